@@ -1,0 +1,176 @@
+"""The records that travel from camera to event. Frozen, no behaviour beyond geometry.
+
+Terms follow ISO/IEC 2382-37 and NIST's 1:N vocabulary; see docs/glossary.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+
+import numpy as np
+from numpy.typing import NDArray
+
+SubjectId = NewType("SubjectId", str)
+ModelId = NewType("ModelId", str)
+
+Image = NDArray[np.uint8]
+"""Colour image, shape (height, width, 3), BGR, 0–255."""
+
+Embedding = NDArray[np.float32]
+"""L2-normalised vector, shape (embedding_dim,)."""
+
+Landmarks = NDArray[np.float32]
+"""Points in image pixels, shape (n, 2) of (x, y). Row 0 is the eye on the image's left, row 1 the eye on its
+right; with six rows: then nose tip, mouth centre, ear on the left, ear on the right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One camera image.
+
+    ``captured_s`` is seconds on the source's own monotonic clock (``CLOCK_BOOTTIME`` for a camera, start of
+    replay plus media time for a file); all windows and periods are measured on it.
+    """
+
+    image: Image
+    captured_s: float
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Axis-aligned rectangle in image pixels; (x, y) is the top left corner. It may reach outside the image."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return self.x + self.w / 2, self.y + self.h / 2
+
+    @property
+    def area(self) -> float:
+        return self.w * self.h
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union, 0–1."""
+        width = min(self.x + self.w, other.x + other.w) - max(self.x, other.x)
+        height = min(self.y + self.h, other.y + other.h) - max(self.y, other.y)
+        if width <= 0 or height <= 0:
+            return 0.0
+        shared = width * height
+        return shared / (self.area + other.area - shared)
+
+    def rounded(self) -> tuple[int, int, int, int]:
+        return round(self.x), round(self.y), round(self.w), round(self.h)
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A detection. ``score`` is the detector's own confidence, 0–1. ``landmarks`` is None where the detector
+    found a face but no eyes (Haar)."""
+
+    box: Box
+    score: float
+    landmarks: Landmarks | None = None
+
+
+class Reason(StrEnum):
+    """Why a face did not lead to an identified subject (or, ``MATCH``, that it did)."""
+
+    MATCH = "match"
+    NO_FACE = "no_face"
+    TOO_SMALL = "too_small"
+    BLURRED = "blurred"
+    TOO_DARK = "too_dark"
+    TOO_BRIGHT = "too_bright"
+    TURNED = "turned"
+    UNKNOWN = "unknown"
+    AMBIGUOUS = "ambiguous"
+    EMPTY_GALLERY = "empty_gallery"
+
+
+class Verdict(StrEnum):
+    """What a decision says about a face."""
+
+    IDENTIFIED = "identified"
+    UNKNOWN = "unknown"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Measures of one face, and the first gate it fails (None: good enough).
+
+    ``size_px``: shorter side of the face box. ``sharpness``: variance of the Laplacian of the grey face scaled to
+    a fixed size. ``brightness``: mean grey level 0–255. ``yaw``: nose offset from the eyes' midpoint in eye
+    distances, signed, None without landmarks.
+    """
+
+    size_px: float
+    sharpness: float
+    brightness: float
+    yaw: float | None = None
+    failure: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """An embedding stored at enrollment, with the model that made it."""
+
+    subject_id: SubjectId
+    model_id: ModelId
+    embedding: Embedding
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A subject and its best score (cosine similarity, −1…1) against a probe."""
+
+    subject_id: SubjectId
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome for one face or one track of faces.
+
+    ``margin`` is the lead of the first candidate over the next subject (None with fewer than two subjects).
+    """
+
+    verdict: Verdict
+    reason: Reason
+    threshold: float
+    candidates: tuple[Candidate, ...] = ()
+    frames: int = 1
+    quality: Quality | None = None
+
+    @property
+    def subject_id(self) -> SubjectId | None:
+        return self.candidates[0].subject_id if self.verdict is Verdict.IDENTIFIED else None
+
+    @property
+    def score(self) -> float | None:
+        return self.candidates[0].score if self.candidates else None
+
+    @property
+    def margin(self) -> float | None:
+        if len(self.candidates) < 2:
+            return None
+        return self.candidates[0].score - self.candidates[1].score
+
+
+@dataclass(frozen=True, slots=True)
+class FaceReport:
+    """One face of one frame, and the decision known for it so far."""
+
+    face: Face
+    decision: Decision
+    track_id: int | None = None
+    final: bool = field(default=False)
+    """True once per track and outcome: the moment a consumer should act on."""

@@ -1,0 +1,106 @@
+"""What the core needs from the outside world. Adapters implement these; tests may, too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from kiosk.biometrics import Embedding, Face, Frame, Image, ModelId
+
+
+class Camera(Protocol):
+    """Delivers the newest frame. A frame that is not asked for in time is dropped, never queued."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why no frames come at the moment, None while all is well."""
+
+    def read(self, timeout_s: float) -> Frame | None:
+        """The next frame, or None when none came in ``timeout_s`` (the camera keeps trying to recover).
+
+        Raises:
+            EndOfStream: a file or folder is exhausted.
+        """
+
+    def close(self) -> None: ...
+
+
+class EndOfStream(Exception):
+    """A finite source has delivered its last frame."""
+
+
+class Detector(Protocol):
+    def detect(self, image: Image) -> list[Face]:
+        """All faces of a BGR image, in image pixels, highest score first."""
+
+
+class Embedder(Protocol):
+    @property
+    def model_id(self) -> ModelId: ...
+
+    def embed(self, image: Image, face: Face) -> Embedding:
+        """Align the face and return its L2-normalised embedding."""
+
+
+class Clock(Protocol):
+    def boottime_s(self) -> float:
+        """Seconds since boot, also counted while suspended; never steps."""
+
+    def utc_ms(self) -> int:
+        """Milliseconds since 1970-01-01 UTC, as good as the system clock is."""
+
+    def synchronized(self) -> bool:
+        """Whether the system clock is known to follow a time server."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A committed event that the broker has not acknowledged."""
+
+    seq: int
+    event_id: str
+    topic: str
+    """Topic below the device's own prefix, e.g. ``event/attendance``."""
+    payload: dict[str, object]
+    attempts: int
+    fresh: bool
+    """Committed by this process and never offered to the broker before."""
+
+
+class Outbox(Protocol):
+    def next_pending(self) -> OutboxRow | None:
+        """The unsent row with the lowest ``seq``."""
+
+    def mark_sent(self, seq: int) -> None: ...
+
+    def mark_failed(self, seq: int, error: str) -> None:
+        """Count an attempt that did not end in reason code 0x00, with its reason in words."""
+
+
+class Outcome(StrEnum):
+    """How one publish ended."""
+
+    SENT = "sent"
+    """PUBACK with reason code 0x00."""
+    NO_SUBSCRIBER = "no_subscriber"
+    REFUSED = "refused"
+    """PUBACK with a reason code of 0x80 or above (not authorized, quota, …)."""
+    LOST = "lost"
+    """Not connected, or no PUBACK in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    outcome: Outcome
+    detail: str = ""
+
+
+class Broker(Protocol):
+    @property
+    def connected(self) -> bool: ...
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 10.0) -> Receipt:
+        """Publish at QoS 1 below the device's prefix and wait for the PUBACK."""
+
+    def wait_connected(self, timeout_s: float) -> bool: ...
