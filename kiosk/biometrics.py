@@ -72,7 +72,8 @@ class Box:
 @dataclass(frozen=True, slots=True)
 class Face:
     """A detection. ``score`` is the detector's own confidence, 0–1. ``landmarks`` is None where the detector
-    found a face but no eyes (Haar)."""
+    found a face but no eyes (Haar).
+    """
 
     box: Box
     score: float
@@ -149,6 +150,8 @@ class Decision:
     candidates: tuple[Candidate, ...] = ()
     frames: int = 1
     quality: Quality | None = None
+    frame_scores: tuple[float, ...] = ()
+    """The first candidate's score in each frame that was fused, oldest first."""
 
     @property
     def subject_id(self) -> SubjectId | None:

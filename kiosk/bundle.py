@@ -1,0 +1,208 @@
+"""Model bundles: a folder with ``model.tflite`` and the ``manifest.json`` that says what it is and how good.
+
+A bundle whose hash does not match its manifest is refused; shapes are checked when it is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kiosk.biometrics import ModelId
+from kiosk.errors import ModelError
+
+BUILT_IN = Path(__file__).parent / "data" / "models"
+BUILT_IN_BUNDLE = "dlib-resnet29-int8"
+
+Variant = Literal["int8", "dynamic", "float16", "float32"]
+Preprocessing = Literal["fixed-127.5-128", "per-image-whitening", "dlib-mean-256"]
+Alignment = Literal["eyes-box-v1", "dlib-chip-v1", "haar-square-v1"]
+
+_VARIANT_ORDER: tuple[Variant, ...] = ("int8", "dynamic", "float16", "float32")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Record):
+    """Where the weights came from."""
+
+    file: str
+    sha256: str
+    origin: str
+    licence: str
+
+
+class OperatingPoint(_Record):
+    """A score and the false match rate of single comparisons measured at it."""
+
+    fmr: float = Field(gt=0, le=1)
+    score: float = Field(ge=-1, le=1)
+
+
+class Accuracy(_Record):
+    """Measured 1:1 verification accuracy; undetected faces count as errors."""
+
+    protocol: str
+    pairs: int
+    value: float
+    threshold: float
+    undetected: int
+
+
+class Manifest(_Record):
+    """``manifest.json``."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    architecture: str
+    variant: Variant
+    source: Source
+    tflite_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    input_size_px: int = Field(ge=16, le=1024)
+    input_dtype: Literal["float32", "uint8", "int8"]
+    embedding_dim: int = Field(ge=1, le=4096)
+    preprocessing: Preprocessing
+    alignment: Alignment
+    thresholds: tuple[OperatingPoint, ...] = ()
+    thresholds_measured_on: str | None = None
+    accuracy: Accuracy | None = None
+    report: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose model file matches its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        return self.folder / "model.tflite"
+
+    @property
+    def model_id(self) -> ModelId:
+        """``name@`` and the first six hex digits of the model's hash."""
+        return ModelId(f"{self.manifest.name}@{self.manifest.tflite_sha256[:6]}")
+
+    @property
+    def built_in(self) -> bool:
+        return self.folder.parent == BUILT_IN
+
+    def verification_threshold(self) -> float:
+        """The score of the 1:1 decision: false match rate 1e-3, as close as was measured."""
+        return self.identification_threshold(gallery_templates=1, fpir=1e-3)
+
+    def identification_threshold(self, *, gallery_templates: int, fpir: float) -> float:
+        """The score at which a stranger searched against this many templates passes with probability ``fpir``.
+
+        A search is ``gallery_templates`` comparisons, so each may be wrong with probability ``fpir`` divided by their
+        number (independence assumed, which is pessimistic for several templates of one subject). Between the measured
+        points, and beyond the last one, the score is linear in the logarithm of the false match rate.
+        """
+        points = self.manifest.thresholds
+        if not points:
+            return UNMEASURED_THRESHOLD
+        wanted = math.log10(fpir / max(gallery_templates, 1))
+        if len(points) == 1:
+            return points[0].score
+        pairs = [(math.log10(p.fmr), p.score) for p in sorted(points, key=lambda p: -p.fmr)]
+        low, high = next(
+            ((a, b) for a, b in itertools.pairwise(pairs) if wanted >= b[0]),
+            (pairs[-2], pairs[-1]),
+        )
+        slope = (high[1] - low[1]) / (high[0] - low[0])
+        return min(max(low[1] + slope * (wanted - low[0]), -1.0), 1.0)
+
+
+UNMEASURED_THRESHOLD = 0.60
+"""The notebook's cosine distance 0.40: used, and said so, for a bundle nobody has measured."""
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and verify a bundle.
+
+    Raises:
+        ModelError: the folder, manifest or model is missing, malformed, or the hash differs.
+    """
+    manifest_path = folder / "manifest.json"
+    try:
+        text = manifest_path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: not a model bundle (no manifest.json); see `kiosk model list`") from None
+    except OSError as error:
+        raise ModelError(f"{manifest_path}: cannot be read: {error.strerror}") from error
+    bundle = Bundle(folder, _parse_manifest(manifest_path, text))
+    found = _sha256(bundle.model_path)
+    if found != bundle.manifest.tflite_sha256:
+        raise ModelError(
+            f"{bundle.model_path}: SHA-256 {found[:12]}… differs from the manifest's "
+            f"{bundle.manifest.tflite_sha256[:12]}…; build or install the bundle again"
+        )
+    return bundle
+
+
+def find_bundles(models_folder: Path) -> list[Bundle]:
+    """All sound bundles, installed ones first, each group in the order ``auto`` prefers them."""
+    installed = _bundles_in(models_folder) if models_folder != BUILT_IN else []
+    return sorted(installed, key=_preference) + sorted(_bundles_in(BUILT_IN), key=_preference)
+
+
+def select_bundle(wanted: str, models_folder: Path) -> Bundle:
+    """The bundle named in ``model.bundle``: ``auto``, an installed name, or a folder.
+
+    ``auto`` takes the installed bundle with the best measured accuracy (the smallest variant among equals), and
+    the built-in one when none is installed.
+
+    Raises:
+        ModelError: there is no such bundle, or it is damaged.
+    """
+    if wanted == "auto":
+        bundles = find_bundles(models_folder)
+        if not bundles:
+            raise ModelError(f"no model bundle in {models_folder} or {BUILT_IN}; reinstall the kiosk")
+        return bundles[0]
+    for folder in (models_folder / wanted, BUILT_IN / wanted, Path(wanted)):
+        if (folder / "manifest.json").exists():
+            return read_bundle(folder)
+    raise ModelError(f"model.bundle: no bundle {wanted!r}; `kiosk model list` names the installed ones")
+
+
+def _bundles_in(folder: Path) -> list[Bundle]:
+    if not folder.is_dir():
+        return []
+    return [read_bundle(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+
+
+def _preference(bundle: Bundle) -> tuple[float, int, str]:
+    accuracy = bundle.manifest.accuracy.value if bundle.manifest.accuracy else 0.0
+    # Half a point of accuracy on 1,000 pairs is noise: within it, the smaller variant wins.
+    return -round(accuracy * 200), _VARIANT_ORDER.index(bundle.manifest.variant), bundle.manifest.name
+
+
+def _parse_manifest(path: Path, text: bytes) -> Manifest:
+    try:
+        return Manifest.model_validate(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "manifest"
+            raise ModelError(f"{path}: {where}: {first['msg']}; build or install the bundle again") from None
+        raise ModelError(f"{path}: not valid JSON; build or install the bundle again") from None
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}; install the bundle again") from error

@@ -1,0 +1,60 @@
+"""From candidates to a decision, and from decisions to check-ins. Pure: no clock, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kiosk.biometrics import Candidate, Decision, Quality, Reason, SubjectId, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRule:
+    """Identified: the first candidate reaches ``threshold`` and leads the next subject by ``margin``.
+
+    Both are scores (cosine similarity). Within the margin two subjects are too alike to tell apart: ambiguous.
+    """
+
+    threshold: float
+    margin: float
+
+    def decide(
+        self,
+        candidates: tuple[Candidate, ...],
+        *,
+        frames: int = 1,
+        quality: Quality | None = None,
+        frame_scores: tuple[float, ...] = (),
+    ) -> Decision:
+        """Judge candidates given in descending score."""
+        verdict, reason = self._judge(candidates)
+        return Decision(verdict, reason, self.threshold, candidates, frames, quality, frame_scores)
+
+    def reject(self, reason: Reason, quality: Quality | None = None) -> Decision:
+        """The decision for a face that is not searched at all."""
+        return Decision(Verdict.REJECTED, reason, self.threshold, quality=quality, frames=0)
+
+    def _judge(self, candidates: tuple[Candidate, ...]) -> tuple[Verdict, Reason]:
+        if not candidates:
+            return Verdict.UNKNOWN, Reason.EMPTY_GALLERY
+        if candidates[0].score < self.threshold:
+            return Verdict.UNKNOWN, Reason.UNKNOWN
+        if len(candidates) > 1 and candidates[0].score - candidates[1].score < self.margin:
+            return Verdict.REJECTED, Reason.AMBIGUOUS
+        return Verdict.IDENTIFIED, Reason.MATCH
+
+
+class RefractoryPeriod:
+    """Silence after a check-in: one visit is one event, however long somebody stands at the door."""
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._last_s: dict[SubjectId, float] = {}
+
+    def admits(self, subject_id: SubjectId, now_s: float) -> bool:
+        """Whether a check-in at ``now_s`` (monotonic seconds) would be a new visit."""
+        last_s = self._last_s.get(subject_id)
+        return last_s is None or now_s - last_s >= self._period_s
+
+    def note(self, subject_id: SubjectId, now_s: float) -> None:
+        """Remember a check-in that was committed."""
+        self._last_s[subject_id] = now_s

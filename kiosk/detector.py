@@ -1,0 +1,173 @@
+"""Face detectors: a BGR image in, faces in image pixels out, highest score first.
+
+BlazeFace (MediaPipe short-range, TFLite) is the default; Haar cascades with eye cascades are the notebook's way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kiosk.biometrics import Box, Face, Image, Landmarks
+from kiosk.errors import ModelError
+from kiosk.opencv import cv2
+from kiosk.tflite import Runtime, make_interpreter
+
+BLAZEFACE = Path(__file__).parent / "data" / "models" / "blazeface-short-range.tflite"
+_BLAZEFACE_SHA256 = "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8"
+_INPUT_PX = 128
+# Two anchors a cell at stride 8, six at stride 16 (MediaPipe face_detection_short_range graph: strides 8, 16, 16, 16).
+_ANCHOR_GRIDS = ((16, 2), (8, 6))
+_MAX_LOGIT = 100.0
+_MERGE_IOU = 0.3
+
+Array = NDArray[np.float32]
+
+
+class BlazeFaceDetector:
+    """MediaPipe BlazeFace short-range: faces from about 8 % of the longer image side upwards, six landmarks each."""
+
+    def __init__(self, *, min_score: float = 0.5, threads: int = 1, runtime: Runtime = "auto") -> None:
+        if hashlib.sha256(BLAZEFACE.read_bytes()).hexdigest() != _BLAZEFACE_SHA256:
+            raise ModelError(f"{BLAZEFACE}: damaged (SHA-256 differs); reinstall the kiosk")
+        self._interpreter = make_interpreter(BLAZEFACE, threads=threads, runtime=runtime)
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._boxes, self._scores = _outputs_by_width(self._interpreter.get_output_details())
+        self._min_score = min_score
+        self._anchors = _anchors()
+        self._canvas = np.zeros((1, _INPUT_PX, _INPUT_PX, 3), np.float32)
+
+    def detect(self, image: Image) -> list[Face]:
+        """All faces of a BGR image, highest score first."""
+        scale, left, top = self._letterbox(image)
+        self._interpreter.set_tensor(self._input, self._canvas)
+        self._interpreter.invoke()
+        logits = self._interpreter.get_tensor(self._scores)[0, :, 0]
+        # The logit of min_score: comparing logits spares 896 exponentials.
+        hits = np.flatnonzero(logits > _logit(self._min_score))
+        if not len(hits):
+            return []
+        scores = 1 / (1 + np.exp(-np.clip(logits[hits], -_MAX_LOGIT, _MAX_LOGIT)))
+        raw = self._interpreter.get_tensor(self._boxes)[0, hits]
+        return _merge(self._decode(raw, hits, scale, left, top), scores)
+
+    def _decode(self, raw: Array, hits: NDArray[np.intp], scale: float, left: int, top: int) -> Array:
+        """Rows of (cx, cy, w, h, six landmark pairs) in image pixels."""
+        rows = raw.copy()
+        origin = self._anchors[hits] * _INPUT_PX - np.array([left, top], np.float32)
+        rows[:, 0:2] += origin
+        rows[:, 4:] += np.tile(origin, 6)
+        rows /= scale
+        return rows
+
+    def _letterbox(self, image: Image) -> tuple[float, int, int]:
+        """Fill the input tensor: the image shrunk by area, centred on black, RGB, -1…1.
+
+        Returns the scale, and the left and top edge of the image in the tensor.
+        """
+        height, width = image.shape[:2]
+        scale = _INPUT_PX / max(height, width)
+        columns, rows = max(round(width * scale), 1), max(round(height * scale), 1)
+        small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
+        left, top = (_INPUT_PX - columns) // 2, (_INPUT_PX - rows) // 2
+        self._canvas.fill(-1.0)
+        target = self._canvas[0, top : top + rows, left : left + columns]
+        np.multiply(small[..., ::-1], np.float32(1 / 127.5), out=target)
+        target -= 1.0
+        return scale, left, top
+
+
+class HaarDetector:
+    """The notebook's detector: OpenCV's frontal-face cascade, and its eye cascade for the two eyes."""
+
+    def __init__(self, *, min_size_px: int = 40) -> None:
+        folder = Path(str(cv2.__file__)).parent / "data"
+        self._faces = _cascade(folder / "haarcascade_frontalface_default.xml")
+        self._eyes = _cascade(folder / "haarcascade_eye.xml")
+        self._min_size = (min_size_px, min_size_px)
+
+    def detect(self, image: Image) -> list[Face]:
+        """All faces of a BGR image, highest score first; ``landmarks`` (two eyes) only where both were seen.
+
+        The cascade's level weight is unbounded; it is squashed to 0-1 so that it orders faces, no more.
+        """
+        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        boxes, _, weights = self._faces.detectMultiScale3(
+            grey, scaleFactor=1.1, minNeighbors=5, minSize=self._min_size, outputRejectLevels=True
+        )
+        found = [
+            Face(Box(*map(float, box)), float(1 / (1 + np.exp(-weight))), self._find_eyes(grey, box))
+            for box, weight in zip(boxes, weights, strict=True)
+        ]
+        return sorted(found, key=lambda face: -face.score)
+
+    def _find_eyes(self, grey: cv2.typing.MatLike, box: Sequence[int]) -> Landmarks | None:
+        x, y, w, h = map(int, box)
+        # Eyes lie in the upper 60 % of the cascade's box; below, the eye cascade finds nostrils and mouth corners.
+        upper = grey[y : y + int(h * 0.6), x : x + w]
+        eyes = self._eyes.detectMultiScale(upper, scaleFactor=1.1, minNeighbors=5, minSize=(w // 10, w // 10))
+        centres = sorted((ex + ew / 2, ey + eh / 2) for ex, ey, ew, eh in eyes)
+        left = [eye for eye in centres if eye[0] < w / 2]
+        right = [eye for eye in centres if eye[0] >= w / 2]
+        if not left or not right:
+            return None
+        return np.array([left[0], right[-1]], np.float32) + np.array([x, y], np.float32)
+
+
+def _cascade(path: Path) -> cv2.CascadeClassifier:
+    cascade = cv2.CascadeClassifier(str(path))
+    if cascade.empty():
+        raise ModelError(f"{path}: cascade missing; install opencv-python-headless>=4.10,<5")
+    return cascade
+
+
+def _anchors() -> Array:
+    """Anchor centres, shape (896, 2), as fractions of the input side."""
+    rows = []
+    for cells, per_cell in _ANCHOR_GRIDS:
+        y, x = np.divmod(np.arange(cells * cells), cells)
+        centres = (np.stack([x, y], axis=1) + 0.5) / cells
+        rows.append(np.repeat(centres, per_cell, axis=0))
+    return np.concatenate(rows).astype(np.float32)
+
+
+def _outputs_by_width(details: list[dict[str, Any]]) -> tuple[int, int]:
+    """Tensor indices of (boxes, scores): runtimes need not agree on the order of the outputs."""
+    by_width = {int(detail["shape"][-1]): int(detail["index"]) for detail in details}
+    return by_width[16], by_width[1]
+
+
+def _logit(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))
+
+
+def _merge(rows: Array, scores: Array) -> list[Face]:
+    """Weighted non-maximum suppression: overlapping detections become their score-weighted mean.
+
+    ``rows``: (n, 16) of (cx, cy, w, h, six landmark pairs).
+    """
+    order = np.argsort(-scores)
+    rows, scores = rows[order], scores[order]
+    faces: list[Face] = []
+    while len(rows):
+        overlapping = _iou_with_first(rows) > _MERGE_IOU
+        overlapping[0] = True
+        weights = scores[overlapping, None]
+        cx, cy, w, h, *points = (rows[overlapping] * weights).sum(axis=0) / weights.sum()
+        box = Box(float(cx - w / 2), float(cy - h / 2), float(w), float(h))
+        faces.append(Face(box, float(scores[0]), np.array(points, np.float32).reshape(6, 2)))
+        rows, scores = rows[~overlapping], scores[~overlapping]
+    return faces
+
+
+def _iou_with_first(rows: Array) -> Array:
+    low, high = rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2
+    shared = np.prod(np.clip(np.minimum(high, high[0]) - np.maximum(low, low[0]), 0, None), axis=1)
+    areas = np.prod(high - low, axis=1)
+    overlap: Array = shared / np.maximum(areas + areas[0] - shared, np.finfo(np.float32).tiny)
+    return overlap

@@ -1,0 +1,106 @@
+"""Enrollment: photos of one person become templates, or one line says which photo is not fit and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kiosk.biometrics import Embedding, Image, ModelId, Quality, Reason, SubjectId, Template
+from kiosk.errors import InputError
+from kiosk.gallery import Gallery, fuse
+from kiosk.ports import Detector, Embedder
+from kiosk.recognition import QualityCheck
+
+_SUBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_ADVICE = {
+    Reason.TOO_SMALL: "the face is too small ({quality.size_px:.0f} px); come closer or crop the photo less",
+    Reason.BLURRED: "the face is blurred (sharpness {quality.sharpness:.0f}); take a sharper photo",
+    Reason.TOO_DARK: "the face is too dark (brightness {quality.brightness:.0f} of 255); add light",
+    Reason.TOO_BRIGHT: "the face is too bright (brightness {quality.brightness:.0f} of 255); reduce light",
+    Reason.TURNED: "the face is turned away; look towards the camera",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledPhoto:
+    """A photo fit for enrollment: where it came from, what was measured, and its embedding."""
+
+    source: str
+    quality: Quality
+    embedding: Embedding
+
+    def template(self, subject_id: SubjectId, model_id: ModelId) -> Template:
+        return Template(subject_id, model_id, self.embedding)
+
+
+def parse_subject_id(text: str) -> SubjectId:
+    """Check a subject id.
+
+    Raises:
+        InputError: not 1–64 of A–Z a–z 0–9 . _ -, or starting with a dot or a dash.
+    """
+    if not _SUBJECT_ID.fullmatch(text) or text[0] in ".-":
+        shown = ascii(text if len(text) <= 40 else text[:40] + "…")
+        raise InputError(
+            f"subject id {shown}: use 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter, digit or _ "
+            "(any text may be the name: --name)"
+        )
+    return SubjectId(text)
+
+
+def embed_photo(
+    source: str, image: Image, *, detector: Detector, embedder: Embedder, gate: QualityCheck
+) -> EnrolledPhoto:
+    """The one face of a photo.
+
+    Raises:
+        InputError: no face, several faces, or a face below the quality limits.
+    """
+    faces = detector.detect(image)
+    if not faces:
+        raise InputError(f"{source}: no face found; use a photo that shows the face from the front")
+    if len(faces) > 1:
+        raise InputError(f"{source}: {len(faces)} faces found where one is needed; crop the photo to one person")
+    quality = gate.assess(image, faces[0])
+    if quality.failure is not None:
+        raise InputError(f"{source}: {_ADVICE[quality.failure].format(quality=quality)}")
+    return EnrolledPhoto(source, quality, embedder.embed(image, faces[0]))
+
+
+def check_same_person(photos: Sequence[EnrolledPhoto], known: Sequence[Embedding], same_person_score: float) -> None:
+    """All photos, and the templates the subject already has, must agree.
+
+    Raises:
+        InputError: naming the photo that differs most from the others.
+    """
+    if len(photos) + len(known) < 2:
+        return
+    scores = [
+        (float(photo.embedding @ fuse([*(p.embedding for p in photos if p is not photo), *known])), photo)
+        for photo in photos
+    ]
+    worst, photo = min(scores, key=lambda pair: pair[0])
+    if worst < same_person_score:
+        raise InputError(
+            f"{photo.source}: does not look like the same person as the other photos "
+            f"(score {worst:.2f}, {same_person_score:.2f} needed); leave it out, or use --force"
+        )
+
+
+def check_not_enrolled(
+    subject_id: SubjectId, photos: Sequence[EnrolledPhoto], gallery: Gallery, duplicate_score: float
+) -> None:
+    """The same face must not be enrolled under two ids.
+
+    Raises:
+        InputError: naming the other id.
+    """
+    probe = fuse([photo.embedding for photo in photos])
+    for candidate in gallery.search(probe, k=2):
+        if candidate.subject_id != subject_id and candidate.score >= duplicate_score:
+            raise InputError(
+                f"{photos[0].source}: this face is already enrolled as {candidate.subject_id} "
+                f"(score {candidate.score:.2f}); use that id, or --force to enroll it as {subject_id} too"
+            )

@@ -1,0 +1,59 @@
+"""All templates of one model in memory, and the 1:N search over them. Pure numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kiosk.biometrics import Candidate, Embedding, ModelId, SubjectId, Template
+
+
+class Gallery:
+    """Immutable; a change of the store builds a new one.
+
+    A subject's templates are fused to their normalised mean: with three photos a subject that is both more accurate
+    than any single one and cheaper to search (docs/recognition.md).
+
+    Templates of another model are counted in ``foreign`` and never compared.
+    """
+
+    def __init__(self, model_id: ModelId, templates: Iterable[Template]) -> None:
+        by_subject: dict[SubjectId, list[Embedding]] = {}
+        self.model_id = model_id
+        self.foreign = 0
+        self.template_count = 0
+        for template in templates:
+            if template.model_id != model_id:
+                self.foreign += 1
+                continue
+            self.template_count += 1
+            by_subject.setdefault(template.subject_id, []).append(template.embedding)
+        self.subjects = list(by_subject)
+        self._matrix: NDArray[np.float32] = np.array([fuse(rows) for rows in by_subject.values()], np.float32)
+
+    def __len__(self) -> int:
+        """Number of subjects."""
+        return len(self.subjects)
+
+    def search(self, probe: Embedding, k: int = 5) -> tuple[Candidate, ...]:
+        """The ``k`` most similar subjects, highest score first."""
+        if not self.subjects:
+            return ()
+        scores = self._matrix @ probe
+        k = min(k, len(scores))
+        best = np.argpartition(-scores, k - 1)[:k]
+        best = best[np.argsort(-scores[best], kind="stable")]
+        return tuple(Candidate(self.subjects[i], float(scores[i])) for i in best)
+
+    def score(self, subject_id: SubjectId, probe: Embedding) -> float:
+        """The score of one subject."""
+        return float(self._matrix[self.subjects.index(subject_id)] @ probe)
+
+
+def fuse(embeddings: list[Embedding], weights: list[float] | None = None) -> Embedding:
+    """The L2-normalised weighted mean of embeddings of shape (embedding_dim,)."""
+    mean = np.average(np.stack(embeddings), axis=0, weights=weights)
+    fused: Embedding = (mean / np.linalg.norm(mean)).astype(np.float32)
+    return fused
