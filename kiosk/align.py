@@ -15,9 +15,13 @@ from kiosk.opencv import cv2
 # MTCNN boxes squeezed to a square, hence the two different sides.
 _EYES_BOX_REGION = (1.19, 1.48, 0.113)
 
-# Where left eye, right eye, nose tip and mouth centre of a BlazeFace detection fall in dlib's face chip (padding
-# 0.25), as fractions of its side.
-_DLIB_CHIP_POINTS = np.array([(0.318, 0.314), (0.668, 0.314), (0.493, 0.525), (0.493, 0.735)], np.float64)
+# Where left eye, right eye and mouth centre of a BlazeFace detection fall in dlib's face chip (padding 0.25), as
+# fractions of its side: medians over 299 LFW View 1 photos against dlib's own five-point predictor. The nose tip is
+# left out: it moves with the pose (spread 0.046, the others 0.02).
+_DLIB_CHIP_ROWS = [0, 1, 3]
+_DLIB_CHIP_POINTS = np.array([(0.311, 0.316), (0.683, 0.317), (0.493, 0.720)], np.float64)
+# The same photos' boxes in the chip: side 0.90, centre 0.026 below the chip's.
+_DLIB_CHIP_FROM_BOX = (1 / 0.90, 0.026 / 0.90)
 
 
 def align_face(image: Image, face: Face, alignment: str, size_px: int) -> Image:
@@ -70,12 +74,13 @@ def _eye_angle(landmarks: Landmarks | None) -> float:
 
 def _dlib_chip(face: Face) -> NDArray[np.float64]:
     """The similarity that carries the chip's points onto the landmarks with least squared error."""
-    if face.landmarks is None or len(face.landmarks) < 2:
-        # No eyes known: the chip of an upright face, from the box alone.
-        side = (face.box.w + face.box.h) / 2 * 1.35
-        return _region(face, side, side, side * 0.05)
-    points = face.landmarks[:4].astype(np.float64)
-    target = _DLIB_CHIP_POINTS[: len(points)]
+    if face.landmarks is None:
+        side = (face.box.w + face.box.h) / 2
+        scale, up = _DLIB_CHIP_FROM_BOX
+        return _region(face, side * scale, side * scale, side * up)
+    rows = [row for row in _DLIB_CHIP_ROWS if row < len(face.landmarks)]
+    points = face.landmarks[rows].astype(np.float64)
+    target = _DLIB_CHIP_POINTS[: len(rows)]
     # Points as complex numbers: a similarity is z -> a z + b.
     chip = target[:, 0] + 1j * target[:, 1]
     seen = points[:, 0] + 1j * points[:, 1]

@@ -72,7 +72,8 @@ def _quantize(tensor: Tensor, detail: dict[str, Any]) -> NDArray[Any]:
         return batch
     scale, zero_point = detail["quantization"]
     limits = np.iinfo(dtype)
-    return np.clip(np.round(batch / scale) + zero_point, limits.min, limits.max).astype(dtype)
+    quantized: NDArray[Any] = np.clip(np.round(batch / scale) + zero_point, limits.min, limits.max).astype(dtype)
+    return quantized
 
 
 def _dequantize(values: NDArray[Any], detail: dict[str, Any]) -> Tensor:
