@@ -1,0 +1,172 @@
+"""The ``kiosk`` command: finds the subcommand, and turns every failure into one line and an exit code.
+
+Nothing heavy is imported here: each subcommand's module is loaded only when it runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import click
+
+from kiosk import __version__
+from kiosk.errors import ConfigError, KioskError
+
+_COMMANDS = {
+    "run": ("run", "Watch the camera, recognize people and report their check-ins."),
+    "enroll": ("enroll", "Enroll a person from photos."),
+    "subjects": ("subjects", "List, show, rename or remove enrolled people."),
+    "verify": ("verify", "Do two photos show the same person?"),
+    "identify": ("identify", "Who is in these photos?"),
+    "events": ("events", "Show the attendance log."),
+    "check": ("check", "Check that the kiosk would run; say what to mend."),
+    "model": ("model", "List, inspect or install model bundles."),
+    "demo": ("demo", "See everything work, with nothing set up."),
+}
+"""Name: module below ``kiosk.commands`` (its ``command`` object), short help (kept here: help imports nothing)."""
+
+_EXIT_USAGE = 64
+_EXIT_INTERNAL = 70
+_EXIT_OUTPUT = 74
+_EXIT_PERMISSION = 77
+_EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What outlives a failed command: whether the user wants to see tracebacks."""
+
+    debug: bool = False
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are imported when they are called, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"kiosk.commands.{_COMMANDS[cmd_name][0]}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short_help) for name, (_, short_help) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 64 usage, 65 bad input, 69 broker, camera or model not available, "
+    "73/74 cannot write, 77 not permitted, 78 bad configuration.",
+)
+@click.version_option(__version__, prog_name="kiosk", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an internal error.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Recognize the people who belong here and report their check-ins over MQTT."""
+    ctx.ensure_object(Invocation).debug = debug
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(_EXIT_USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit the process with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a name shows its escape; it never ends the command.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_flush(code))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return the exit code; every failure is told on stderr."""
+    invocation = Invocation()
+    try:
+        result: Any = cli.main(args=list(arguments), prog_name="kiosk", standalone_mode=False, obj=invocation)
+    except Exception as error:  # noqa: BLE001 - the process's outermost guard: nothing may end in a traceback
+        return _explain(error, debug=invocation.debug)
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def _explain(error: Exception, *, debug: bool) -> int:
+    if debug and not isinstance(error, click.exceptions.ClickException):
+        traceback.print_exception(error)
+    match error:
+        case ConfigError():
+            for line in str(error).splitlines():
+                _complain(line)
+            return error.exit_code
+        case KioskError():
+            _complain(str(error))
+            return error.exit_code
+        case click.Abort():
+            return _EXIT_INTERRUPTED
+        case click.ClickException():
+            return _explain_usage(error)
+        case BrokenPipeError():
+            return _EXIT_OUTPUT
+        case OSError() if error.errno is not None:
+            return _explain_os(error)
+        case _:
+            _complain(
+                f"internal error: {type(error).__name__}: {error}; please report it; "
+                "`kiosk --debug …` shows the details"
+            )
+            return _EXIT_INTERNAL
+
+
+def _explain_usage(error: click.ClickException) -> int:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "kiosk"
+    _complain(f"{error.format_message().rstrip('.')}; see `{path} --help`")
+    return _EXIT_USAGE
+
+
+def _explain_os(error: OSError) -> int:
+    """A failure of the operating system that no part of the kiosk foresaw: the file, the reason, a way on."""
+    what = f"{error.filename}: " if error.filename is not None else ""
+    if isinstance(error, PermissionError):
+        _complain(f"{what}{error.strerror}; run as the user who owns it, or change its permissions")
+        return _EXIT_PERMISSION
+    hint = {
+        errno.ENOSPC: "; free some space",
+        errno.EDQUOT: "; free some space",
+        errno.EROFS: "; choose a place that can be written",
+    }.get(error.errno or 0, "")
+    _complain(f"{what}{error.strerror}{hint}")
+    return _EXIT_OUTPUT
+
+
+def _complain(text: str) -> None:
+    """One line on stderr, whatever a file name in it contains."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    click.echo(f"kiosk: {line}", err=True)
+
+
+def _flush(code: int) -> int:
+    """Write out what is buffered; a reader that went away (``| head``) is no error worth a word."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes again when it exits: give it somewhere to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or _EXIT_OUTPUT
+    except OSError as error:
+        return code or _explain_os(error)
+    return code

@@ -1,0 +1,56 @@
+"""What every subcommand shares: its common options, the configuration they lead to, and JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from kiosk.config import Config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+
+def common_options(function: F) -> F:
+    """``--config`` and ``--verbose``; the function receives ``config_path`` and ``verbose``."""
+    function = click.option("-v", "--verbose", count=True, help="Tell more on stderr; twice for everything.")(function)
+    return click.option(
+        "--config",
+        "config_path",
+        type=PATH,
+        metavar="FILE",
+        help="Configuration file. Default: $KIOSK_CONFIG, ./config.yaml, /etc/kiosk/config.yaml, built-in values.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """``--json``; the function receives ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else there.")(
+        function
+    )
+
+
+def load(config_path: Path | None, verbose: int, *, quiet: bool = True) -> Config:
+    """Set up logging and read the configuration.
+
+    ``quiet``: without ``-v`` only warnings are logged; the daemon tells more.
+
+    Raises:
+        ConfigError: with every problem, one a line.
+    """
+    from kiosk import config, logs
+
+    logs.configure(verbose - 1 if quiet else verbose)
+    return config.load(config_path, os.environ)
+
+
+def print_json(document: object) -> None:
+    """Write one JSON document to stdout."""
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2))

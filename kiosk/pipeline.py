@@ -1,0 +1,131 @@
+"""From a configuration to the parts that recognize: shared by the daemon and the commands, so that both decide alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiosk.bundle import Bundle, select_bundle
+from kiosk.config import Config
+from kiosk.decision import DecisionRule
+from kiosk.detector import BlazeFaceDetector, HaarDetector
+from kiosk.embedder import TfliteEmbedder
+from kiosk.gallery import Gallery
+from kiosk.ports import Detector
+from kiosk.quality import QualityGate
+from kiosk.recognition import Recognizer
+
+# The notebook's crop: its detector knows no landmarks that could level the eyes.
+_HAAR_ALIGNMENT = "haar-square-v1"
+_SAME_FACE_FMR = 1e-2
+_DUPLICATE_FPIR = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The loaded models, and the scores that decide."""
+
+    bundle: Bundle
+    detector: Detector
+    embedder: TfliteEmbedder
+    gate: QualityGate
+
+    @property
+    def same_face_score(self) -> float:
+        """Below it two embeddings are of different people, whatever else speaks for one."""
+        return self.bundle.identification_threshold(gallery_templates=1, fpir=_SAME_FACE_FMR)
+
+    def duplicate_score(self, gallery: Gallery) -> float:
+        """From it on a new face counts as one that is enrolled already."""
+        return self.bundle.identification_threshold(gallery_templates=len(gallery), fpir=_DUPLICATE_FPIR)
+
+
+def models_folder(config: Config) -> Path:
+    """Where installed bundles live: beside the store."""
+    return Path(config.store.path).parent / "models"
+
+
+def open_bundle(config: Config) -> Bundle:
+    """The bundle ``model.bundle`` asks for, verified.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    return select_bundle(config.model.bundle, models_folder(config))
+
+
+def build_detector(config: Config) -> Detector:
+    """Load the detector ``face.detector`` names."""
+    if config.face.detector == "haar":
+        return HaarDetector(min_size_px=config.face.min_size_px)
+    return BlazeFaceDetector(min_score=config.face.min_score, runtime=config.model.runtime)
+
+
+def build_embedder(config: Config, bundle: Bundle) -> TfliteEmbedder:
+    """Load a bundle's network.
+
+    Raises:
+        ModelError: its shapes are not what the manifest states.
+    """
+    alignment = _HAAR_ALIGNMENT if config.face.detector == "haar" else None
+    return TfliteEmbedder(bundle, threads=config.model.threads, runtime=config.model.runtime, alignment=alignment)
+
+
+def build_pipeline(config: Config) -> Pipeline:
+    """Load detector and embedder.
+
+    Raises:
+        ModelError: a model is missing, damaged or does not load.
+    """
+    bundle = open_bundle(config)
+    gate = QualityGate(min_size_px=config.face.min_size_px, min_sharpness=config.face.min_sharpness)
+    return Pipeline(bundle, build_detector(config), build_embedder(config, bundle), gate)
+
+
+def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule:
+    """The threshold that is configured, or the one that keeps the configured FPIR with a gallery of this size."""
+    threshold = config.match.threshold
+    if threshold == "auto":
+        threshold = bundle.identification_threshold(gallery_templates=len(gallery), fpir=config.match.fpir)
+    return DecisionRule(threshold=threshold, margin=config.match.margin)
+
+
+def build_recognizer(config: Config, pipeline: Pipeline, gallery: Gallery) -> Recognizer:
+    """The recognizer over this gallery."""
+    return Recognizer(
+        detector=pipeline.detector,
+        embedder=pipeline.embedder,
+        gate=pipeline.gate,
+        gallery=gallery,
+        rule=build_rule(config, pipeline.bundle, gallery),
+        same_face_score=pipeline.same_face_score,
+        frames=config.match.frames,
+        window_s=config.match.window_s,
+    )
+
+
+def explain_threshold(config: Config, bundle: Bundle, gallery: Gallery) -> str:
+    """The threshold in force and why, for a log line or a person."""
+    rule = build_rule(config, bundle, gallery)
+    if config.match.threshold != "auto":
+        return f"threshold {rule.threshold:.3f} (match.threshold)"
+    if not bundle.manifest.thresholds:
+        return f"threshold {rule.threshold:.3f} (this bundle's error rates were never measured)"
+    return f"threshold {rule.threshold:.3f} (FPIR {config.match.fpir:g} with {len(gallery)} subjects)"
+
+
+def explain_accuracy(bundle: Bundle) -> str:
+    """A bundle's measured accuracy in words."""
+    accuracy = bundle.manifest.accuracy
+    if accuracy is None:
+        return "accuracy not measured"
+    return f"accuracy {accuracy.value:.1%} on {accuracy.pairs} pairs ({accuracy.protocol})"
+
+
+def describe_foreign(gallery: Gallery, models: dict[str, int]) -> str | None:
+    """What to say about templates of other models, None when there are none. ``models``: templates per model id."""
+    foreign = {model: count for model, count in models.items() if model != gallery.model_id}
+    if not foreign:
+        return None
+    made_with = ", ".join(f"{count} made with {model}" for model, count in sorted(foreign.items()))
+    return f"templates of another model are not compared: {made_with}; re-enroll these subjects"
