@@ -14,6 +14,9 @@ from kiosk.recognition import QualityCheck
 
 _SUBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+# A face with less than a fifth of the largest one's area is a bystander in the background, not a second person posing.
+_RIVAL_AREA = 0.2
+
 _ADVICE = {
     Reason.TOO_SMALL: "the face is too small ({quality.size_px:.0f} px); come closer or crop the photo less",
     Reason.BLURRED: "the face is blurred (sharpness {quality.sharpness:.0f}); take a sharper photo",
@@ -61,12 +64,14 @@ def embed_photo(
     faces = detector.detect(image)
     if not faces:
         raise InputError(f"{source}: no face found; use a photo that shows the face from the front")
-    if len(faces) > 1:
-        raise InputError(f"{source}: {len(faces)} faces found where one is needed; crop the photo to one person")
-    quality = gate.assess(image, faces[0])
+    face = max(faces, key=lambda face: face.box.area)
+    rivals = [other for other in faces if other.box.area >= face.box.area * _RIVAL_AREA]
+    if len(rivals) > 1:
+        raise InputError(f"{source}: {len(rivals)} faces found where one is needed; crop the photo to one person")
+    quality = gate.assess(image, face)
     if quality.failure is not None:
         raise InputError(f"{source}: {_ADVICE[quality.failure].format(quality=quality)}")
-    return EnrolledPhoto(source, quality, embedder.embed(image, faces[0]))
+    return EnrolledPhoto(source, quality, embedder.embed(image, face))
 
 
 def check_same_person(photos: Sequence[EnrolledPhoto], known: Sequence[Embedding], same_person_score: float) -> None:

@@ -66,6 +66,8 @@ class OutboxRow:
     attempts: int
     fresh: bool
     """Committed by this process and never offered to the broker before."""
+    committed_boottime_s: float = 0.0
+    """``CLOCK_BOOTTIME`` at the commit; comparable with this boot's clock only while ``fresh``."""
 
 
 class Outbox(Protocol):

@@ -1,0 +1,317 @@
+"""The wire contract: topics, documents and their JSON form. Knows neither the broker nor the store."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from kiosk.biometrics import Decision, ModelId, Reason, SubjectId
+
+ATTENDANCE = "event/attendance"
+"""Topic below the device's prefix."""
+REJECTED = "event/rejected"
+ONLINE = b"online"
+OFFLINE = b"offline"
+
+_ID = r"^[A-Za-z0-9._-]{1,64}$"
+_SCORE_DIGITS = 4
+
+Id = Annotated[str, Field(pattern=_ID)]
+Timestamp = Annotated[
+    str,
+    Field(
+        pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
+        json_schema_extra={"format": "date-time"},
+        description="UTC, milliseconds, e.g. 2026-03-02T07:58:13.412Z",
+    ),
+]
+Uuid = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", json_schema_extra={"format": "uuid"})
+]
+Score = Annotated[float, Field(ge=-1, le=1)]
+
+
+class EventType(StrEnum):
+    CHECK_IN = "check_in"
+    CHECK_OUT = "check_out"
+
+
+class Rejection(StrEnum):
+    """Event types of the rejected topic."""
+
+    UNKNOWN = "unknown"
+    SPOOF = "spoof"
+    QUALITY = "quality"
+    AMBIGUOUS = "ambiguous"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which kiosk speaks. ``timezone``: IANA name of the site's time zone."""
+
+    site: str
+    device: str
+    timezone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When something happened, on both clocks. ``boottime_ms`` is comparable only within one ``boot_id``."""
+
+    utc_ms: int
+    synchronized: bool
+    boottime_ms: int
+    boot_id: str = ""
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def payload(self) -> dict[str, Any]:
+        """The document as JSON-ready values, in the contract's field order."""
+        return self.model_dump(mode="json")
+
+    def encode(self) -> bytes:
+        return encode(self.payload())
+
+
+class SubjectRef(_Document):
+    """Who. ``name`` is present only when the kiosk is configured to let names leave the device."""
+
+    id: Id
+    name: str = Field(default="", min_length=1, description="only with mqtt.include_names")
+
+    @model_serializer(mode="wrap")
+    def _without_empty_name(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if key != "name" or value}
+
+
+class Match(_Document):
+    """What the decision rests on. ``margin`` is null while only one subject is enrolled."""
+
+    score: Score
+    threshold: Score
+    margin: Annotated[float, Field(ge=0, le=2)] | None
+    frames: int = Field(ge=1)
+    gallery_size: int = Field(ge=1, description="enrolled subjects searched")
+    model: str = Field(description="model id: bundle@hash")
+
+
+class Pad(_Document):
+    """Presentation attack detection; ``passed`` and ``score`` are null when nothing was checked."""
+
+    checked: bool = False
+    passed: bool | None = None
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class AttendanceEvent(_Document):
+    """Somebody checked in or out. De-duplicate on ``event_id``; prove completeness with ``seq``."""
+
+    event_type: EventType
+    event_id: Uuid
+    seq: int = Field(ge=1, description="per device, without gaps, never reused")
+    occurred_at: Timestamp
+    tz: str = Field(description="IANA time zone of the site")
+    clock_synchronized: bool
+    replayed: bool = Field(default=False, description="sent late or again: open no door for it")
+    site: Id
+    device: Id
+    subject: SubjectRef
+    match: Match
+    pad: Pad = Pad()
+
+
+class RejectedEvent(_Document):
+    """A face that led to no check-in. Carries no subject; not stored, sent at most once."""
+
+    event_type: Rejection
+    event_id: Uuid
+    occurred_at: Timestamp
+    tz: str
+    clock_synchronized: bool
+    site: Id
+    device: Id
+    reason: Reason
+    threshold: Score
+    score: Score | None = Field(description="best score against the gallery; null when none was searched")
+
+
+class Info(_Document):
+    """The birth document, retained: what this kiosk is and how it is set up."""
+
+    site: Id
+    device: Id
+    version: str
+    model: str
+    timezone: str
+    threshold: Score
+    started_at: Timestamp
+    capabilities: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Full topic names of one device. The subject is never part of a topic."""
+
+    root: str
+    site: str
+    device: str
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.root.strip('/')}/{self.site}/{self.device}"
+
+    @property
+    def status(self) -> str:
+        return self.below("status")
+
+    @property
+    def info(self) -> str:
+        return self.below("info")
+
+    @property
+    def attendance(self) -> str:
+        return self.below(ATTENDANCE)
+
+    @property
+    def rejected(self) -> str:
+        return self.below(REJECTED)
+
+    @property
+    def discovery(self) -> str:
+        """Home Assistant accepts only letters, digits, ``_`` and ``-`` here, so a dot becomes ``_``."""
+        return f"homeassistant/device/kiosk_{self.device.replace('.', '_')}/config"
+
+    def below(self, topic: str) -> str:
+        return f"{self.prefix}/{topic}"
+
+
+def attendance_event(
+    *,
+    event_type: EventType,
+    event_id: str,
+    seq: int,
+    moment: Moment,
+    origin: Origin,
+    subject: SubjectRef,
+    match: Match,
+    pad: Pad | None = None,
+) -> AttendanceEvent:
+    """The event as committed; ``replayed`` is decided anew each time it is sent."""
+    return AttendanceEvent(
+        event_type=event_type,
+        event_id=event_id,
+        seq=seq,
+        occurred_at=utc_text(moment.utc_ms),
+        tz=origin.timezone,
+        clock_synchronized=moment.synchronized,
+        site=origin.site,
+        device=origin.device,
+        subject=subject,
+        match=match,
+        pad=pad or Pad(),
+    )
+
+
+def subject_ref(subject_id: SubjectId, name: str | None) -> SubjectRef:
+    return SubjectRef(id=subject_id, name=name) if name else SubjectRef(id=subject_id)
+
+
+def match_of(decision: Decision, *, gallery_size: int, model_id: ModelId) -> Match:
+    """The part of an identified decision that leaves the device."""
+    if decision.score is None:
+        raise ValueError("an attendance event needs a decision with candidates")
+    return Match(
+        score=_rounded(decision.score),
+        threshold=_rounded(decision.threshold),
+        margin=None if decision.margin is None else round(float(decision.margin), _SCORE_DIGITS),
+        frames=decision.frames,
+        gallery_size=gallery_size,
+        model=model_id,
+    )
+
+
+def rejected_event(decision: Decision, *, moment: Moment, origin: Origin) -> RejectedEvent:
+    """The event for an unknown or rejected face; leaves out whom it resembled."""
+    return RejectedEvent(
+        event_type=_REJECTIONS.get(decision.reason, Rejection.QUALITY),
+        event_id=uuid7(moment.utc_ms),
+        occurred_at=utc_text(moment.utc_ms),
+        tz=origin.timezone,
+        clock_synchronized=moment.synchronized,
+        site=origin.site,
+        device=origin.device,
+        reason=decision.reason,
+        threshold=_rounded(decision.threshold),
+        score=None if decision.score is None else _rounded(decision.score),
+    )
+
+
+_REJECTIONS = {
+    Reason.UNKNOWN: Rejection.UNKNOWN,
+    Reason.EMPTY_GALLERY: Rejection.UNKNOWN,
+    Reason.AMBIGUOUS: Rejection.AMBIGUOUS,
+}
+
+
+def discovery_document(topics: Topics, *, version: str) -> dict[str, Any]:
+    """Home Assistant's device discovery: one device, one event entity fed by the attendance topic."""
+    unique = re.sub(r"[^A-Za-z0-9_-]", "_", f"kiosk_{topics.site}_{topics.device}")
+    return {
+        "dev": {
+            "ids": [unique],
+            "name": f"Kiosk {topics.device}",
+            "mf": "attendance-kiosk",
+            "mdl": "Attendance kiosk",
+            "sw": version,
+        },
+        "o": {"name": "attendance-kiosk", "sw": version},
+        "cmps": {
+            "attendance": {
+                "p": "event",
+                "unique_id": f"{unique}_attendance",
+                "name": "Attendance",
+                "icon": "mdi:badge-account",
+                "state_topic": topics.attendance,
+                "event_types": [kind.value for kind in EventType],
+            }
+        },
+        "availability_topic": topics.status,
+        "payload_available": ONLINE.decode(),
+        "payload_not_available": OFFLINE.decode(),
+        "qos": 1,
+    }
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """Compact UTF-8 JSON."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def utc_text(utc_ms: int) -> str:
+    """``1772438293412`` → ``2026-03-02T07:58:13.412Z``; fixed width, so text order is time order."""
+    seconds, millis = divmod(utc_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+
+
+def uuid7(utc_ms: int) -> str:
+    """A time-ordered UUID (RFC 9562, version 7): 48 bits of milliseconds, the rest random."""
+    value = (utc_ms & (1 << 48) - 1) << 80 | secrets.randbits(80)
+    value = value & ~(0xF << 76) | 0x7 << 76  # version
+    value = value & ~(0x3 << 62) | 0x2 << 62  # variant
+    return str(uuid.UUID(int=value))
+
+
+def _rounded(score: float) -> float:
+    """Cosine scores overshoot ±1 by a rounding error of the arithmetic."""
+    return min(1.0, max(-1.0, round(float(score), _SCORE_DIGITS)))

@@ -1,0 +1,135 @@
+"""The store's schema, as ordered steps. A step that has shipped is never edited; a change is a new step."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from kiosk.errors import StoreError
+
+Step = Callable[[Database], None]
+
+APPLICATION_ID = 0x4B494F53
+"""Written to the file's header ("KIOS"), so that another program's database is never taken for ours."""
+
+_TABLES = (
+    """
+    CREATE TABLE subjects (
+        id TEXT PRIMARY KEY,
+        name TEXT,
+        created_at TEXT NOT NULL,
+        consent_reference TEXT,
+        consent_at TEXT
+    ) STRICT
+    """,
+    """
+    CREATE TABLE templates (
+        id INTEGER PRIMARY KEY,
+        subject_id TEXT NOT NULL REFERENCES subjects(id) ON DELETE CASCADE,
+        model_id TEXT NOT NULL,
+        embedding BLOB NOT NULL,
+        quality TEXT,
+        source_sha256 TEXT,
+        created_at TEXT NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX templates_by_subject ON templates(subject_id)",
+    # No reference to subjects: attendance outlives an erased subject, under the bare id.
+    # AUTOINCREMENT: a number is not given out again after retention has deleted its row.
+    """
+    CREATE TABLE attendance (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        event_id TEXT NOT NULL UNIQUE,
+        event_type TEXT NOT NULL,
+        subject_id TEXT NOT NULL,
+        occurred_at TEXT NOT NULL,
+        tz TEXT NOT NULL,
+        clock_synchronized INTEGER NOT NULL,
+        boot_id TEXT NOT NULL,
+        boottime_ms INTEGER NOT NULL,
+        site TEXT NOT NULL,
+        device TEXT NOT NULL,
+        evidence TEXT NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX attendance_by_subject ON attendance(subject_id, seq)",
+    "CREATE INDEX attendance_by_time ON attendance(occurred_at)",
+    """
+    CREATE TABLE outbox (
+        seq INTEGER PRIMARY KEY REFERENCES attendance(seq),
+        event_id TEXT NOT NULL UNIQUE,
+        topic TEXT NOT NULL,
+        payload TEXT NOT NULL,
+        state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'sent', 'parked')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        last_error TEXT,
+        created_at TEXT NOT NULL,
+        sent_at TEXT
+    ) STRICT
+    """,
+    "CREATE INDEX outbox_unsent ON outbox(seq) WHERE state <> 'sent'",
+    """
+    CREATE TABLE erasures (
+        receipt_id TEXT PRIMARY KEY,
+        subject_id TEXT NOT NULL,
+        erased_at TEXT NOT NULL,
+        templates_erased INTEGER NOT NULL,
+        attendance_kept INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+
+
+def _create_tables(db: Database) -> None:
+    for statement in _TABLES:
+        db.execute(statement)
+
+
+STEPS: tuple[Step, ...] = (_create_tables,)
+
+
+def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:
+    """Bring the schema up to date, one transaction a step. The caller keeps other writers out.
+
+    Raises:
+        StoreError: see :func:`check`.
+    """
+    for number in range(check(db, path, steps), len(steps)):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            steps[number](db)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {number + 1}")
+            db.execute("COMMIT")
+        except (sqlite3.Error, ValueError):
+            db.rollback()
+            raise
+
+
+def check(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> int:
+    """The schema version of the file (0: empty).
+
+    Raises:
+        StoreError: the file belongs to another program or to a newer version of this one.
+    """
+    version = _pragma(db, "user_version")
+    application = _pragma(db, "application_id")
+    if application != APPLICATION_ID and (version or _has_tables(db)):
+        raise StoreError(f"{path}: this is another program's database; point store.path (KIOSK_STORE__PATH) elsewhere")
+    if version > len(steps):
+        raise StoreError(
+            f"{path}: the store has schema version {version}, this program knows only {len(steps)}; "
+            f"install the newer version again or restore a backup"
+        )
+    return version
+
+
+def _pragma(db: Database, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _has_tables(db: Database) -> bool:
+    return bool(db.execute("SELECT EXISTS (SELECT 1 FROM sqlite_master)").fetchone()[0])

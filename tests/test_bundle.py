@@ -1,0 +1,135 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kiosk.bundle import (
+    BUILT_IN,
+    BUILT_IN_BUNDLE,
+    UNMEASURED_THRESHOLD,
+    Bundle,
+    Manifest,
+    OperatingPoint,
+    find_bundles,
+    read_bundle,
+    select_bundle,
+)
+from kiosk.errors import ModelError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    target = tmp_path / "models" / "mine"
+    shutil.copytree(BUILT_IN / BUILT_IN_BUNDLE, target)
+    return target
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def measured(points: list[tuple[float, float]]) -> Bundle:
+    bundle = read_bundle(BUILT_IN / BUILT_IN_BUNDLE)
+    thresholds = tuple(OperatingPoint(fmr=fmr, score=score) for fmr, score in points)
+    return Bundle(bundle.folder, bundle.manifest.model_copy(update={"thresholds": thresholds}))
+
+
+def test_the_built_in_bundle_is_sound_and_measured() -> None:
+    bundle = read_bundle(BUILT_IN / BUILT_IN_BUNDLE)
+    assert bundle.built_in
+    assert bundle.model_id == f"dlib-resnet29-int8@{bundle.manifest.tflite_sha256[:6]}"
+    assert bundle.manifest.accuracy is not None
+    assert len(bundle.manifest.thresholds) >= 3
+    assert bundle.model_path.stat().st_size < 7_000_000
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "model.tflite").write_bytes(b"x"), "SHA-256"),
+        (lambda f: (f / "model.tflite").unlink(), "cannot be read"),
+        (lambda f: (f / "manifest.json").unlink(), "no manifest.json"),
+        (lambda f: (f / "manifest.json").write_bytes(b""), "not valid JSON"),
+        (lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe{"), "not valid JSON"),
+        (lambda f: (f / "manifest.json").write_text("[" * 100_000), "not valid JSON"),
+        (lambda f: edit(f, embedding_dim="many"), "embedding_dim"),
+        (lambda f: edit(f, surprise=1), "surprise"),
+        (lambda f: edit(f, schema=2), "schema"),
+        (lambda f: edit(f, alignment="sideways"), "alignment"),
+    ],
+    ids=[
+        "hash",
+        "model-missing",
+        "no-manifest",
+        "empty",
+        "not-utf8",
+        "deep",
+        "type",
+        "unknown-key",
+        "schema",
+        "alignment",
+    ],
+)
+def test_a_damaged_bundle_is_refused_in_one_line(folder: Path, damage: Any, message: str) -> None:
+    damage(folder)
+    with pytest.raises(ModelError, match=message) as caught:
+        read_bundle(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_auto_takes_the_built_in_one_until_another_is_installed(folder: Path, tmp_path: Path) -> None:
+    assert select_bundle("auto", tmp_path / "nothing").manifest.name == BUILT_IN_BUNDLE
+    edit(folder, name="mine", accuracy=None)
+    assert select_bundle("auto", folder.parent).manifest.name == "mine"
+
+
+def test_auto_prefers_accuracy_then_the_smaller_variant(folder: Path) -> None:
+    def add(name: str, variant: str, value: float) -> None:
+        shutil.copytree(folder, folder.parent / name, dirs_exist_ok=True)
+        accuracy = {"protocol": "p", "pairs": 1000, "value": value, "threshold": 0.5, "undetected": 0}
+        edit(folder.parent / name, name=name, variant=variant, accuracy=accuracy)
+
+    add("poor", "int8", 0.95)
+    add("large", "float32", 0.9951)
+    add("small", "int8", 0.9949)
+    shutil.rmtree(folder)
+    names = [bundle.manifest.name for bundle in find_bundles(folder.parent)]
+    assert names == ["small", "large", "poor", BUILT_IN_BUNDLE]
+
+
+def test_a_name_a_folder_or_one_clear_line(folder: Path) -> None:
+    assert select_bundle("mine", folder.parent).folder == folder
+    assert select_bundle(str(folder), Path("/nonexistent")).folder == folder
+    assert select_bundle(BUILT_IN_BUNDLE, folder.parent).built_in
+    with pytest.raises(ModelError, match="no bundle 'other'"):
+        select_bundle("other", folder.parent)
+
+
+def test_threshold_rises_with_the_gallery_along_the_measured_points() -> None:
+    bundle = measured([(1e-2, 0.4), (1e-3, 0.5), (1e-4, 0.58)])
+    assert bundle.identification_threshold(gallery_templates=1, fpir=1e-3) == pytest.approx(0.5)
+    assert bundle.identification_threshold(gallery_templates=10, fpir=1e-3) == pytest.approx(0.58)
+    assert bundle.identification_threshold(gallery_templates=100, fpir=1e-3) == pytest.approx(0.66)
+    assert bundle.identification_threshold(gallery_templates=1, fpir=10**-2.5) == pytest.approx(0.45)
+    assert bundle.verification_threshold() == pytest.approx(0.5)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_a_larger_gallery_never_lowers_the_threshold(a: int, b: int) -> None:
+    bundle = measured([(1e-2, 0.4), (1e-4, 0.58)])
+    small, large = (bundle.identification_threshold(gallery_templates=n, fpir=1e-3) for n in sorted((a, b)))
+    assert -1 <= small <= large <= 1
+
+
+def test_an_unmeasured_bundle_keeps_the_notebooks_threshold() -> None:
+    assert measured([]).identification_threshold(gallery_templates=50, fpir=1e-3) == UNMEASURED_THRESHOLD
+
+
+def test_manifest_survives_a_round_trip() -> None:
+    manifest = read_bundle(BUILT_IN / BUILT_IN_BUNDLE).manifest
+    assert Manifest.model_validate_json(manifest.model_dump_json(by_alias=True)) == manifest

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kiosk.biometrics import Box, Embedding, Face, Image, ModelId, Quality, Reason, SubjectId, Template
+from kiosk.enrollment import EnrolledPhoto, check_not_enrolled, check_same_person, embed_photo, parse_subject_id
+from kiosk.errors import InputError
+from kiosk.gallery import Gallery
+
+MODEL = ModelId("m@000001")
+ALICE, BOB = np.eye(2, 8, dtype=np.float32)
+GOOD = Quality(100, 100, 120, 0)
+PIXELS = np.zeros((1, 1, 3), np.uint8)
+
+
+class Photo:
+    """Detector, embedder and gate that see the given faces."""
+
+    model_id = MODEL
+
+    def __init__(self, *boxes: Box, quality: Quality = GOOD) -> None:
+        self.boxes, self.quality = boxes, quality
+
+    def detect(self, image: Image) -> list[Face]:  # noqa: ARG002
+        return [Face(box, 0.9) for box in self.boxes]
+
+    def assess(self, image: Image, face: Face) -> Quality:  # noqa: ARG002
+        return self.quality
+
+    def embed(self, image: Image, face: Face) -> Embedding:  # noqa: ARG002
+        return ALICE if face.box.w >= 100 else BOB
+
+
+def read(photo: Photo) -> EnrolledPhoto:
+    return embed_photo("a.jpg", PIXELS, detector=photo, embedder=photo, gate=photo)
+
+
+@pytest.mark.parametrize("subject_id", ["E1042", "a", "a.b-c_d", "_x", "0" * 64])
+def test_good_subject_ids(subject_id: str) -> None:
+    assert parse_subject_id(subject_id) == subject_id
+
+
+@pytest.mark.parametrize(
+    "subject_id",
+    [
+        "",
+        " ",
+        "a b",
+        "a/b",
+        "../../x",
+        "+",
+        "#",
+        "$SYS",
+        "a\0b",
+        "a\n",
+        "'; DROP TABLE",
+        "x" * 65,
+        "x" * 300,
+        "홍길동",
+        "é",
+        "😀",
+        "-a",
+        ".a",
+        "\u202ea",
+    ],
+)
+def test_bad_subject_ids_are_one_line(subject_id: str) -> None:
+    with pytest.raises(InputError, match="subject id") as caught:
+        parse_subject_id(subject_id)
+    assert str(caught.value).isprintable()
+
+
+@given(st.text())
+def test_any_text_is_an_id_or_an_input_error(text: str) -> None:
+    try:
+        assert parse_subject_id(text) == text
+    except InputError as error:
+        assert str(error).isprintable()
+
+
+def test_one_face_is_embedded() -> None:
+    assert np.array_equal(read(Photo(Box(0, 0, 100, 100))).embedding, ALICE)
+
+
+def test_no_face_and_two_faces_are_refused() -> None:
+    with pytest.raises(InputError, match=r"a\.jpg: no face"):
+        read(Photo())
+    with pytest.raises(InputError, match=r"a\.jpg: 2 faces"):
+        read(Photo(Box(0, 0, 100, 100), Box(200, 0, 80, 80)))
+
+
+def test_a_bystander_far_behind_is_no_second_face() -> None:
+    assert np.array_equal(read(Photo(Box(200, 0, 30, 30), Box(0, 0, 100, 100))).embedding, ALICE)
+
+
+@pytest.mark.parametrize(
+    "reason", [Reason.TOO_SMALL, Reason.BLURRED, Reason.TOO_DARK, Reason.TOO_BRIGHT, Reason.TURNED]
+)
+def test_every_quality_failure_says_what_to_do(reason: Reason) -> None:
+    with pytest.raises(InputError, match=r"a\.jpg: the face is .*; \w+"):
+        read(Photo(Box(0, 0, 100, 100), quality=Quality(30, 5, 10, 0, reason)))
+
+
+def photo(source: str, embedding: Embedding) -> EnrolledPhoto:
+    return EnrolledPhoto(source, GOOD, embedding)
+
+
+def test_photos_of_two_people_are_refused_by_name() -> None:
+    photos = [photo("1.jpg", ALICE), photo("2.jpg", ALICE), photo("wrong.jpg", BOB)]
+    with pytest.raises(InputError, match=r"wrong\.jpg"):
+        check_same_person(photos, [], 0.5)
+    check_same_person(photos[:2], [], 0.5)
+    check_same_person(photos[:1], [], 0.5)
+
+
+def test_new_photos_must_agree_with_the_templates_known() -> None:
+    with pytest.raises(InputError, match=r"wrong\.jpg"):
+        check_same_person([photo("wrong.jpg", BOB)], [ALICE], 0.5)
+    check_same_person([photo("1.jpg", ALICE)], [ALICE], 0.5)
+
+
+def test_the_same_face_under_a_second_id_names_the_first() -> None:
+    gallery = Gallery(MODEL, [Template(SubjectId("first"), MODEL, ALICE)])
+    with pytest.raises(InputError, match="already enrolled as first"):
+        check_not_enrolled(SubjectId("second"), [photo("1.jpg", ALICE)], gallery, 0.6)
+    check_not_enrolled(SubjectId("first"), [photo("1.jpg", ALICE)], gallery, 0.6)
+    check_not_enrolled(SubjectId("second"), [photo("1.jpg", BOB)], gallery, 0.6)

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kiosk.biometrics import Embedding, ModelId, SubjectId, Template
+from kiosk.gallery import Gallery, fuse
+
+MODEL = ModelId("m@000001")
+
+
+def unit(*values: float) -> Embedding:
+    vector = np.array(values, np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+def template(subject: str, embedding: Embedding, model: ModelId = MODEL) -> Template:
+    return Template(SubjectId(subject), model, embedding)
+
+
+def test_empty_gallery_has_no_candidates() -> None:
+    assert Gallery(MODEL, []).search(unit(1, 0)) == ()
+
+
+def test_best_subject_first_and_scores_are_cosines() -> None:
+    gallery = Gallery(MODEL, [template("a", unit(1, 0)), template("b", unit(0, 1))])
+    first, second = gallery.search(unit(3, 4))
+    assert (first.subject_id, second.subject_id) == ("b", "a")
+    assert (first.score, second.score) == (pytest.approx(0.8), pytest.approx(0.6))
+    assert gallery.score(SubjectId("a"), unit(3, 4)) == pytest.approx(0.6)
+
+
+def test_a_subjects_templates_are_fused_to_one_candidate() -> None:
+    gallery = Gallery(MODEL, [template("a", unit(1, 0)), template("a", unit(0, 1))])
+    (only,) = gallery.search(unit(1, 1))
+    assert only.score == pytest.approx(1.0)
+    assert (len(gallery), gallery.template_count) == (1, 2)
+
+
+def test_templates_of_another_model_are_never_compared() -> None:
+    gallery = Gallery(MODEL, [template("a", unit(1, 0)), template("b", unit(1, 0, 0), ModelId("other@000002"))])
+    assert [c.subject_id for c in gallery.search(unit(1, 0))] == ["a"]
+    assert gallery.foreign == 1
+
+
+@given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_search_equals_sorting_everything(subjects: int, k: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    vectors = [unit(*random.normal(size=8)) for _ in range(subjects)]
+    probe = unit(*random.normal(size=8))
+    found = Gallery(MODEL, [template(f"s{i}", v) for i, v in enumerate(vectors)]).search(probe, k)
+    expected = sorted((float(v @ probe) for v in vectors), reverse=True)[:k]
+    assert [c.score for c in found] == pytest.approx(expected, abs=1e-5)
+
+
+def test_fuse_weighs() -> None:
+    assert fuse([unit(1, 0), unit(0, 1)], [1.0, 0.0]) == pytest.approx(unit(1, 0))

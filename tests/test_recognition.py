@@ -1,0 +1,187 @@
+"""The rules of recognition over time, with scripted faces: what is in front of the camera is data here, not pixels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from kiosk.biometrics import (
+    Box,
+    Embedding,
+    Face,
+    FaceReport,
+    Frame,
+    Image,
+    ModelId,
+    Quality,
+    Reason,
+    SubjectId,
+    Template,
+    Verdict,
+)
+from kiosk.decision import DecisionRule
+from kiosk.gallery import Gallery
+from kiosk.recognition import Recognizer
+
+MODEL = ModelId("m@000001")
+ALICE, BOB, STRANGER = np.eye(3, 8, dtype=np.float32)
+HERE, THERE = Box(100, 100, 100, 100), Box(400, 100, 100, 100)
+GOOD = Quality(100, 100, 120, 0)
+
+
+class Scene:
+    """Detector, embedder and gate in one: plays back (box, embedding, quality) rows."""
+
+    model_id = MODEL
+
+    def __init__(self) -> None:
+        self.rows: Sequence[tuple[Box, Embedding, Quality]] = ()
+        self.embedded = 0
+
+    def detect(self, image: Image) -> list[Face]:  # noqa: ARG002
+        return [Face(box, 0.9) for box, _, _ in self.rows]
+
+    def _row(self, face: Face) -> tuple[Box, Embedding, Quality]:
+        return next(row for row in self.rows if row[0] is face.box)
+
+    def assess(self, image: Image, face: Face) -> Quality:  # noqa: ARG002
+        return self._row(face)[2]
+
+    def embed(self, image: Image, face: Face) -> Embedding:  # noqa: ARG002
+        self.embedded += 1
+        return self._row(face)[1]
+
+
+class Door:
+    def __init__(self, *, frames: int = 3, margin: float = 0.05, enrolled: Sequence[Embedding] = (ALICE, BOB)) -> None:
+        self.scene = Scene()
+        templates = [Template(SubjectId(f"s{i}"), MODEL, e) for i, e in enumerate(enrolled)]
+        self.recognizer = Recognizer(
+            detector=self.scene,
+            embedder=self.scene,
+            gate=self.scene,
+            gallery=Gallery(MODEL, templates),
+            rule=DecisionRule(0.6, margin),
+            same_face_score=0.5,
+            frames=frames,
+            window_s=2.0,
+        )
+        self.now_s = 0.0
+        self.index = 0
+
+    def see(
+        self, *rows: tuple[Box, Embedding] | tuple[Box, Embedding, Quality], step_s: float = 0.1
+    ) -> list[FaceReport]:
+        self.now_s += step_s
+        self.index += 1
+        self.scene.rows = [(r[0], r[1], r[2] if len(r) == 3 else GOOD) for r in rows]
+        return self.recognizer.process(Frame(np.zeros((1, 1, 3), np.uint8), self.now_s, self.index))
+
+    def finals(
+        self, *rows: tuple[Box, Embedding] | tuple[Box, Embedding, Quality], times: int, step_s: float = 0.1
+    ) -> list[FaceReport]:
+        return [r for _ in range(times) for r in self.see(*rows, step_s=step_s) if r.final]
+
+
+def test_identified_once_after_the_stated_frames() -> None:
+    door = Door()
+    assert not door.finals((HERE, ALICE), times=2)
+    (report,) = door.finals((HERE, ALICE), times=1)
+    assert (report.decision.subject_id, report.decision.frames) == ("s0", 3)
+    assert report.decision.frame_scores == pytest.approx((1, 1, 1))
+    assert not door.finals((HERE, ALICE), times=50)
+
+
+def test_a_stranger_is_told_unknown_once_after_the_window() -> None:
+    door = Door()
+    assert not door.finals((HERE, STRANGER), times=20)
+    (report,) = door.finals((HERE, STRANGER), times=30)
+    assert (report.decision.verdict, report.decision.reason) == (Verdict.UNKNOWN, Reason.UNKNOWN)
+
+
+def test_every_face_of_a_frame_is_decided() -> None:
+    finals = Door().finals((HERE, ALICE), (THERE, BOB), times=3)
+    assert {r.decision.subject_id for r in finals} == {"s0", "s1"}
+
+
+def test_someone_stepping_into_the_same_place_is_not_the_last_one() -> None:
+    door = Door()
+    door.finals((HERE, ALICE), times=3)
+    finals = door.finals((HERE, BOB), times=15)
+    assert [r.decision.subject_id for r in finals] == ["s1"]
+    door.finals((HERE, STRANGER), times=1)
+    assert all(r.decision.subject_id is None for _ in range(15) for r in door.see((HERE, STRANGER)) if r.final)
+
+
+def test_evidence_of_two_people_is_never_fused() -> None:
+    door = Door()
+    for _ in range(10):
+        assert not [r for r in door.see((HERE, ALICE)) if r.final]
+        assert not [r for r in door.see((HERE, STRANGER)) if r.final]
+
+
+def test_a_short_loss_keeps_the_track_and_a_long_one_ends_it() -> None:
+    door = Door()
+    door.finals((HERE, ALICE), times=3)
+    door.see(step_s=0.5)
+    assert not door.finals((HERE, ALICE), times=5)
+    door.see(step_s=5)
+    assert door.finals((HERE, ALICE), times=3)
+
+
+def test_a_jump_to_another_place_keeps_the_history_by_the_face() -> None:
+    door = Door()
+    door.finals((HERE, ALICE), times=3)
+    assert not door.finals((THERE, ALICE), times=5)
+
+
+def test_ambiguous_between_two_alike_subjects() -> None:
+    twins = (ALICE, (ALICE + 0.1 * BOB) / np.linalg.norm(ALICE + 0.1 * BOB))
+    (report,) = Door(enrolled=twins).finals((HERE, ALICE), times=30)
+    assert (report.decision.verdict, report.decision.reason) == (Verdict.REJECTED, Reason.AMBIGUOUS)
+
+
+def test_poor_frames_are_not_embedded_and_told_once() -> None:
+    door = Door()
+    blurred = Quality(100, 3, 120, 0, Reason.BLURRED)
+    (report,) = door.finals((HERE, ALICE, blurred), times=40)
+    assert report.decision.reason is Reason.BLURRED
+    assert door.scene.embedded == 0
+    assert [r.decision.subject_id for r in door.finals((HERE, ALICE), times=3)] == ["s0"]
+
+
+def test_an_identified_person_is_looked_at_again_only_now_and_then() -> None:
+    door = Door()
+    door.finals((HERE, ALICE), times=3)
+    door.finals((HERE, ALICE), times=20)
+    assert door.scene.embedded <= 3 + 4
+
+
+def test_old_evidence_leaves_the_window() -> None:
+    finals = Door(frames=4).finals((HERE, ALICE), times=10, step_s=0.95)
+    assert not [report for report in finals if report.decision.verdict is Verdict.IDENTIFIED]
+
+
+def test_empty_gallery_says_so() -> None:
+    (report,) = Door(enrolled=()).finals((HERE, ALICE), times=30)
+    assert report.decision.reason is Reason.EMPTY_GALLERY
+
+
+def test_a_new_gallery_counts_from_the_next_frame() -> None:
+    door = Door(enrolled=())
+    door.finals((HERE, ALICE), times=2)
+    door.recognizer.use(Gallery(MODEL, [Template(SubjectId("new"), MODEL, ALICE)]), DecisionRule(0.6, 0.05))
+    (report,) = door.finals((HERE, ALICE), times=1)
+    assert report.decision.subject_id == "new"
+
+
+def test_frames_one_decides_at_once() -> None:
+    (report,) = Door(frames=1).finals((HERE, ALICE), times=1)
+    assert report.decision.subject_id == "s0"
+
+
+def test_a_single_photo_is_decided_alone() -> None:
+    door = Door()
+    door.scene.rows = [(HERE, ALICE, GOOD), (THERE, STRANGER, GOOD)]
+    reports = door.recognizer.analyse(np.zeros((1, 1, 3), np.uint8))
+    assert [(r.decision.verdict, r.final) for r in reports] == [(Verdict.IDENTIFIED, True), (Verdict.UNKNOWN, True)]
