@@ -102,6 +102,14 @@ class Bundle:
         """The score of the 1:1 decision: false match rate 1e-3, as close as was measured."""
         return self.identification_threshold(gallery_templates=1, fpir=1e-3)
 
+    def margin(self, configured: float) -> float:
+        """``match.margin`` on this model's scale.
+
+        The setting is meant for FaceNet, whose scores spread over 0.4 and more above the 1:1 threshold. Models that
+        crowd all faces together (dlib: threshold above 0.9) get the same share of what spread they have.
+        """
+        return configured * min(1.0, (1 - self.verification_threshold()) / _FACENET_SPREAD)
+
     def identification_threshold(self, *, gallery_templates: int, fpir: float) -> float:
         """The score at which a stranger searched against this many templates passes with probability ``fpir``.
 
@@ -123,6 +131,8 @@ class Bundle:
         slope = (high[1] - low[1]) / (high[0] - low[0])
         return min(max(low[1] + slope * (wanted - low[0]), -1.0), 1.0)
 
+
+_FACENET_SPREAD = 0.40
 
 UNMEASURED_THRESHOLD = 0.60
 """The notebook's cosine distance 0.40: used, and said so, for a bundle nobody has measured."""

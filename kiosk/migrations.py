@@ -77,7 +77,8 @@ _TABLES = (
         subject_id TEXT NOT NULL,
         erased_at TEXT NOT NULL,
         templates_erased INTEGER NOT NULL,
-        attendance_kept INTEGER NOT NULL
+        attendance_kept INTEGER NOT NULL,
+        complete INTEGER NOT NULL
     ) STRICT
     """,
 )

@@ -119,6 +119,11 @@ def test_threshold_rises_with_the_gallery_along_the_measured_points() -> None:
     assert bundle.verification_threshold() == pytest.approx(0.5)
 
 
+def test_the_margin_shrinks_with_a_models_spread_of_scores() -> None:
+    assert measured([(1e-2, 0.4), (1e-3, 0.5)]).margin(0.05) == pytest.approx(0.05)
+    assert measured([(1e-2, 0.88), (1e-3, 0.92)]).margin(0.05) == pytest.approx(0.01)
+
+
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_a_larger_gallery_never_lowers_the_threshold(a: int, b: int) -> None:
     bundle = measured([(1e-2, 0.4), (1e-4, 0.58)])

@@ -1,0 +1,1 @@
+"""From published network weights to the model bundles the kiosk runs (`kiosk-convert`). Needs the `convert` extra."""

@@ -1,0 +1,62 @@
+# Everything the checks consist of, one recipe each. `./quickstart test` runs check, lowest and pythons.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# Debian keeps mosquitto in /usr/sbin, which is not on everybody's path.
+export PATH := justfile_directory() / ".venv/bin:" + env("PATH") + ":/usr/sbin"
+
+_list:
+    @just --list --unsorted
+
+# Format, lint, types, import rules, generated pages, tests
+check: lint test
+
+# Everything but the tests
+lint: docs-check
+    ruff format --check .
+    ruff check .
+    mypy
+    lint-imports
+
+# The tests, with coverage; arguments go to pytest
+test *arguments:
+    pytest --numprocesses auto --cov --cov-report term:skip-covered {{ arguments }}
+
+# Mend the format and what the linter can mend by itself
+fix:
+    ruff format .
+    ruff check --fix .
+
+# Write the pages that are generated from the code
+docs:
+    for generator in docs/generate_*.py; do python "$generator"; done
+
+# Are the generated pages up to date?
+docs-check:
+    for generator in docs/generate_*.py; do python "$generator" --check; done
+
+# The runtime's tests beside the lowest declared versions: once with LiteRT, once with tflite-runtime (Python 3.11)
+lowest:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if ! ./quickstart has-python 3.11; then
+        echo "skipped: no Python 3.11 on this machine (tflite-runtime exists for no later one)"
+        exit 0
+    fi
+    ./quickstart environment .venv-lowest 3.11 demo,test,tflite-runtime tests/lowest-requirements.txt
+    for runtime in litert tflite-runtime; do
+        .venv-lowest/bin/python -m pytest --numprocesses auto --ignore tests/convert --runtime "$runtime"
+    done
+
+# The runtime's tests on another Python: just python 3.13
+python version:
+    ./quickstart environment .venv-{{ version }} {{ version }} demo,test
+    .venv-{{ version }}/bin/python -m pytest --numprocesses auto --ignore tests/convert
+
+# The newest Python the kiosk supports, where it is installed
+pythons:
+    if ./quickstart has-python 3.13; then just python 3.13; else echo "skipped: no Python 3.13 on this machine"; fi
+
+# The demo
+demo:
+    kiosk demo

@@ -1,0 +1,275 @@
+"""``kiosk enroll``: photos of a person become templates, all of them or none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from kiosk.biometrics import SubjectId, Template
+from kiosk.commands.documents import quality_document
+from kiosk.commands.options import PATH, common_options, json_option, load, print_json
+from kiosk.commands.stores import open_store
+from kiosk.enrollment import EnrolledPhoto, check_not_enrolled, check_same_person, embed_photo, parse_subject_id
+from kiosk.errors import InputError, UsageError
+from kiosk.gallery import Gallery
+from kiosk.photo import Photo, load_photo
+from kiosk.pipeline import Pipeline, build_pipeline
+from kiosk.store import NewTemplate, Store
+
+_PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, slots=True)
+class Enrollment:
+    """What one subject's enrollment did."""
+
+    subject_id: SubjectId
+    new: bool
+    photos: tuple[EnrolledPhoto, ...]
+    known_photos: tuple[str, ...] = ()
+    """Files that were enrolled already, passed over."""
+    unusable: dict[str, str] = field(default_factory=dict)
+    """Files that were left out, each with the reason."""
+
+
+@click.command("enroll")
+@click.argument("subject_id", required=False)
+@click.argument("images", type=PATH, nargs=-1, metavar="IMAGE...")
+@click.option("--name", help="The person's name, any text. Default: the id. A name given again replaces the old one.")
+@click.option(
+    "--from-dir",
+    "folder",
+    type=PATH,
+    metavar="DIR",
+    help="Enroll everybody in DIR/<subject_id>/*.{jpg,png,...}; what cannot be used is reported and left out.",
+)
+@click.option("--force", is_flag=True, help="Enroll although the face is enrolled under another id, or photos differ.")
+@json_option
+@common_options
+def command(
+    subject_id: str | None,
+    images: tuple[Path, ...],
+    name: str | None,
+    folder: Path | None,
+    force: bool,
+    as_json: bool,
+    config_path: Path | None,
+    verbose: int,
+) -> None:
+    """Enroll a person from photos: SUBJECT_ID is 1 to 64 of A-Z a-z 0-9 . _ -
+
+    Three photos or more in different light recognize best. Each must show one face only. Photos of somebody who is
+    enrolled already are added, once they have been found to show the same person.
+    """
+    _check_usage(subject_id, images, name, folder)
+    config = load(config_path, verbose)
+    subjects = [] if subject_id is None else [(parse_subject_id(subject_id), images)]
+    if folder is not None:
+        subjects, failures = _find_subjects(folder)
+    pipeline = build_pipeline(config)
+    with open_store(config, writable=True) as store:
+        enroller = Enroller(pipeline, store, force=force)
+        if folder is None:
+            enrollment = enroller.enroll(subjects[0][0], subjects[0][1], name=name)
+            _tell(enrollment, as_json=as_json, model=str(pipeline.embedder.model_id))
+        else:
+            _enroll_many(enroller, subjects, failures, as_json=as_json)
+
+
+class Enroller:
+    """Enrolls subjects one after another into a store; each sees those before it."""
+
+    def __init__(self, pipeline: Pipeline, store: Store, *, force: bool) -> None:
+        self._pipeline = pipeline
+        self._store = store
+        self._force = force
+        self._model_id = pipeline.embedder.model_id
+        self._templates = store.templates(self._model_id)
+
+    def enroll(
+        self, subject_id: SubjectId, paths: Iterable[Path], *, name: str | None, skip_bad: bool = False
+    ) -> Enrollment:
+        """Make templates of the photos and commit them in one transaction.
+
+        ``skip_bad``: leave unusable photos out instead of refusing them all.
+
+        Raises:
+            InputError: a photo that is not fit, another person's, or of a face enrolled under another id.
+        """
+        unread, known_photos = self._select(subject_id, paths)
+        known = self._store.subject(subject_id) is not None
+        photos, unusable = self._embed_all(unread, skip_bad=skip_bad)
+        if not photos and unusable and not known:
+            raise InputError(f"{subject_id}: not enrolled, no photo can be used: {'; '.join(unusable.values())}")
+        embedded = [photo for photo, _ in photos]
+        if embedded and not self._force:
+            self._check(subject_id, embedded)
+        # Without a name the id is the name; one that was given earlier stays.
+        new_name = name or (None if known else subject_id)
+        self._store.enroll(subject_id, [self._template(*photo) for photo in photos], name=new_name)
+        self._templates += [photo.template(subject_id, self._model_id) for photo in embedded]
+        return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable)
+
+    def _select(self, subject_id: SubjectId, paths: Iterable[Path]) -> tuple[list[Path], tuple[str, ...]]:
+        """The files that are not enrolled yet, and those that are (by SHA-256, whatever they are called)."""
+        seen = {info.source_sha256 for info in self._store.template_infos(subject_id) if info.model_id == self._model_id}
+        fresh: list[Path] = []
+        known: list[str] = []
+        for path in paths:
+            digest = _sha256(path)
+            if digest in seen:
+                known.append(str(path))
+            else:
+                fresh.append(path)
+            seen.add(digest)
+        return fresh, tuple(known)
+
+    def _embed_all(
+        self, paths: Iterable[Path], *, skip_bad: bool
+    ) -> tuple[list[tuple[EnrolledPhoto, str]], dict[str, str]]:
+        """Each usable photo with its file's SHA-256, and the others with what is wrong."""
+        photos: list[tuple[EnrolledPhoto, str]] = []
+        unusable: dict[str, str] = {}
+        for path in paths:
+            try:
+                photo = load_photo(path)
+                photos.append((self._embed(photo), photo.sha256))
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                unusable[str(path)] = str(error)
+        return photos, unusable
+
+    def _embed(self, photo: Photo) -> EnrolledPhoto:
+        pipeline = self._pipeline
+        return embed_photo(
+            str(photo.path), photo.image, detector=pipeline.detector, embedder=pipeline.embedder, gate=pipeline.gate
+        )
+
+    def _check(self, subject_id: SubjectId, photos: list[EnrolledPhoto]) -> None:
+        known = [template.embedding for template in self._templates if template.subject_id == subject_id]
+        check_same_person(photos, known, self._pipeline.same_face_score)
+        others = Gallery(self._model_id, (t for t in self._templates if t.subject_id != subject_id))
+        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_score(others))
+
+    def _template(self, photo: EnrolledPhoto, sha256: str) -> NewTemplate:
+        return NewTemplate(self._model_id, photo.embedding, photo.quality, sha256)
+
+
+def _check_usage(subject_id: str | None, images: tuple[Path, ...], name: str | None, folder: Path | None) -> None:
+    if folder is not None and (subject_id is not None or name is not None):
+        raise UsageError("enroll: --from-dir takes ids from the folder names; leave out SUBJECT_ID, IMAGE and --name")
+    if folder is None and subject_id is None:
+        raise UsageError("enroll: say who: SUBJECT_ID IMAGE..., or --from-dir DIR; see `kiosk enroll --help`")
+    if folder is None and not images:
+        raise UsageError(f"enroll: no photo given; kiosk enroll {subject_id} PHOTO...")
+
+
+def _find_subjects(folder: Path) -> tuple[list[tuple[SubjectId, tuple[Path, ...]]], dict[str, str]]:
+    """Subjects and their photos below a folder, and what cannot be one."""
+    try:
+        entries = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read as a folder: {error.strerror}") from error
+    if not entries:
+        raise InputError(f"{folder}: no folders in it; put photos in {folder}/<subject_id>/")
+    subjects: list[tuple[SubjectId, tuple[Path, ...]]] = []
+    failures: dict[str, str] = {}
+    for entry in entries:
+        try:
+            subjects.append((parse_subject_id(entry.name), _photos_in(entry)))
+        except InputError as error:
+            failures[str(entry)] = str(error)
+    return subjects, failures
+
+
+def _photos_in(folder: Path) -> tuple[Path, ...]:
+    photos = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in _PHOTO_SUFFIXES))
+    if not photos:
+        raise InputError(f"{folder}: no photos in it (.jpg, .png, …)")
+    return photos
+
+
+def _enroll_many(
+    enroller: Enroller,
+    subjects: list[tuple[SubjectId, tuple[Path, ...]]],
+    failures: dict[str, str],
+    *,
+    as_json: bool,
+) -> None:
+    done: list[Enrollment] = []
+    # disable=None: no bar where stderr is no terminal.
+    with tqdm(subjects, unit="person", desc="enrolling", disable=None) as progress:
+        for subject_id, photos in progress:
+            try:
+                enrollment = enroller.enroll(subject_id, photos, name=None, skip_bad=True)
+            except InputError as error:
+                failures[subject_id] = str(error)
+                continue
+            failures |= enrollment.unusable
+            done.append(enrollment)
+    _tell_all(done, failures, as_json=as_json)
+
+
+def _tell(enrollment: Enrollment, *, as_json: bool, model: str) -> None:
+    if as_json:
+        print_json(_document(enrollment) | {"model": model})
+        return
+    click.echo(_describe(enrollment))
+    for path in enrollment.known_photos:
+        click.echo(f"note: {path} is enrolled already; passed over", err=True)
+
+
+def _tell_all(done: list[Enrollment], failures: dict[str, str], *, as_json: bool) -> None:
+    """The summary; one error line for all that failed.
+
+    Raises:
+        InputError: something could not be enrolled.
+    """
+    if as_json:
+        problems = [{"source": source, "error": error} for source, error in failures.items()]
+        print_json({"subjects": [_document(enrollment) for enrollment in done], "failures": problems})
+    else:
+        for enrollment in done:
+            click.echo(_describe(enrollment))
+        for error in failures.values():
+            click.echo(f"left out: {error}", err=True)
+    if failures:
+        photos = sum(len(enrollment.photos) for enrollment in done)
+        raise InputError(
+            f"{len(done)} people enrolled from {photos} new photos; {len(failures)} folders or photos could not be "
+            "used: mend or remove them and run this again"
+        )
+
+
+def _describe(enrollment: Enrollment) -> str:
+    count = len(enrollment.photos)
+    if not count:
+        return f"{enrollment.subject_id}: nothing new to enroll"
+    what = "enrolled with" if enrollment.new else "more:"
+    return f"{enrollment.subject_id}: {what} {count} photo{'' if count == 1 else 's'}"
+
+
+def _document(enrollment: Enrollment) -> dict[str, object]:
+    return {
+        "subject_id": enrollment.subject_id,
+        "new": enrollment.new,
+        "photos": [
+            {"path": photo.source, "quality": quality_document(photo.quality)} for photo in enrollment.photos
+        ],
+        "known_photos": list(enrollment.known_photos),
+    }
+
+
+def _sha256(path: Path) -> str | None:
+    """None for a file that cannot be read: reading it as a photo says why."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

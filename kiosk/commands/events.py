@@ -1,0 +1,179 @@
+"""``kiosk events``: the attendance log."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as day_time
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import click
+
+from kiosk.commands.options import common_options, load, print_json
+from kiosk.commands.stores import open_store
+from kiosk.enrollment import parse_subject_id
+from kiosk.errors import UsageError
+from kiosk.store import AttendanceRow, Store
+
+Format = Literal["table", "json", "csv"]
+
+_COLUMNS = (
+    "seq", "event_id", "event_type", "subject_id", "occurred_at", "tz", "clock_synchronized",
+    "site", "device", "score", "threshold", "margin", "frames", "model", "delivery",
+)  # fmt: skip
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_FOLLOW_EVERY_S = 0.5
+
+
+@click.command("events")
+@click.option("--since", metavar="T", help="From then on: 2026-03-02, 2026-03-02T08:00, or 24h, 7d ago.")
+@click.option("--until", metavar="T", help="Before then; a date includes that day.")
+@click.option("--subject", metavar="ID", help="Only this person's.")
+@click.option(
+    "--format", "output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option(
+    "--follow", is_flag=True, help="Stay and print events as they happen; with --format json one document a line."
+)
+@common_options
+def command(
+    since: str | None,
+    until: str | None,
+    subject: str | None,
+    output: Format,
+    as_json: bool,
+    follow: bool,
+    config_path: Path | None,
+    verbose: int,
+) -> None:
+    """Show the attendance log, oldest first.
+
+    Times without a zone are meant, and the table shows them, in the site's time zone (device.timezone); JSON and CSV
+    carry UTC.
+    """
+    config = load(config_path, verbose)
+    zone = ZoneInfo(config.device.timezone)
+    now = datetime.now(UTC)
+    first = parse_time(since, zone, now) if since is not None else None
+    last = parse_time(until, zone, now, end_of_day=True) if until is not None else None
+    wanted = None if subject is None else parse_subject_id(subject)
+    with open_store(config) as store:
+        rows = store.attendance(since=first, until=last, subject=wanted)
+        printer = _Printer("json" if as_json else output, zone, one_by_one=follow)
+        printer.print(rows)
+        if follow:
+            _follow(store, printer, rows, until=last, subject=wanted)
+
+
+def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = False) -> datetime:
+    """A date, an ISO 8601 time, or how long ago (``30m``, ``24h``, ``7d``, ``2w``).
+
+    ``end_of_day``: a bare date means the end of that day, not its start.
+
+    Raises:
+        UsageError: none of these.
+    """
+    ago = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+    try:
+        if ago is not None:
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            day = date.fromisoformat(text) + timedelta(days=end_of_day)
+            return datetime.combine(day, day_time(), zone)
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{text!r} is no time: use 2026-03-02, 2026-03-02T08:00, 24h or 7d") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+
+
+class _Printer:
+    """Writes rows in one of the formats; headers once. ``one_by_one``: rows come as they happen."""
+
+    def __init__(self, output: Format, zone: ZoneInfo, *, one_by_one: bool) -> None:
+        self._output = output
+        self._zone = zone
+        self._one_by_one = one_by_one
+        self._headed = False
+
+    def print(self, rows: Iterable[AttendanceRow]) -> None:
+        match self._output:
+            case "json":
+                self._print_json(rows)
+            case "csv":
+                self._print_csv(rows)
+            case "table":
+                self._print_table(rows)
+        sys.stdout.flush()
+
+    def _print_json(self, rows: Iterable[AttendanceRow]) -> None:
+        documents = [_document(row) for row in rows]
+        if not self._one_by_one:
+            print_json({"events": documents})
+            return
+        for document in documents:
+            click.echo(json.dumps(document, ensure_ascii=False))
+
+    def _print_csv(self, rows: Iterable[AttendanceRow]) -> None:
+        writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+        if not self._headed:
+            writer.writeheader()
+            self._headed = True
+        writer.writerows(_document(row) for row in rows)
+
+    def _print_table(self, rows: Iterable[AttendanceRow]) -> None:
+        line = "{:>7}  {:<23}  {:<9}  {:<20}  {:>5}  {}".format
+        if not self._headed:
+            click.echo(line("seq", "time", "event", "subject", "score", "delivery"))
+            self._headed = True
+        for row in rows:
+            document = _document(row)
+            score = "" if document["score"] is None else f"{document['score']:.2f}"
+            click.echo(
+                line(row.seq, self._local(row), row.event_type, row.subject_id, score, row.delivery or "not sent")
+            )
+
+    def _local(self, row: AttendanceRow) -> str:
+        moment = datetime.fromisoformat(row.occurred_at).astimezone(self._zone)
+        # A clock that nobody had set is marked: the order is right, the time may not be.
+        return f"{moment:%Y-%m-%d %H:%M:%S}{'' if row.clock_synchronized else ' ?'}"
+
+
+def _follow(
+    store: Store, printer: _Printer, rows: list[AttendanceRow], *, until: datetime | None, subject: str | None
+) -> None:
+    """Print what comes, until interrupted or ``until`` has passed."""
+    seq = rows[-1].seq if rows else 0
+    if not rows:
+        newest = store.attendance(newest_first=True, limit=1)
+        seq = newest[0].seq if newest else 0
+    while until is None or datetime.now(UTC) < until:
+        time.sleep(_FOLLOW_EVERY_S)
+        news = store.attendance(after_seq=seq, subject=subject)
+        if news:
+            seq = news[-1].seq
+            printer.print(news)
+
+
+def _document(row: AttendanceRow) -> dict[str, Any]:
+    match: dict[str, Any] = row.evidence.get("match", {})
+    return {
+        "seq": row.seq,
+        "event_id": row.event_id,
+        "event_type": row.event_type,
+        "subject_id": row.subject_id,
+        "occurred_at": row.occurred_at,
+        "tz": row.tz,
+        "clock_synchronized": row.clock_synchronized,
+        "site": row.site,
+        "device": row.device,
+        **{key: match.get(key) for key in ("score", "threshold", "margin", "frames", "model")},
+        "delivery": row.delivery,
+    }

@@ -1,0 +1,22 @@
+"""``kiosk run``: the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kiosk.commands.options import common_options, load
+
+
+@click.command("run")
+@common_options
+def command(config_path: Path | None, verbose: int) -> None:
+    """Watch the camera, recognize people and report their check-ins.
+
+    Runs until SIGTERM or Ctrl-C, or to the end of a video file or folder of images. Without a broker it keeps
+    recognizing, and delivers when one appears.
+    """
+    from kiosk.daemon import run_daemon
+
+    run_daemon(load(config_path, verbose, quiet=False))

@@ -1,0 +1,25 @@
+"""Opening the store a configuration names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kiosk.biometrics import ModelId
+from kiosk.config import Config
+from kiosk.gallery import Gallery
+from kiosk.store import Store
+
+
+def open_store(config: Config, *, writable: bool = False) -> Store:
+    """The store; reading commands open it read-only, so that they never wait for the daemon.
+
+    Raises:
+        StoreError: it is missing (when only read), damaged, or of a newer version.
+        PermissionDeniedError: it may not be opened.
+    """
+    return Store.open(Path(config.store.path), writable=writable)
+
+
+def load_gallery(store: Store, model_id: ModelId) -> Gallery:
+    """All subjects with templates of this model."""
+    return Gallery(model_id, store.templates(model_id))

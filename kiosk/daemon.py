@@ -1,0 +1,320 @@
+"""The composition root of ``kiosk run``: builds every part from the configuration, runs the loop, stops in reverse."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from kiosk import __version__, events
+from kiosk.attendance import AttendanceBook, AttendanceSettings
+from kiosk.biometrics import Decision, Frame
+from kiosk.camera import open_camera
+from kiosk.clock import SystemClock
+from kiosk.config import Config
+from kiosk.decision import RefractoryPeriod
+from kiosk.errors import KioskError
+from kiosk.events import AttendanceEvent, Info, Moment, Origin, Topics
+from kiosk.gallery import Gallery
+from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
+from kiosk.pipeline import (
+    Pipeline,
+    build_pipeline,
+    build_recognizer,
+    build_rule,
+    describe_foreign,
+    explain_accuracy,
+    explain_threshold,
+)
+from kiosk.ports import Camera, EndOfStream
+from kiosk.publisher import Publisher
+from kiosk.recognition import Recognizer
+from kiosk.sdnotify import Notifier
+from kiosk.store import Store
+
+log = logging.getLogger(__name__)
+
+_READ_TIMEOUT_S = 0.5
+_FOLLOW_STORE_S = 0.5
+_HOUSEKEEPING_S = 3600.0
+_DRAIN_ON_STOP_S = 5.0
+_DRAIN_AT_END_S = 30.0
+
+
+def run_daemon(config: Config) -> None:
+    """Run the kiosk until SIGTERM, SIGINT or the end of a finite source.
+
+    Raises:
+        KioskError: a part the kiosk cannot do without cannot be had.
+    """
+    with ExitStack() as stack:
+        stopping = stack.enter_context(_stop_signals())
+        pipeline = build_pipeline(config)
+        store = stack.enter_context(Store.open(Path(config.store.path)))
+        stack.enter_context(store.daemon_lock())
+        watcher = GalleryWatcher(config, pipeline, store)
+        watcher.announce()
+        camera = stack.enter_context(closing(open_configured_camera(config)))
+        wake = threading.Event()
+        publisher = _start_publisher(stack, config, store, watcher, wake) if config.mqtt.enabled else None
+        book = _open_book(config, store, publisher, wake)
+        daemon = Daemon(
+            camera=camera,
+            watcher=watcher,
+            book=book,
+            store=store,
+            notifier=Notifier(),
+            retention_days=config.store.retention_days,
+        )
+        ended = daemon.watch(stopping)
+        camera.close()
+        _finish(publisher, store, daemon, _DRAIN_AT_END_S if ended else _DRAIN_ON_STOP_S)
+
+
+class GalleryWatcher:
+    """The gallery and the recognizer that searches it, kept up to date with what other processes write."""
+
+    def __init__(self, config: Config, pipeline: Pipeline, store: Store) -> None:
+        self._config = config
+        self._pipeline = pipeline
+        self._store = store
+        self._stale = False
+        self.gallery: Gallery = self._load()
+        self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
+
+    @property
+    def threshold(self) -> float:
+        """The score in force."""
+        return build_rule(self._config, self._pipeline.bundle, self.gallery).threshold
+
+    def follow(self) -> None:
+        """Take over what was enrolled or removed since the last look; a failed look is repeated by the next."""
+        self._stale = self._stale or self._store.changed()
+        if not self._stale:
+            return
+        self.gallery = self._load()
+        self.recognizer.use(self.gallery, build_rule(self._config, self._pipeline.bundle, self.gallery))
+        self._stale = False
+        log.info("gallery reloaded: %s", self.describe())
+
+    def announce(self) -> None:
+        """Log what recognizes, how well, and what it cannot use."""
+        bundle = self._pipeline.bundle
+        log.info("model %s, %s", self.gallery.model_id, explain_accuracy(bundle))
+        log.info("gallery: %s", self.describe())
+        foreign = describe_foreign(self.gallery, self._store.template_models())
+        if foreign is not None:
+            log.warning("%s", foreign)
+
+    def describe(self) -> str:
+        """Size and threshold in words."""
+        threshold = explain_threshold(self._config, self._pipeline.bundle, self.gallery)
+        return f"{len(self.gallery)} subjects, {self.gallery.template_count} templates; {threshold}"
+
+    def _load(self) -> Gallery:
+        model_id = self._pipeline.embedder.model_id
+        return Gallery(model_id, self._store.templates(model_id))
+
+
+class Daemon:
+    """The loop: newest frame, recognition, attendance; and the little housekeeping between frames."""
+
+    def __init__(
+        self,
+        *,
+        camera: Camera,
+        watcher: GalleryWatcher,
+        book: AttendanceBook,
+        store: Store,
+        notifier: Notifier,
+        retention_days: int,
+    ) -> None:
+        self._camera = camera
+        self._watcher = watcher
+        self._store = store
+        self._notifier = notifier
+        self._retention_days = retention_days
+        self._clock = SystemClock()
+        self._fault: str | None = None
+        self._next_look_s = 0.0
+        self._next_housekeeping_s = 0.0
+        self.book = book
+        self.frames = 0
+
+    def watch(self, stopping: threading.Event) -> bool:
+        """Work until told to stop. True when the source came to its end instead."""
+        while not stopping.is_set():
+            self._keep_house()
+            try:
+                frame = self._camera.read(_READ_TIMEOUT_S)
+            except EndOfStream:
+                return True
+            self._note_fault(self._camera.fault if frame is None else None)
+            if frame is not None:
+                self._process(frame)
+        self._notifier.stopping()
+        return False
+
+    def _process(self, frame: Frame) -> None:
+        for report in self._watcher.recognizer.process(frame):
+            self.book.consider(report, gallery=self._watcher.gallery, captured_s=frame.captured_s)
+        self.frames += 1
+        if self.frames == 1:
+            self._notifier.ready()
+            self._notifier.status(f"watching; {self._watcher.describe()}")
+        # Only a processed frame proves the kiosk alive: without frames systemd's watchdog restarts it.
+        self._notifier.watchdog()
+
+    def _note_fault(self, fault: str | None) -> None:
+        if fault == self._fault:
+            return
+        self._fault = fault
+        if fault is None:
+            log.info("pictures are back")
+            self._notifier.status(f"watching; {self._watcher.describe()}")
+        else:
+            log.warning("no pictures: %s", fault)
+            self._notifier.status(f"no pictures: {fault}")
+
+    def _keep_house(self) -> None:
+        now_s = time.monotonic()
+        try:
+            if now_s >= self._next_look_s:
+                self._next_look_s = now_s + _FOLLOW_STORE_S
+                self._watcher.follow()
+            if now_s >= self._next_housekeeping_s:
+                self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
+                self._prune()
+        except KioskError as error:
+            # The gallery in memory still recognizes; a store that recovers is used again.
+            log.error("store: %s", error)  # noqa: TRY400 - told in one line
+            self._next_look_s = now_s + 10 * _FOLLOW_STORE_S
+
+    def _prune(self) -> None:
+        """Under a clock nobody has set, what looks old may be new."""
+        if not self._clock.synchronized():
+            return
+        deleted = self._store.prune(self._retention_days, now_ms=self._clock.utc_ms())
+        if deleted:
+            log.info("%s events older than %s days deleted", deleted, self._retention_days)
+
+
+def open_configured_camera(config: Config) -> Camera:
+    """Open the source ``camera`` describes.
+
+    Raises:
+        CameraError: it cannot be opened.
+    """
+    camera = config.camera
+    return open_camera(
+        source=camera.source,
+        width=camera.width,
+        height=camera.height,
+        fps=camera.fps,
+        rotate=camera.rotate,
+        loop=camera.loop,
+        pace=camera.pace,
+        open_timeout_s=camera.open_timeout_s,
+        read_timeout_s=camera.read_timeout_s,
+    )
+
+
+def broker_settings(config: Config) -> BrokerSettings:
+    """Where and as whom to connect."""
+    mqtt = config.mqtt
+    tls = None if mqtt.tls is None else Tls(mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file)
+    return BrokerSettings(mqtt.host, mqtt.port, mqtt.username, mqtt.password_file, tls)
+
+
+def _start_publisher(
+    stack: ExitStack, config: Config, store: Store, watcher: GalleryWatcher, wake: threading.Event
+) -> Publisher:
+    topics = Topics(config.mqtt.topic_root, config.device.site, config.device.id)
+    births = [(topics.info, _info(config, watcher).encode())]
+    if config.mqtt.home_assistant:
+        births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
+    broker = MqttBroker(broker_settings(config), topics, births=tuple(births), on_change=wake.set)
+    publisher = Publisher(store, broker, wake=wake, clock=SystemClock())
+    broker.start()
+    stack.callback(broker.stop)
+    publisher.start()
+    stack.callback(publisher.stop)
+    return publisher
+
+
+def _info(config: Config, watcher: GalleryWatcher) -> Info:
+    return Info(
+        site=config.device.site,
+        device=config.device.id,
+        version=__version__,
+        model=watcher.gallery.model_id,
+        timezone=config.device.timezone,
+        threshold=round(watcher.threshold, 4),
+        started_at=events.utc_text(SystemClock().utc_ms()),
+        capabilities=["attendance", *(["rejected"] if config.mqtt.rejected_events else [])],
+    )
+
+
+def _open_book(
+    config: Config, store: Store, publisher: Publisher | None, wake: threading.Event
+) -> AttendanceBook:
+    clock = SystemClock()
+    origin = Origin(config.device.site, config.device.id, config.device.timezone)
+
+    def tell_check_in(event: AttendanceEvent) -> None:
+        wake.set()
+        log.info("%s of %s (event %s, score %.3f)", event.event_type, event.subject.id, event.seq, event.match.score)
+
+    def tell_rejected(decision: Decision, moment: Moment) -> None:
+        log.info("no check-in: %s (score %s)", decision.reason, decision.score)
+        if publisher is not None and config.mqtt.rejected_events:
+            event = events.rejected_event(decision, moment=moment, origin=origin)
+            publisher.offer(events.REJECTED, event.payload())
+
+    return AttendanceBook(
+        store,
+        AttendanceSettings(origin, config.attendance.mode, config.mqtt.enabled, config.mqtt.include_names),
+        clock=clock,
+        boot_id=clock.boot_id(),
+        refractory=_recent_check_ins(config.match.refractory_s, store, clock),
+        on_check_in=tell_check_in,
+        on_rejected=tell_rejected,
+    )
+
+
+def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> RefractoryPeriod:
+    """Check-ins of just before a restart still count: nobody is reported twice for one visit."""
+    refractory = RefractoryPeriod(period_s)
+    now_s, boot_id = clock.boottime_s(), clock.boot_id()
+    for subject in store.subjects():
+        last = store.last_attendance(subject.id)
+        if last is not None and boot_id and last.boot_id == boot_id and last.boottime_ms / 1000 <= now_s:
+            refractory.note(subject.id, last.boottime_ms / 1000)
+    return refractory
+
+
+def _finish(publisher: Publisher | None, store: Store, daemon: Daemon, drain_s: float) -> None:
+    """Send what can be sent in the time there is, and sum up."""
+    if publisher is not None and not publisher.drain(drain_s):
+        waiting = store.outbox_counts().pending
+        log.warning("%s events wait in the outbox; the next start sends them", waiting)
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(daemon.book.counts.items()))
+    log.info("stopped after %s frames: %s", daemon.frames, counts or "nobody seen")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """SIGTERM and SIGINT ask for an orderly end: the frame in hand is finished first."""
+    stopping = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,143 @@
+"""The broker adapter: keeps one connection at a time, each with a fresh client.
+
+paho would resend what it holds after a reconnect, hours late and with the payload of the first attempt. Only the
+outbox decides what is sent again, so nothing may outlive its connection here.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+
+from kiosk.errors import BrokerError, ConfigError
+from kiosk.events import OFFLINE, ONLINE, Topics
+from kiosk.mqtt._session import Session
+from kiosk.mqtt._settings import BrokerSettings, check_files
+from kiosk.ports import Outcome, Receipt
+
+log = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_S = 5.0
+_STOP_TIMEOUT_S = 2.0
+_RETRY_MIN_S = 1.0
+_RETRY_MAX_S = 30.0
+
+
+class MqttBroker:
+    """Keeps a connection to the broker; implements :class:`kiosk.ports.Broker`.
+
+    ``births`` are retained documents (full topic, payload) published after ``online`` on every connection.
+    ``on_change`` is called, from another thread, when the connection comes or goes.
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        topics: Topics,
+        *,
+        births: tuple[tuple[str, bytes], ...] = (),
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._births = births
+        self._on_change = on_change
+        self._client_id = f"kiosk-{topics.site}-{topics.device}"
+        self._session: Session | None = None
+        self._connected = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.last_error: str | None = None
+        """Why there is no connection, in words; None while there is one or none was tried yet."""
+
+    def start(self) -> None:
+        """Begin connecting in the background; returns at once.
+
+        Raises:
+            ConfigError: the password or a TLS file cannot be used.
+        """
+        check_files(self._settings)
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say ``offline`` and disconnect. Safe to call twice or without :meth:`start`."""
+        self._stopping.set()
+        session = self._session
+        if session is not None:
+            told = session.publish(self._topics.status, OFFLINE, retain=True, timeout_s=_STOP_TIMEOUT_S)
+            # Unless the farewell arrived, leave without one: then the broker publishes the will, which says the same.
+            session.close(politely=told.outcome in {Outcome.SENT, Outcome.NO_SUBSCRIBER})
+        if self._thread is not None:
+            self._thread.join(_CONNECT_TIMEOUT_S + _STOP_TIMEOUT_S)
+
+    @property
+    def connected(self) -> bool:
+        return self._connected.is_set()
+
+    def wait_connected(self, timeout_s: float) -> bool:
+        return self._connected.wait(timeout_s)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 10.0) -> Receipt:
+        session = self._session
+        if session is None or not self._connected.is_set():
+            return Receipt(Outcome.LOST, "not connected")
+        return session.publish(self._topics.below(topic), payload, retain=retain, timeout_s=timeout_s)
+
+    def _run(self) -> None:
+        retry_s = _RETRY_MIN_S
+        while not self._stopping.is_set():
+            if self._hold_one_connection():
+                retry_s = _RETRY_MIN_S
+            self._stopping.wait(retry_s)
+            retry_s = min(retry_s * 2, _RETRY_MAX_S)
+
+    def _hold_one_connection(self) -> bool:
+        """Connect and stay until the connection ends. False when there was none."""
+        session = Session(self._settings, self._client_id, will=(self._topics.status, OFFLINE))
+        try:
+            session.open(_CONNECT_TIMEOUT_S)
+        except BrokerError as error:
+            self._report(str(error))
+            return False
+        self._announce(session)
+        session.closed.wait()
+        self._connected.clear()
+        self._session = None
+        session.close()
+        if not self._stopping.is_set():
+            self._report(session.ending)
+        self._on_change()
+        return True
+
+    def _announce(self, session: Session) -> None:
+        session.send(self._topics.status, ONLINE)
+        for topic, payload in self._births:
+            session.send(topic, payload)
+        self._session = session
+        self._connected.set()
+        self.last_error = None
+        log.info("connected to the broker at %s", self._settings.address)
+        self._on_change()
+        if self._stopping.is_set():  # stop() may have looked before there was a session to close
+            session.close()
+
+    def _report(self, error: str) -> None:
+        if error != self.last_error:
+            log.warning("%s", error)
+        self.last_error = error
+
+
+def check_broker(settings: BrokerSettings, *, timeout_s: float = _CONNECT_TIMEOUT_S) -> str | None:
+    """Try to log in under a client id of its own. None when that works, else the reason in one line."""
+    session = Session(settings, f"kiosk-check-{secrets.token_hex(4)}")
+    try:
+        check_files(settings)
+        session.open(timeout_s)
+    except (BrokerError, ConfigError) as error:
+        return str(error)
+    finally:
+        session.close()
+    return None

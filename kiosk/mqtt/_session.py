@@ -1,0 +1,168 @@
+"""One MQTT connection, from CONNECT to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+import time
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from kiosk.errors import BrokerError, ConfigError
+from kiosk.mqtt._problems import connect_problem, end_problem, login_problem
+from kiosk.mqtt._settings import BrokerSettings, prepared_client
+from kiosk.ports import Outcome, Receipt
+
+log = logging.getLogger(__name__)
+
+_KEEPALIVE_S = 30
+_CLOSE_TIMEOUT_S = 2.0
+_NO_SUBSCRIBER = 0x10
+_FAILURE = 0x80
+_PACKET_OVERHEAD = 16
+"""Bytes of a PUBLISH packet beyond topic and payload: fixed header, two lengths, packet id, empty properties."""
+
+
+class Session:
+    """Used once: :meth:`open`, publish, :meth:`close`. ``ending`` says why it ended, once ``closed`` is set."""
+
+    def __init__(self, settings: BrokerSettings, client_id: str, *, will: tuple[str, bytes] | None = None) -> None:
+        self._settings = settings
+        self._client_id = client_id
+        self._will = will
+        self._client: Client | None = None
+        self._settled = threading.Event()
+        self._refusal: ReasonCode | None = None
+        self._results: queue.SimpleQueue[tuple[int, ReasonCode] | None] = queue.SimpleQueue()
+        self._one_at_a_time = threading.Lock()
+        self._closing = threading.Lock()
+        self._max_packet: int | None = None
+        self.closed = threading.Event()
+        self.ending = ""
+
+    def open(self, timeout_s: float) -> None:
+        """Connect and wait for the broker's answer.
+
+        Raises:
+            BrokerError: no connection, or the broker refuses us; one line that says why and what to look at.
+        """
+        try:
+            client = self._client = prepared_client(self._settings, self._client_id, self._will)
+            self._attach(client)
+            client.connect_timeout = timeout_s
+            client.connect(self._settings.host, self._settings.port, keepalive=_KEEPALIVE_S)
+        except (OSError, ValueError, ConfigError) as error:
+            self._client = None
+            raise BrokerError(connect_problem(self._settings, error)) from error
+        client.loop_start()
+        answered = self._settled.wait(timeout_s)
+        if not answered or self.closed.is_set() or self._refusal is not None:
+            problem = login_problem(self._settings, self._refusal, answered=answered)
+            self.close()
+            raise BrokerError(problem)
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Publish a retained document without waiting for the PUBACK."""
+        if self._client is not None:
+            self._client.publish(topic, payload, qos=1, retain=True)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool, timeout_s: float) -> Receipt:
+        if self._max_packet is not None and len(payload) + len(topic.encode()) + _PACKET_OVERHEAD > self._max_packet:
+            return Receipt(Outcome.REFUSED, f"larger than the {self._max_packet} bytes the broker takes")
+        if not self._one_at_a_time.acquire(timeout=timeout_s):
+            return Receipt(Outcome.LOST, "another message is waiting for its answer")
+        try:
+            return self._publish(topic, payload, retain=retain, timeout_s=timeout_s)
+        finally:
+            self._one_at_a_time.release()
+
+    def close(self, *, politely: bool = True) -> None:
+        """Disconnect and end the network thread; the second call does nothing. Impolitely: the will is published."""
+        with self._closing:
+            client, self._client = self._client, None
+        if client is None:
+            return
+        if politely:
+            client.disconnect()
+        if not politely or not self.closed.wait(_CLOSE_TIMEOUT_S):
+            _shut(client)
+        client.loop_stop()
+
+    def _publish(self, topic: str, payload: bytes, *, retain: bool, timeout_s: float) -> Receipt:
+        self._forget_results()
+        client = self._client
+        if client is None or self.closed.is_set():
+            return Receipt(Outcome.LOST, "not connected")
+        info = client.publish(topic, payload, qos=1, retain=retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return Receipt(Outcome.LOST, "not connected")
+        return self._await_puback(info.mid, timeout_s)
+
+    def _await_puback(self, mid: int, timeout_s: float) -> Receipt:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                result = self._results.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                # The connection is useless, or worse, would deliver this message late.
+                if self._client is not None:
+                    _shut(self._client)
+                return Receipt(Outcome.LOST, f"no answer from the broker within {timeout_s:g} s")
+            if result is None:
+                return Receipt(Outcome.LOST, "the connection broke before the broker had answered")
+            if result[0] == mid:
+                return _receipt(result[1])
+
+    def _forget_results(self) -> None:
+        """Drop answers nobody waited for (births, earlier time-outs), so that none is taken for a new message's."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._results.get_nowait()
+
+    def _attach(self, client: Client) -> None:
+        def on_connect(
+            _c: Client, _u: object, _f: ConnectFlags, reason: ReasonCode, properties: Properties | None
+        ) -> None:
+            self._refusal = reason if reason.value >= _FAILURE else None
+            self._max_packet = getattr(properties, "MaximumPacketSize", None)
+            self._settled.set()
+
+        def on_disconnect(
+            _c: Client, _u: object, flags: DisconnectFlags, reason: ReasonCode, _p: Properties | None
+        ) -> None:
+            told = reason if flags.is_disconnect_packet_from_server else None
+            self.ending = end_problem(self._settings, told)
+            self.closed.set()
+            self._settled.set()
+            self._results.put(None)
+
+        def on_publish(_c: Client, _u: object, mid: int, reason: ReasonCode, _p: Properties) -> None:
+            if reason.value >= _FAILURE:
+                log.debug("the broker refuses message %s: %s", mid, reason)
+            self._results.put((mid, reason))
+
+        client.on_connect = on_connect
+        client.on_disconnect = on_disconnect
+        client.on_publish = on_publish
+
+
+def _shut(client: Client) -> None:
+    """Cut the connection; paho's own thread notices and ends."""
+    sock = client.socket()
+    if isinstance(sock, socket.socket):
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+def _receipt(reason: ReasonCode) -> Receipt:
+    if reason.value >= _FAILURE:
+        return Receipt(Outcome.REFUSED, f"the broker refuses it: {reason}")
+    if reason.value == _NO_SUBSCRIBER:
+        return Receipt(Outcome.NO_SUBSCRIBER, "nobody subscribes to this topic")
+    return Receipt(Outcome.SENT)

@@ -1,0 +1,254 @@
+"""What happened: the attendance log. Its rows and their outbox rows are born in one transaction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlite_utils import Database
+
+from kiosk.biometrics import Decision, ModelId, SubjectId
+from kiosk.events import (
+    ATTENDANCE,
+    AttendanceEvent,
+    EventType,
+    Match,
+    Moment,
+    Origin,
+    Pad,
+    attendance_event,
+    encode,
+    match_of,
+    subject_ref,
+    utc_text,
+    uuid7,
+)
+from kiosk.store._connection import Connection, scalar
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class AttendanceRow:
+    """One line of the log. ``delivery``: pending, sent, parked, or None when it was never meant to be sent."""
+
+    seq: int
+    event_id: str
+    event_type: str
+    subject_id: SubjectId
+    occurred_at: str
+    tz: str
+    clock_synchronized: bool
+    boot_id: str
+    boottime_ms: int
+    site: str
+    device: str
+    evidence: dict[str, Any]
+    delivery: str | None
+
+
+class Attendance(Connection):
+    """The table ``attendance``, and the birth of outbox rows."""
+
+    def record_check_in(
+        self,
+        decision: Decision,
+        *,
+        event_type: EventType,
+        moment: Moment,
+        origin: Origin,
+        model_id: ModelId,
+        gallery_size: int,
+        include_name: bool = False,
+        outbox: bool = True,
+        pad: Pad | None = None,
+    ) -> AttendanceEvent | None:
+        """Commit a check-in; tell the person only after this has returned an event.
+
+        With ``outbox=False`` (MQTT switched off) the event is logged and never sent. None when there is nobody to
+        record it for: the subject was erased in the meantime.
+        """
+        if decision.subject_id is None:
+            raise ValueError("only an identified decision makes a check-in")
+        match = match_of(decision, gallery_size=gallery_size, model_id=model_id)
+        with self._writing() as db:
+            name = _name(db, decision.subject_id)
+            if name is None:
+                return None
+            event_id = uuid7(moment.utc_ms)
+            evidence = _evidence(decision, match, pad)
+            seq = _insert(
+                db,
+                event_id=event_id,
+                event_type=event_type,
+                subject_id=decision.subject_id,
+                moment=moment,
+                origin=origin,
+                evidence=evidence,
+            )
+            event = attendance_event(
+                event_type=event_type,
+                event_id=event_id,
+                seq=seq,
+                moment=moment,
+                origin=origin,
+                subject=subject_ref(decision.subject_id, name if include_name else None),
+                match=match,
+                pad=pad,
+            )
+            if outbox:
+                _queue(db, event)
+        return event
+
+    def attendance(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        subject: str | None = None,
+        after_seq: int = 0,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[AttendanceRow]:
+        """The log in the order of ``seq``, filtered. ``since`` is included, ``until`` is not; both carry a zone."""
+        order = "DESC" if newest_first else "ASC"
+        return self._select(
+            f"""
+            WHERE a.seq > :after_seq
+              AND (:since IS NULL OR a.occurred_at >= :since)
+              AND (:until IS NULL OR a.occurred_at < :until)
+              AND (:subject IS NULL OR a.subject_id = :subject)
+            ORDER BY a.seq {order} LIMIT :limit
+            """,
+            {
+                "after_seq": after_seq,
+                "since": _text(since),
+                "until": _text(until),
+                "subject": subject,
+                "limit": -1 if limit is None else limit,
+            },
+        )
+
+    def event(self, event_id: str) -> AttendanceRow | None:
+        found = self._select("WHERE a.event_id = :event_id", {"event_id": event_id})
+        return found[0] if found else None
+
+    def last_attendance(self, subject_id: str) -> AttendanceRow | None:
+        found = self.attendance(subject=subject_id, newest_first=True, limit=1)
+        return found[0] if found else None
+
+    def last_event_type(self, subject_id: str, since: datetime) -> EventType | None:
+        """What a subject did last at or after ``since`` (a site's midnight): what `alternate` mode turns around."""
+        found = self.attendance(subject=subject_id, since=since, newest_first=True, limit=1)
+        return EventType(found[0].event_type) if found else None
+
+    def prune(self, retention_days: int, *, now_ms: int) -> int:
+        """Delete what is older than the retention period and not waiting to be sent; returns how many events.
+
+        Call it only while the clock can be trusted. A row written under a clock that nobody had set is old only if
+        a later row with a trusted date is, unless this kiosk has never had a trusted clock.
+        """
+        cutoff = utc_text(now_ms - retention_days * _DAY_MS)
+        with self._writing() as db:
+            old = scalar(db, _OLDEST_TRUSTED, {"cutoff": cutoff}) or 0
+            db.execute(f"CREATE TEMP TABLE doomed AS {_PRUNABLE}", {"cutoff": cutoff, "old": old})
+            db.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM doomed)")
+            deleted = db.execute("DELETE FROM attendance WHERE seq IN (SELECT seq FROM doomed)").rowcount
+            db.execute("DROP TABLE doomed")
+        return deleted
+
+    def _select(self, where: str, params: dict[str, object]) -> list[AttendanceRow]:
+        found = self._rows(_SELECT + where, params)
+        return [_row(row) for row in found]
+
+
+_SELECT = "SELECT a.*, o.state AS delivery FROM attendance AS a LEFT JOIN outbox AS o USING (seq) "
+_OLDEST_TRUSTED = """
+    SELECT MAX(seq) FROM attendance
+    WHERE occurred_at < :cutoff
+      AND (clock_synchronized OR NOT EXISTS (SELECT 1 FROM attendance WHERE clock_synchronized))
+"""
+_PRUNABLE = """
+    SELECT a.seq FROM attendance AS a LEFT JOIN outbox AS o USING (seq)
+    WHERE a.seq <= :old AND a.occurred_at < :cutoff AND (o.state IS NULL OR o.state = 'sent')
+"""
+
+
+def _name(db: Database, subject_id: SubjectId) -> str | None:
+    """The subject's name, empty when it has none, None when there is no such subject."""
+    name: str | None = scalar(db, "SELECT COALESCE(name, '') FROM subjects WHERE id = ?", [subject_id])
+    return name
+
+
+def _insert(
+    db: Database,
+    *,
+    event_id: str,
+    event_type: EventType,
+    subject_id: SubjectId,
+    moment: Moment,
+    origin: Origin,
+    evidence: dict[str, object],
+) -> int:
+    cursor = db.execute(
+        "INSERT INTO attendance (event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"
+        " boottime_ms, site, device, evidence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            event_id,
+            event_type.value,
+            subject_id,
+            utc_text(moment.utc_ms),
+            origin.timezone,
+            int(moment.synchronized),
+            moment.boot_id,
+            moment.boottime_ms,
+            origin.site,
+            origin.device,
+            encode(evidence).decode(),
+        ],
+    )
+    if cursor.lastrowid is None:
+        raise RuntimeError("SQLite reports no row id for an insert")
+    return cursor.lastrowid
+
+
+def _queue(db: Database, event: AttendanceEvent) -> None:
+    db.execute(
+        "INSERT INTO outbox (seq, event_id, topic, payload, created_at) VALUES (?, ?, ?, ?, ?)",
+        [event.seq, event.event_id, ATTENDANCE, event.encode().decode(), event.occurred_at],
+    )
+
+
+def _evidence(decision: Decision, match: Match, pad: Pad | None) -> dict[str, object]:
+    """What `kiosk why` shows. Stays on the device."""
+    return {
+        "match": match.payload(),
+        "candidates": [{"subject_id": c.subject_id, "score": round(float(c.score), 4)} for c in decision.candidates],
+        "quality": None if decision.quality is None else _plain(asdict(decision.quality)),
+        "pad": (pad or Pad()).payload(),
+    }
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Without numpy's scalars, which JSON does not know."""
+    return {key: value.item() if hasattr(value, "item") else value for key, value in values.items()}
+
+
+def _row(row: dict[str, Any]) -> AttendanceRow:
+    return AttendanceRow(
+        **{
+            **row,
+            "clock_synchronized": bool(row["clock_synchronized"]),
+            "evidence": json.loads(row["evidence"]),
+        }
+    )
+
+
+def _text(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone does not say when")
+    return utc_text(round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000))

@@ -1,0 +1,260 @@
+"""One SQLite connection, and the rule that only one connection of all processes writes or checkpoints at a time.
+
+SQLite before 3.51.3 can damage a WAL database when two connections write and checkpoint at the same moment, so
+every write transaction, checkpoint and closing of a writer holds a lock on a file beside the database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlite_utils import Database
+
+from kiosk import migrations
+from kiosk.errors import KioskError, PermissionDeniedError, StoreError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+_BUSY_TIMEOUT_S = 10.0
+_FIX = "set store.path (KIOSK_STORE__PATH) to a place you may write to"
+_PRAGMAS = (
+    # A check-in exists once committed, power cut or not: anything below FULL loses acknowledged commits in WAL mode.
+    "PRAGMA synchronous = FULL",
+    # Erased templates are overwritten with zeros; the default depends on how SQLite was built.
+    "PRAGMA secure_delete = ON",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA mmap_size = 0",
+)
+
+Params = Sequence[object] | Mapping[str, object]
+
+
+class Connection:
+    """Base of the table classes: opens the file, lends the database under the right locks, translates errors."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self.path = path
+        self.writable = writable
+        self._thread_lock = threading.RLock()
+        self._database: Database | None = None
+        self._lock_fd = -1
+        self._seen_version = 0
+
+    def _open(self) -> None:
+        if self.writable:
+            self._prepare_files()
+        elif not self.path.is_file():
+            raise StoreError(f"{self.path}: there is no store yet; enroll somebody, or {_FIX}")
+        try:
+            with self._translated(), self._alone():
+                self._set_up(self._connect())
+        except KioskError:
+            self._release_files()
+            raise
+
+    def close(self) -> None:
+        """Idempotent. The last writer's closing moves the WAL into the database."""
+        with self._thread_lock, self._translated():
+            if self._database is None:
+                return
+            with self._alone():
+                self._database.conn.close()
+            self._database = None
+            self._release_files()
+
+    def changed(self) -> bool:
+        """Whether another connection has written since the last call (or since opening)."""
+        with self._reading() as db:
+            version = _data_version(db)
+            changed, self._seen_version = version != self._seen_version, version
+        return changed
+
+    def checkpoint(self) -> bool:
+        """Move the whole WAL into the database and cut it to zero bytes. False while a reader is in the way."""
+        with self._reading() as db, self._alone():
+            busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return not busy
+
+    def integrity_problem(self) -> str | None:
+        """SQLite's own verdict on the file (``quick_check``), None when it finds nothing."""
+        with self._reading() as db:
+            verdict: str = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        return None if verdict == "ok" else verdict
+
+    @contextlib.contextmanager
+    def daemon_lock(self) -> Iterator[None]:
+        """Be the one daemon on this store; ends with the process at the latest.
+
+        Raises:
+            UnavailableError: another daemon holds it.
+        """
+        fd = _open_lock(_beside(self.path, ".daemon"))
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+                raise UnavailableError(
+                    f"{self.path}: another kiosk daemon (process {owner}) uses this store; stop it first, "
+                    f"or give this one a store.path of its own"
+                ) from None
+            os.truncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Database]:
+        """One transaction: all of it is on the disk after the block, or nothing of it."""
+        with self._reading() as db, self._alone():
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                db.rollback()
+                raise
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Database]:
+        with self._thread_lock, self._translated():
+            if self._database is None:
+                raise StoreError(f"{self.path}: the store is closed")
+            yield self._database
+
+    def _rows(self, sql: str, params: Params = ()) -> list[dict[str, Any]]:
+        with self._reading() as db:
+            return rows(db, sql, params)
+
+    def _prepare_files(self) -> None:
+        """Create folder (0700), database (0600) and lock file, with errors that name what is in the way."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._lock_fd = _open_lock(_beside(self.path, ".lock"))
+        except IsADirectoryError as error:
+            raise StoreError(f"{self.path}: this is a folder, not a database file; {_FIX}") from error
+        except OSError as error:
+            raise _os_problem(self.path, error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        mode = "rw" if self.writable else "ro"
+        return sqlite3.connect(
+            f"file:{quote(str(self.path))}?mode={mode}",
+            uri=True,
+            timeout=_BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        try:
+            db = Database(connection, execute_plugins=False)
+            version = migrations.check(db, self.path)
+            if self.writable:
+                for pragma in ("PRAGMA journal_mode = WAL", *_PRAGMAS):
+                    db.execute(pragma)
+                migrations.migrate(db, self.path)
+            elif version < len(migrations.STEPS):
+                raise StoreError(f"{self.path}: the store is of an older version; `kiosk run` brings it up to date")
+            self._seen_version = _data_version(db)
+        except (sqlite3.Error, KioskError):
+            connection.close()
+            raise
+        self._database = db
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process or connection of ours writes meanwhile. A reader needs and takes no lock."""
+        if self.writable:
+            self._take_file_lock()
+        try:
+            yield
+        finally:
+            if self.writable:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+
+    def _take_file_lock(self) -> None:
+        deadline = time.monotonic() + _BUSY_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StoreError(f"{self.path}: another process has been writing for too long; try again") from None
+                time.sleep(0.005)
+            else:
+                return
+
+    def _release_files(self) -> None:
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise _sqlite_problem(self.path, error) from error
+
+
+def rows(db: Database, sql: str, params: Params = ()) -> list[dict[str, Any]]:
+    cursor = db.conn.execute(sql, params)
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def scalar(db: Database, sql: str, params: Params = ()) -> Any:  # noqa: ANN401 - whatever the column holds
+    """First column of the first row, None without a row."""
+    row = db.conn.execute(sql, params).fetchone()
+    return None if row is None else row[0]
+
+
+def _data_version(db: Database) -> int:
+    return int(db.execute("PRAGMA data_version").fetchone()[0])
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _os_problem(path, error) from error
+
+
+def _os_problem(path: Path, error: OSError) -> KioskError:
+    what = f"{path}: {(error.strerror or str(error)).lower()}; {_FIX}"
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return PermissionDeniedError(what)
+    return StoreError(what)
+
+
+def _sqlite_problem(path: Path, error: sqlite3.DatabaseError) -> KioskError:
+    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
+            return PermissionDeniedError(f"{path}: {error}; {_FIX}")
+        case sqlite3.SQLITE_NOTADB:
+            return StoreError(f"{path}: this is not an SQLite database; {_FIX}")
+        case sqlite3.SQLITE_CORRUPT:
+            return StoreError(f"{path}: the database is damaged ({error}); move it away and restore a backup")
+        case sqlite3.SQLITE_FULL:
+            return StoreError(f"{path}: no space left on its disk; free some, nothing was written")
+        case _:
+            return StoreError(f"{path}: {error}")

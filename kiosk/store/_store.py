@@ -1,0 +1,37 @@
+"""The store as the rest of the program sees it: one file, one connection, all tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kiosk.store._attendance import Attendance
+from kiosk.store._outbox import OutboxTable
+from kiosk.store._subjects import Subjects
+
+
+class Store(Subjects, Attendance, OutboxTable):
+    """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
+
+    @classmethod
+    def open(cls, path: Path | str, *, writable: bool = True) -> Self:
+        """Open the database, creating or upgrading it when ``writable``.
+
+        Raises:
+            StoreError: not a database, damaged, of a newer version, another program's, missing, disk full.
+            PermissionDeniedError: file or folder may not be read or written.
+        """
+        store = cls(Path(path), writable=writable)
+        store._open()
+        store._inherited_seq = store._highest_seq()
+        return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _highest_seq(self) -> int:
+        return int(self._rows("SELECT COALESCE(MAX(seq), 0) AS seq FROM outbox")[0]["seq"])

@@ -1,0 +1,265 @@
+"""Who is enrolled: subjects, their templates, and the receipts of erasure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import unicodedata
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from sqlite_utils import Database
+
+from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
+from kiosk.errors import InputError
+from kiosk.events import utc_text
+from kiosk.store._connection import Connection, scalar
+
+log = logging.getLogger(__name__)
+
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """The agreement enrollment rests on. ``given_at``: date or time as the operator states it, ISO 8601."""
+
+    reference: str
+    given_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewTemplate:
+    """An embedding to be stored, with how good its photo was and which photo it was."""
+
+    model_id: ModelId
+    embedding: Embedding
+    quality: Quality | None = None
+    source_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    id: SubjectId
+    name: str | None
+    created_at: str
+    consent_reference: str | None
+    consent_at: str | None
+    templates: int
+    """How many, over all models."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateInfo:
+    """A template without its embedding."""
+
+    id: int
+    model_id: ModelId
+    created_at: str
+    quality: dict[str, object] | None
+    source_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureReceipt:
+    """Proof of an erasure.
+
+    ``complete``: the bytes are gone from the write-ahead log, too. Where a reader was in the way, they are after
+    :meth:`Subjects.finish_erasures`.
+    """
+
+    receipt_id: str
+    subject_id: SubjectId
+    erased_at: str
+    templates_erased: int
+    attendance_kept: int
+    complete: bool
+
+
+class Subjects(Connection):
+    """The tables ``subjects``, ``templates`` and ``erasures``."""
+
+    def enroll(
+        self,
+        subject_id: SubjectId,
+        templates: Sequence[NewTemplate],
+        *,
+        name: str | None = None,
+        consent: Consent | None = None,
+    ) -> bool:
+        """Add templates and, where needed, the subject, all or nothing. A name or consent given replaces the old.
+
+        Returns:
+            Whether the subject is new.
+
+        Raises:
+            InputError: the id or name is not acceptable.
+        """
+        check_subject_id(subject_id)
+        check_name(name)
+        now = _now()
+        with self._writing() as db:
+            new = scalar(db, "SELECT 1 FROM subjects WHERE id = ?", [subject_id]) is None
+            if new:
+                db.execute("INSERT INTO subjects (id, created_at) VALUES (?, ?)", [subject_id, now])
+            if name is not None:
+                db.execute("UPDATE subjects SET name = ? WHERE id = ?", [name, subject_id])
+            if consent is not None:
+                db.execute(
+                    "UPDATE subjects SET consent_reference = ?, consent_at = ? WHERE id = ?",
+                    [consent.reference, consent.given_at, subject_id],
+                )
+            for template in templates:
+                _insert_template(db, subject_id, template, now)
+        return new
+
+    def subjects(self) -> list[Subject]:
+        """All subjects, by id."""
+        return [Subject(**row) for row in self._rows(f"{_SELECT_SUBJECT} GROUP BY s.id ORDER BY s.id")]
+
+    def subject(self, subject_id: str) -> Subject | None:
+        found = self._rows(f"{_SELECT_SUBJECT} WHERE s.id = ? GROUP BY s.id", [subject_id])
+        return Subject(**found[0]) if found else None
+
+    def rename_subject(self, subject_id: str, name: str | None) -> None:
+        """Raises InputError: no such subject, or the name is not acceptable."""
+        check_name(name)
+        with self._writing() as db:
+            if not db.execute("UPDATE subjects SET name = ? WHERE id = ?", [name, subject_id]).rowcount:
+                raise _unknown(subject_id)
+
+    def remove_subject(self, subject_id: str) -> ErasureReceipt:
+        """Erase a subject: name, consent and templates, from the bytes of the files. Attendance stays under the id.
+
+        Raises:
+            InputError: no such subject.
+        """
+        with self._writing() as db:
+            if scalar(db, "SELECT 1 FROM subjects WHERE id = ?", [subject_id]) is None:
+                raise _unknown(subject_id)
+            receipt = _erase(db, SubjectId(subject_id))
+        complete = self.finish_erasures()
+        if not complete:
+            log.warning("subject %s is erased, but a reader keeps old pages in the write-ahead log", subject_id)
+        return ErasureReceipt(**{**receipt, "complete": complete})
+
+    def finish_erasures(self) -> bool:
+        """Clear the write-ahead log of what was erased; False while a reader is in the way. Cheap when done."""
+        if not self._rows("SELECT 1 FROM erasures WHERE NOT complete"):
+            return True
+        if not self.checkpoint():
+            return False
+        with self._writing() as db:
+            db.execute("UPDATE erasures SET complete = 1")
+        return True
+
+    def receipts(self) -> list[ErasureReceipt]:
+        """All erasures, oldest first."""
+        found = self._rows("SELECT * FROM erasures ORDER BY erased_at, rowid")
+        return [ErasureReceipt(**{**row, "complete": bool(row["complete"])}) for row in found]
+
+    def templates(self, model_id: ModelId) -> list[Template]:
+        """The templates one model made; those of other models cannot be compared with its embeddings."""
+        found = self._rows(
+            "SELECT id, subject_id, model_id, embedding FROM templates WHERE model_id = ? ORDER BY id", [model_id]
+        )
+        return [Template(**{**row, "embedding": _embedding(row["embedding"])}) for row in found]
+
+    def template_models(self) -> dict[ModelId, int]:
+        """How many templates each model made."""
+        found = self._rows("SELECT model_id, COUNT(*) AS n FROM templates GROUP BY model_id ORDER BY model_id")
+        return {ModelId(row["model_id"]): row["n"] for row in found}
+
+    def template_infos(self, subject_id: str) -> list[TemplateInfo]:
+        found = self._rows(
+            "SELECT id, model_id, created_at, quality, source_sha256 FROM templates WHERE subject_id = ? ORDER BY id",
+            [subject_id],
+        )
+        return [TemplateInfo(**{**row, "quality": json.loads(row["quality"] or "null")}) for row in found]
+
+
+_SELECT_SUBJECT = """
+    SELECT s.id, s.name, s.created_at, s.consent_reference, s.consent_at, COUNT(t.id) AS templates
+    FROM subjects AS s LEFT JOIN templates AS t ON t.subject_id = s.id
+"""
+
+
+def check_subject_id(text: str) -> SubjectId:
+    """Raises InputError unless the id is 1 to 64 of ``A-Z a-z 0-9 . _ -``."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise InputError(f"{_shown(text)} is not a subject id: use 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    return SubjectId(text)
+
+
+def check_name(name: str | None) -> None:
+    """Raises InputError for an empty or overlong name or one with control characters."""
+    if name is None:
+        return
+    if not name.strip() or len(name) > _MAX_NAME:
+        raise InputError(f"{_shown(name)} is not a name: use 1 to {_MAX_NAME} characters")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
+        raise InputError(f"{_shown(name)} is not a name: it contains control characters")
+
+
+def _insert_template(db: Database, subject_id: SubjectId, template: NewTemplate, now: str) -> None:
+    db.execute(
+        "INSERT INTO templates (subject_id, model_id, embedding, quality, source_sha256, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            subject_id,
+            template.model_id,
+            _blob(template.embedding),
+            None if template.quality is None else json.dumps(asdict(template.quality)),
+            template.source_sha256,
+            now,
+        ],
+    )
+
+
+def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
+    receipt: dict[str, Any] = {
+        "receipt_id": str(uuid.uuid4()),
+        "subject_id": subject_id,
+        "erased_at": _now(),
+        "templates_erased": scalar(db, "SELECT COUNT(*) FROM templates WHERE subject_id = ?", [subject_id]),
+        "attendance_kept": scalar(db, "SELECT COUNT(*) FROM attendance WHERE subject_id = ?", [subject_id]),
+        "complete": 0,
+    }
+    db.execute("DELETE FROM templates WHERE subject_id = ?", [subject_id])
+    db.execute("DELETE FROM subjects WHERE id = ?", [subject_id])
+    # Events hold the name where the kiosk was configured to send it.
+    db.execute(
+        "UPDATE outbox SET payload = json_remove(payload, '$.subject.name')"
+        " WHERE seq IN (SELECT seq FROM attendance WHERE subject_id = ?)",
+        [subject_id],
+    )
+    db.table("erasures").insert(receipt)
+    return receipt
+
+
+def _blob(embedding: Embedding) -> bytes:
+    if embedding.ndim != 1 or not np.isfinite(embedding).all():
+        raise ValueError(f"not an embedding: shape {embedding.shape}")
+    return embedding.astype("<f4").tobytes()
+
+
+def _embedding(blob: bytes) -> Embedding:
+    return np.frombuffer(blob, dtype="<f4").astype(np.float32)
+
+
+def _unknown(subject_id: str) -> InputError:
+    return InputError(f"no subject {_shown(subject_id)} is enrolled; `kiosk subjects list` shows all")
+
+
+def _shown(text: str) -> str:
+    """For an error line: quoted, escaped, not endless."""
+    return ascii(text if len(text) <= 70 else text[:67] + "...")
+
+
+def _now() -> str:
+    return utc_text(time.time_ns() // 1_000_000)

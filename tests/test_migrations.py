@@ -1,0 +1,96 @@
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database
+
+from kiosk import migrations
+from kiosk.errors import StoreError
+from kiosk.store import Store
+
+PATH = Path("kiosk.db")
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    connection = sqlite3.connect(tmp_path / "k.db", isolation_level=None)
+    yield Database(connection)
+    connection.close()
+
+
+def version(db: Database) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def test_new_database_gets_all_tables_and_the_marks(db: Database) -> None:
+    migrations.migrate(db, PATH)
+    assert version(db) == len(migrations.STEPS)
+    assert db.execute("PRAGMA application_id").fetchone()[0] == migrations.APPLICATION_ID
+    assert {"subjects", "templates", "attendance", "outbox", "erasures"} <= set(db.table_names())
+
+
+def test_migrating_twice_changes_nothing(db: Database) -> None:
+    migrations.migrate(db, PATH)
+    before = db.schema
+    migrations.migrate(db, PATH)
+    assert db.schema == before
+
+
+def test_only_missing_steps_run_and_data_stays(db: Database) -> None:
+    migrations.migrate(db, PATH)
+    db.execute("INSERT INTO subjects (id, created_at) VALUES ('E1', 'now')")
+    steps = (*migrations.STEPS, lambda db: db.execute("ALTER TABLE subjects ADD COLUMN badge TEXT"))
+    migrations.migrate(db, PATH, steps)
+    assert version(db) == len(steps)
+    assert db.execute("SELECT id, badge FROM subjects").fetchall() == [("E1", None)]
+
+
+def test_failing_step_leaves_the_version_before_it(db: Database) -> None:
+    def broken(db: Database) -> None:
+        db.execute("CREATE TABLE half (x)")
+        db.execute("INSERT INTO nowhere VALUES (1)")
+
+    with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+        migrations.migrate(db, PATH, (*migrations.STEPS, broken))
+    assert version(db) == len(migrations.STEPS)
+    assert "half" not in db.table_names()
+
+
+def test_newer_database_is_refused_naming_both_versions(db: Database) -> None:
+    migrations.migrate(db, PATH)
+    db.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match=rf"schema version 99.*knows only {len(migrations.STEPS)}"):
+        migrations.migrate(db, PATH)
+
+
+@pytest.mark.parametrize("mark", ["CREATE TABLE theirs (x)", "PRAGMA user_version = 1"])
+def test_another_programs_database_is_refused_and_left_alone(db: Database, mark: str) -> None:
+    db.execute(mark)
+    with pytest.raises(StoreError, match="another program"):
+        migrations.migrate(db, PATH)
+    assert "subjects" not in db.table_names()
+
+
+def test_store_from_the_future_is_refused_for_reading_too(tmp_path: Path) -> None:
+    path = tmp_path / "k.db"
+    Store.open(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    for writable in (True, False):
+        with pytest.raises(StoreError, match="99"):
+            Store.open(path, writable=writable)
+
+
+def test_older_store_is_brought_up_by_writers_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "k.db"
+    Store.open(path).close()
+    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, lambda db: db.execute("CREATE TABLE later (x)")))
+    with pytest.raises(StoreError, match="older version"):
+        Store.open(path, writable=False)
+
+
+def test_sequence_numbers_are_declared_never_reused(db: Database) -> None:
+    migrations.migrate(db, PATH)
+    assert "AUTOINCREMENT" in db.table("attendance").schema

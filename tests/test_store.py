@@ -1,0 +1,653 @@
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kiosk.biometrics import Candidate, Decision, ModelId, Quality, Reason, SubjectId, Verdict
+from kiosk.errors import InputError, KioskError, PermissionDeniedError, StoreError, UnavailableError
+from kiosk.events import AttendanceEvent, EventType, Moment, Origin, utc_text
+from kiosk.store import Consent, NewTemplate, Store
+
+MODEL = ModelId("test-int8@abcdef")
+ORIGIN = Origin("hq", "door-1", "UTC")
+DAY_MS = 86_400_000
+NOW_MS = 1_772_438_293_412
+ANA = SubjectId("E1")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "kiosk.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    with Store.open(path) as store:
+        yield store
+
+
+def embedding(seed: int, size: int = 128) -> np.ndarray:
+    values = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+    return values / np.linalg.norm(values)
+
+
+def template(seed: int = 0, model: ModelId = MODEL) -> NewTemplate:
+    return NewTemplate(model, embedding(seed))
+
+
+def moment(utc_ms: int = NOW_MS, *, synchronized: bool = True) -> Moment:
+    return Moment(utc_ms, synchronized, boottime_ms=1000, boot_id="boot")
+
+
+def decision(subject_id: str = ANA) -> Decision:
+    candidates = (Candidate(SubjectId(subject_id), 0.81), Candidate(SubjectId("other"), 0.5))
+    quality = Quality(np.float32(120), np.float64(90), 128.0)  # type: ignore[arg-type]
+    return Decision(Verdict.IDENTIFIED, Reason.MATCH, 0.62, candidates, frames=5, quality=quality)
+
+
+def check_in(store: Store, subject_id: str = ANA, at: Moment | None = None, **options: object) -> AttendanceEvent:
+    arguments = {"event_type": EventType.CHECK_IN, "model_id": MODEL, "gallery_size": 2} | options
+    event = store.record_check_in(
+        decision(subject_id),
+        moment=at or moment(),
+        origin=ORIGIN,
+        **arguments,  # type: ignore[arg-type]
+    )
+    assert event is not None
+    return event
+
+
+def file_bytes(path: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in sorted(path.parent.glob(path.name + "*")))
+
+
+# --- opening
+
+
+def test_new_store_is_private_and_durable(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "kiosk.db"
+    with Store.open(path) as store:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        pragmas = {
+            name: store._rows(f"PRAGMA {name}")[0][name]
+            for name in ("journal_mode", "synchronous", "secure_delete", "foreign_keys")
+        }
+        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "foreign_keys": 1}
+        store.enroll(ANA, [template()])
+        assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in path.parent.iterdir())
+
+
+def test_zero_byte_file_is_a_new_store(path: Path) -> None:
+    path.touch()
+    with Store.open(path) as store:
+        assert store.subjects() == []
+
+
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize(
+    "content",
+    [b"hello", b"not a database " * 1000, b"SQLite format 3\0" + b"\xff" * 5000],
+    ids=["short", "text", "torn"],
+)
+def test_file_that_is_no_database_is_refused_and_kept(path: Path, content: bytes, *, writable: bool) -> None:
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"kiosk\.db: .*(not an SQLite database|damaged)") as caught:
+        Store.open(path, writable=writable)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_folder_is_refused(tmp_path: Path) -> None:
+    for writable in (True, False):
+        with pytest.raises(StoreError, match=r"store\.path"):
+            Store.open(tmp_path, writable=writable)
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="KIOSK_STORE__PATH"):
+        Store.open(tmp_path / "file" / "kiosk.db")
+
+
+def test_reading_a_store_that_is_not_there(path: Path) -> None:
+    with pytest.raises(StoreError, match="no store yet"):
+        Store.open(path, writable=False)
+    assert not path.exists()
+
+
+def test_damaged_page_is_told_in_one_line(path: Path) -> None:
+    with Store.open(path) as store:
+        for number in range(50):
+            store.enroll(SubjectId(f"E{number}"), [template(number)])
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="damaged"), Store.open(path) as store:
+        store.subjects()
+
+
+@contextmanager
+def as_nobody() -> Iterator[Path]:
+    """A folder of user nobody's, with that user's rights (root may write everywhere)."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        shutil.rmtree(folder)
+
+
+def test_read_only_file_is_refused_for_writing_and_readable() -> None:
+    with as_nobody() as folder:
+        path = folder / "kiosk.db"
+        with Store.open(path) as store:
+            store.enroll(ANA, [template()])
+        path.chmod(0o400)
+        with pytest.raises(PermissionDeniedError, match=r"permission denied.*store\.path"):
+            Store.open(path)
+        with Store.open(path, writable=False) as store:
+            assert len(store.subjects()) == 1
+
+
+def test_read_only_folder_is_refused_for_a_new_store() -> None:
+    with as_nobody() as folder:
+        (folder / "sub").mkdir(mode=0o500)
+        with pytest.raises(PermissionDeniedError, match="permission denied"):
+            Store.open(folder / "sub" / "kiosk.db")
+        with pytest.raises(PermissionDeniedError, match="permission denied"):
+            Store.open(folder / "sub" / "deeper" / "kiosk.db")
+
+
+def test_full_disk_is_told_and_writes_nothing(store: Store) -> None:
+    store.enroll(ANA, [])
+    store._rows("PRAGMA max_page_count = 1")  # SQLite's own way to run out of space
+    with pytest.raises(StoreError, match="no space left"):
+        store.enroll(SubjectId("E2"), [template(n) for n in range(100)])
+    assert [subject.id for subject in store.subjects()] == [ANA]
+    store._rows("PRAGMA max_page_count = 100000")
+    assert store.enroll(SubjectId("E2"), [template()])
+
+
+def test_closed_store_says_so_and_closes_twice(path: Path) -> None:
+    store = Store.open(path)
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.subjects()
+
+
+def test_reader_cannot_write(store: Store, path: Path) -> None:
+    with Store.open(path, writable=False) as reader, pytest.raises(PermissionDeniedError):
+        reader.enroll(ANA, [])
+    assert store.subjects() == []
+
+
+def test_one_daemon_a_store(store: Store, path: Path) -> None:
+    with store.daemon_lock(), Store.open(path) as second:
+        with pytest.raises(UnavailableError, match=rf"process {os.getpid()}\b"), second.daemon_lock():
+            pass
+        assert second.enroll(ANA, [])  # other commands go on
+    with store.daemon_lock():
+        pass
+
+
+def test_integrity_problem(store: Store) -> None:
+    assert store.integrity_problem() is None
+
+
+# --- subjects and templates
+
+
+def test_enroll_stores_everything(store: Store) -> None:
+    quality = Quality(120.0, 90.0, 128.0, 0.1)
+    photo = NewTemplate(MODEL, embedding(1), quality, "ab" * 32)
+    assert store.enroll(ANA, [photo, template(2)], name="Ana", consent=Consent("form-7", "2026-03-01"))
+    subject = store.subject(ANA)
+    assert subject is not None
+    assert (subject.name, subject.consent_reference, subject.consent_at) == ("Ana", "form-7", "2026-03-01")
+    assert subject.templates == 2
+    stored = store.templates(MODEL)
+    assert [t.subject_id for t in stored] == [ANA, ANA]
+    np.testing.assert_array_equal(stored[0].embedding, embedding(1))
+    assert stored[0].embedding.dtype == np.float32
+    info = store.template_infos(ANA)[0]
+    assert info.quality is not None
+    assert info.quality["sharpness"] == 90.0
+    assert info.source_sha256 == "ab" * 32
+
+
+def test_enrolling_again_adds_templates_and_keeps_the_rest(store: Store) -> None:
+    assert store.enroll(ANA, [template()], name="Ana", consent=Consent("form-7", "2026-03-01"))
+    assert not store.enroll(ANA, [template(1)])
+    subject = store.subject(ANA)
+    assert subject is not None
+    assert (subject.name, subject.consent_reference, subject.templates) == ("Ana", "form-7", 2)
+
+
+def test_enroll_is_all_or_nothing(store: Store) -> None:
+    broken = NewTemplate(MODEL, np.full(4, np.nan, np.float32))
+    with pytest.raises(ValueError, match="embedding"):
+        store.enroll(ANA, [template(), broken], name="Ana")
+    assert store.subjects() == []
+    assert store.templates(MODEL) == []
+
+
+def test_templates_of_other_models_are_kept_apart(store: Store) -> None:
+    store.enroll(ANA, [template(0), template(1, ModelId("old@1")), template(2)])
+    assert store.template_models() == {"old@1": 1, MODEL: 2}
+    assert len(store.templates(ModelId("old@1"))) == 1
+    assert store.templates(ModelId("none")) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", " ", "a b", "a/b", "+", "#", "a\0b", "'; DROP TABLE", "x" * 65, "김", "E1\n", "\ud800"]
+)
+def test_unfit_subject_ids_are_refused(store: Store, wrong: str) -> None:
+    with pytest.raises(InputError, match="subject id") as caught:
+        store.enroll(SubjectId(wrong), [])
+    assert str(caught.value).isprintable()
+    assert store.subjects() == []
+
+
+@pytest.mark.parametrize("wrong", ["", "  ", "x" * 201, "a\0b", "a\nb", "\ud800"])
+def test_unfit_names_are_refused(store: Store, wrong: str) -> None:
+    with pytest.raises(InputError, match="name") as caught:
+        store.enroll(ANA, [], name=wrong)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["Ana", "김영희", "O'Brien; DROP TABLE subjects", "🙂", "x" * 200])
+def test_names_are_any_text(store: Store, name: str) -> None:
+    store.enroll(ANA, [], name=name)
+    subject = store.subject(ANA)
+    assert subject is not None
+    assert subject.name == name
+
+
+def test_rename(store: Store) -> None:
+    store.enroll(ANA, [], name="Ana")
+    store.rename_subject(ANA, "Anna")
+    assert [subject.name for subject in store.subjects()] == ["Anna"]
+    store.rename_subject(ANA, None)
+    assert [subject.name for subject in store.subjects()] == [None]
+    with pytest.raises(InputError, match="subjects list"):
+        store.rename_subject("nobody", "x")
+
+
+# --- erasure
+
+
+def test_removal_leaves_no_bytes_of_name_or_templates(store: Store, path: Path) -> None:
+    for number in range(60):
+        subject_id = SubjectId(f"S{number}")
+        store.enroll(subject_id, [template(number * 3 + k) for k in range(3)], name=f"Canary-Name-{number:03}")
+        check_in(store, subject_id, include_name=True)
+    removed = range(0, 60, 2)
+    assert b"Canary-Name-000" in file_bytes(path)
+    for number in removed:
+        receipt = store.remove_subject(f"S{number}")
+        assert (receipt.templates_erased, receipt.attendance_kept, receipt.complete) == (3, 1, True)
+    content = file_bytes(path)
+    for number in removed:
+        assert f"Canary-Name-{number:03}".encode() not in content
+        for k in range(3):
+            assert embedding(number * 3 + k).tobytes()[:32] not in content
+    assert b"Canary-Name-001" in content
+    assert embedding(3).tobytes() in content
+    assert len(store.receipts()) == len(removed)
+
+
+def test_removal_takes_the_name_out_of_waiting_events_and_keeps_the_row(store: Store) -> None:
+    store.enroll(ANA, [template()], name="Ana")
+    event = check_in(store, include_name=True)
+    store.remove_subject(ANA)
+    row = store.next_pending()
+    assert row is not None
+    assert row.payload == event.payload() | {"subject": {"id": ANA}}
+    assert list(row.payload) == list(event.payload())
+    assert [row.subject_id for row in store.attendance()] == [ANA]
+
+
+def test_removal_survives_reopening_without_commit(path: Path) -> None:
+    with Store.open(path) as store:
+        store.enroll(ANA, [template()])
+        store.remove_subject(ANA)
+    with Store.open(path) as store:
+        assert store.subjects() == []
+        assert store.templates(MODEL) == []
+
+
+def test_reader_in_the_way_of_erasure_is_admitted_and_made_up_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kiosk.store._connection._BUSY_TIMEOUT_S", 0.1)
+    with Store.open(path) as store:
+        store.enroll(ANA, [template()], name="Canary-Name")
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM subjects").fetchall()
+        assert not store.remove_subject(ANA).complete
+        assert "Canary" not in caplog.text
+        reader.execute("COMMIT")
+        reader.close()
+        assert store.finish_erasures()
+        assert store.receipts()[0].complete
+        assert b"Canary-Name" not in file_bytes(path)
+
+
+def test_removing_nobody(store: Store) -> None:
+    with pytest.raises(InputError, match="no subject 'nobody'"):
+        store.remove_subject("nobody")
+
+
+def test_check_in_of_someone_erased_meanwhile_is_not_recorded(store: Store) -> None:
+    event = store.record_check_in(
+        decision(), event_type=EventType.CHECK_IN, moment=moment(), origin=ORIGIN, model_id=MODEL, gallery_size=1
+    )
+    assert event is None
+    assert store.attendance() == []
+
+
+# --- attendance
+
+
+def test_check_in_and_outbox_row_are_one(store: Store) -> None:
+    store.enroll(ANA, [template()], name="Ana")
+    event = check_in(store)
+    row = store.attendance()[0]
+    assert (row.seq, row.event_id, row.delivery) == (1, event.event_id, "pending")
+    assert row.evidence["match"]["score"] == 0.81
+    assert row.evidence["quality"]["size_px"] == 120
+    assert row.evidence["candidates"][1] == {"subject_id": "other", "score": 0.5}
+    pending = store.next_pending()
+    assert pending is not None
+    assert pending.payload == event.payload()
+    assert pending.topic == "event/attendance"
+    assert "Ana" not in str(pending.payload)
+    assert store.event(event.event_id) == row
+    assert store.event("nothing") is None
+
+
+def test_failure_between_the_two_inserts_leaves_neither_and_no_gap(store: Store) -> None:
+    store.enroll(ANA, [template()])
+    check_in(store)
+    with store._reading() as db:
+        db.execute("CREATE TEMP TRIGGER fail BEFORE INSERT ON main.outbox BEGIN SELECT RAISE(ABORT, 'pulled'); END")
+    with pytest.raises(StoreError, match="pulled"):
+        check_in(store)
+    with store._reading() as db:
+        db.execute("DROP TRIGGER fail")
+    assert check_in(store).seq == 2
+    assert [row.seq for row in store.attendance()] == [1, 2]
+
+
+def test_numbers_are_not_reused_after_retention(path: Path) -> None:
+    with Store.open(path) as store:
+        store.enroll(ANA, [template()])
+        for _ in range(3):
+            store.mark_sent(check_in(store).seq)
+        assert store.prune(1, now_ms=NOW_MS + 2 * DAY_MS) == 3
+        assert store.attendance() == []
+    with Store.open(path) as store:
+        assert check_in(store).seq == 4
+
+
+def test_without_outbox_the_event_is_logged_only(store: Store) -> None:
+    store.enroll(ANA, [template()])
+    check_in(store, outbox=False)
+    assert store.next_pending() is None
+    assert store.attendance()[0].delivery is None
+    assert store.prune(1, now_ms=NOW_MS + 2 * DAY_MS) == 1
+
+
+def test_attendance_filters(store: Store) -> None:
+    for subject_id in ("E1", "E2"):
+        store.enroll(SubjectId(subject_id), [])
+    for hour in range(6):
+        check_in(store, f"E{1 + hour % 2}", moment(NOW_MS + hour * 3_600_000))
+    start = datetime.fromtimestamp(NOW_MS / 1000, UTC)
+    assert [row.seq for row in store.attendance(subject="E2")] == [2, 4, 6]
+    assert [row.seq for row in store.attendance(since=start + timedelta(hours=4))] == [5, 6]
+    assert [row.seq for row in store.attendance(until=start + timedelta(hours=2))] == [1, 2]
+    assert [row.seq for row in store.attendance(after_seq=3, limit=2)] == [4, 5]
+    assert [row.seq for row in store.attendance(newest_first=True, limit=2)] == [6, 5]
+    assert [row.seq for row in store.attendance(after_seq=6)] == []
+    last = store.last_attendance("E1")
+    assert last is not None
+    assert last.seq == 5
+    assert store.last_attendance("E3") is None
+    with pytest.raises(ValueError, match="zone"):
+        store.attendance(since=start.replace(tzinfo=None))
+
+
+def test_last_event_type_since_midnight(store: Store) -> None:
+    store.enroll(ANA, [])
+    midnight = datetime.fromtimestamp(NOW_MS / 1000, UTC)
+    assert store.last_event_type(ANA, midnight) is None
+    check_in(store, at=moment(NOW_MS - 1))
+    assert store.last_event_type(ANA, midnight) is None
+    check_in(store)
+    assert store.last_event_type(ANA, midnight) is EventType.CHECK_IN
+    check_in(store, event_type=EventType.CHECK_OUT)
+    assert store.last_event_type(ANA, midnight) is EventType.CHECK_OUT
+
+
+def test_only_an_identified_decision_is_recorded(store: Store) -> None:
+    with pytest.raises(ValueError, match="identified"):
+        store.record_check_in(
+            Decision(Verdict.UNKNOWN, Reason.UNKNOWN, 0.6),
+            event_type=EventType.CHECK_IN,
+            moment=moment(),
+            origin=ORIGIN,
+            model_id=MODEL,
+            gallery_size=1,
+        )
+
+
+# --- retention
+
+
+def test_prune_keeps_what_is_young_or_not_sent(store: Store) -> None:
+    store.enroll(ANA, [])
+    old_sent, old_unsent, young = (check_in(store, at=moment(NOW_MS + n * DAY_MS)) for n in (0, 1, 10))
+    store.mark_sent(old_sent.seq)
+    store.mark_sent(young.seq)
+    assert store.prune(5, now_ms=NOW_MS + 10 * DAY_MS) == 1
+    assert [row.seq for row in store.attendance()] == [old_unsent.seq, young.seq]
+
+
+def test_prune_does_not_believe_an_unset_clock(store: Store) -> None:
+    store.enroll(ANA, [])
+    trusted = check_in(store, at=moment(NOW_MS))
+    unset = check_in(store, at=moment(0, synchronized=False))
+    for event in (trusted, unset):
+        store.mark_sent(event.seq)
+    assert store.prune(5, now_ms=NOW_MS + DAY_MS) == 0
+    assert store.prune(5, now_ms=NOW_MS + 9 * DAY_MS) == 1  # the trusted one; nothing later vouches for the other
+    store.mark_sent(check_in(store, at=moment(NOW_MS + 9 * DAY_MS)).seq)
+    assert store.prune(5, now_ms=NOW_MS + 20 * DAY_MS) == 2
+
+
+def test_prune_works_for_a_kiosk_that_never_knew_the_time(store: Store) -> None:
+    store.enroll(ANA, [])
+    store.mark_sent(check_in(store, at=moment(NOW_MS, synchronized=False)).seq)
+    assert store.prune(5, now_ms=NOW_MS + 9 * DAY_MS) == 1
+
+
+# --- outbox
+
+
+def test_outbox_counts_and_errors(store: Store) -> None:
+    store.enroll(ANA, [])
+    first, second = check_in(store), check_in(store)
+    store.mark_failed(first.seq, "nobody subscribes")
+    counts = store.outbox_counts()
+    assert (counts.pending, counts.sent, counts.parked) == (2, 0, 0)
+    assert (counts.oldest_pending_at, counts.last_error) == (utc_text(NOW_MS), "nobody subscribes")
+    row = store.next_pending()
+    assert row is not None
+    assert (row.seq, row.attempts, row.fresh) == (first.seq, 1, False)
+    store.mark_sent(first.seq)
+    row = store.next_pending()
+    assert row is not None
+    assert (row.seq, row.fresh, row.committed_boottime_s) == (second.seq, True, 1.0)
+    assert store.outbox_counts().last_error is None
+
+
+def test_rows_of_an_earlier_process_are_not_fresh(path: Path) -> None:
+    with Store.open(path) as store:
+        store.enroll(ANA, [])
+        check_in(store)
+    with Store.open(path) as store:
+        row = store.next_pending()
+        assert row is not None
+        assert not row.fresh
+        store.mark_sent(row.seq)
+        check_in(store)
+        row = store.next_pending()
+        assert row is not None
+        assert row.fresh
+
+
+class OutboxMachine(RuleBasedStateMachine):
+    """Whatever happens, the oldest unsent event is next, and numbers have no gap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.store = Store.open(self.folder / "k.db")
+        self.store.enroll(ANA, [])
+        self.committed = 0
+        self.unsent: list[int] = []
+
+    @rule()
+    def commit(self) -> None:
+        event = check_in(self.store, at=moment(NOW_MS + self.committed))
+        self.committed += 1
+        assert event.seq == self.committed
+        self.unsent.append(event.seq)
+
+    @rule()
+    def fail_to_commit(self) -> None:
+        with pytest.raises(KioskError), self.store._writing() as db:
+            db.execute("INSERT INTO attendance SELECT NULL, 'x', 'x', 'x', 'x', 'x', 0, 'x', 0, 'x', 'x', 'x'")
+            raise StoreError("stop")
+
+    @precondition(lambda self: self.unsent)
+    @rule()
+    def send(self) -> None:
+        self.store.mark_sent(self.unsent.pop(0))
+
+    @precondition(lambda self: self.unsent)
+    @rule()
+    def refuse(self) -> None:
+        self.store.mark_failed(self.unsent[0], "refused")
+
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = Store.open(self.folder / "k.db")
+
+    @rule(days=st.integers(1, 5))
+    def prune(self, days: int) -> None:
+        self.store.prune(days, now_ms=NOW_MS + 3 * DAY_MS)
+
+    @invariant()
+    def oldest_unsent_is_next(self) -> None:
+        row = self.store.next_pending()
+        assert (row.seq if row else None) == (self.unsent[0] if self.unsent else None)
+        assert self.store.outbox_counts().pending == len(self.unsent)
+
+    def teardown(self) -> None:
+        self.store.close()
+        shutil.rmtree(self.folder)
+
+
+OutboxMachine.TestCase.settings = settings(
+    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestOutboxMachine = OutboxMachine.TestCase
+
+
+# --- several at once
+
+
+def test_changed_tells_other_connections_writes_only(store: Store, path: Path) -> None:
+    assert not store.changed()
+    store.enroll(ANA, [])
+    assert not store.changed()
+    with Store.open(path) as other:
+        other.enroll(SubjectId("E2"), [])
+    assert store.changed()
+    assert not store.changed()
+
+
+def test_threads_share_a_store(store: Store) -> None:
+    store.enroll(ANA, [])
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            for _ in range(25):
+                check_in(store)
+                store.next_pending()
+                store.attendance(limit=1)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert [row.seq for row in store.attendance()] == list(range(1, 101))
+
+
+def _write_many(path: Path, count: int) -> None:
+    with Store.open(path) as store:
+        for _ in range(count):
+            check_in(store)
+            store.checkpoint()
+
+
+def test_processes_take_turns(store: Store, path: Path) -> None:
+    store.enroll(ANA, [])
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_write_many, args=(path, 20)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for _ in range(20):
+        check_in(store)
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert [row.seq for row in store.attendance()] == list(range(1, 81))
+    assert store.integrity_problem() is None
+
+
+def test_writer_that_never_gets_its_turn_says_so(store: Store, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(path) as other, other._alone():
+        monkeypatch.setattr("kiosk.store._connection._BUSY_TIMEOUT_S", 0.05)
+        with pytest.raises(StoreError, match="another process has been writing"):
+            store.enroll(ANA, [])
+    assert store.enroll(ANA, [])
