@@ -45,13 +45,13 @@ lowest:
     fi
     ./quickstart environment .venv-lowest 3.11 demo,test,tflite-runtime tests/lowest-requirements.txt
     for runtime in litert tflite-runtime; do
-        .venv-lowest/bin/python -m pytest --numprocesses auto --ignore tests/convert --runtime "$runtime"
+        .venv-lowest/bin/python -m pytest --numprocesses auto -m 'not convert' --runtime "$runtime"
     done
 
 # The runtime's tests on another Python: just python 3.13
 python version:
     ./quickstart environment .venv-{{ version }} {{ version }} demo,test
-    .venv-{{ version }}/bin/python -m pytest --numprocesses auto --ignore tests/convert
+    .venv-{{ version }}/bin/python -m pytest --numprocesses auto -m 'not convert'
 
 # The newest Python the kiosk supports, where it is installed
 pythons:

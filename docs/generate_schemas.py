@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from kiosk import __version__
 from kiosk.events import ATTENDANCE, REJECTED, AttendanceEvent, Info, RejectedEvent
 
 DOCS = Path(__file__).resolve().parent
-_MODELS = {"attendance": AttendanceEvent, "rejected": RejectedEvent, "info": Info}
+_MODELS: dict[str, type[BaseModel]] = {"attendance": AttendanceEvent, "rejected": RejectedEvent, "info": Info}
 _ADDRESS = "{root}/{site}/{device}"
 
 
@@ -58,11 +59,7 @@ def _require_all(schema: dict[str, Any], *, optional: set[str]) -> None:
 
 def _asyncapi_text() -> str:
     channels = {
-        "status": (
-            f"{_ADDRESS}/status",
-            "Retained, QoS 1; the last will says offline.",
-            {"enum": ["online", "offline"]},
-        ),
+        "status": (f"{_ADDRESS}/status", "Retained, QoS 1; the last will says offline.", ["online", "offline"]),
         "info": (f"{_ADDRESS}/info", "Birth document; retained, QoS 1.", None),
         "attendance": (f"{_ADDRESS}/{ATTENDANCE}", "Check-ins; QoS 1, at least once, in order, never retained.", None),
         "rejected": (f"{_ADDRESS}/{REJECTED}", "Faces that led to no check-in; only with mqtt.rejected_events.", None),
@@ -80,12 +77,13 @@ def _asyncapi_text() -> str:
             f"send_{name}": {"action": "send", "channel": {"$ref": f"#/channels/{name}"}} for name in channels
         },
     }
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
+    return text
 
 
-def _channel(name: str, address: str, description: str, inline: dict[str, Any] | None) -> dict[str, Any]:
-    payload = {"type": "string", **inline} if inline else {"$ref": f"./schemas/{name}.schema.json"}
-    content_type = "text/plain" if inline else "application/json"
+def _channel(name: str, address: str, description: str, texts: list[str] | None) -> dict[str, Any]:
+    payload = {"type": "string", "enum": texts} if texts else {"$ref": f"./schemas/{name}.schema.json"}
+    content_type = "text/plain" if texts else "application/json"
     return {
         "address": address,
         "description": description,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
-from kiosk.biometrics import Decision, FaceReport, ModelId, SubjectId, Verdict
+from kiosk.biometrics import Decision, FaceReport, ModelId, SubjectId
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError
 from kiosk.events import AttendanceEvent, EventType, Moment, Origin

@@ -108,27 +108,24 @@ def _explain(error: Exception, *, debug: bool) -> int:
     if debug and not isinstance(error, click.exceptions.ClickException):
         traceback.print_exception(error)
     match error:
-        case ConfigError():
-            for line in str(error).splitlines():
-                _complain(line)
-            return error.exit_code
         case KioskError():
-            _complain(str(error))
-            return error.exit_code
+            # A configuration may have several problems, one a line; everything else is one line.
+            for line in str(error).splitlines() if isinstance(error, ConfigError) else [str(error)]:
+                _complain(line)
+            code = error.exit_code
         case click.Abort():
-            return _EXIT_INTERRUPTED
+            code = _EXIT_INTERRUPTED
         case click.ClickException():
-            return _explain_usage(error)
+            code = _explain_usage(error)
         case BrokenPipeError():
-            return _EXIT_OUTPUT
+            code = _EXIT_OUTPUT
         case OSError() if error.errno is not None:
-            return _explain_os(error)
+            code = _explain_os(error)
         case _:
-            _complain(
-                f"internal error: {type(error).__name__}: {error}; please report it; "
-                "`kiosk --debug …` shows the details"
-            )
-            return _EXIT_INTERNAL
+            what = f"{type(error).__name__}: {error}"
+            _complain(f"internal error: {what}; please report it; `kiosk --debug ...` shows the details")
+            code = _EXIT_INTERNAL
+    return code
 
 
 def _explain_usage(error: click.ClickException) -> int:

@@ -259,9 +259,7 @@ def _info(config: Config, watcher: GalleryWatcher) -> Info:
     )
 
 
-def _open_book(
-    config: Config, store: Store, publisher: Publisher | None, wake: threading.Event
-) -> AttendanceBook:
+def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: threading.Event) -> AttendanceBook:
     clock = SystemClock()
     origin = Origin(config.device.site, config.device.id, config.device.timezone)
 
@@ -270,7 +268,8 @@ def _open_book(
         log.info("%s of %s (event %s, score %.3f)", event.event_type, event.subject.id, event.seq, event.match.score)
 
     def tell_rejected(decision: Decision, moment: Moment) -> None:
-        log.info("no check-in: %s (score %s)", decision.reason, decision.score)
+        score = "" if decision.score is None else f", best score {decision.score:.3f}"
+        log.info("no check-in: %s%s", decision.reason, score)
         if publisher is not None and config.mqtt.rejected_events:
             event = events.rejected_event(decision, moment=moment, origin=origin)
             publisher.offer(events.REJECTED, event.payload())
@@ -310,9 +309,7 @@ def _finish(publisher: Publisher | None, store: Store, daemon: Daemon, drain_s: 
 def _stop_signals() -> Iterator[threading.Event]:
     """SIGTERM and SIGINT ask for an orderly end: the frame in hand is finished first."""
     stopping = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stopping
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import click
 import paho.mqtt.client as paho
@@ -97,7 +99,7 @@ def run_demo(keep: Path | None) -> None:
     started_s = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = _work_folder(stack, keep)
-        _say(f"everything is written to {folder}")
+        _say(f"working in {folder}{'' if keep else ' (removed at the end)'}")
         port = stack.enter_context(_broker(folder))
         config_path = _write_config(folder, port)
         for subject_id, name, photo in _ENROLLED:
@@ -200,10 +202,12 @@ def _broker(folder: Path) -> Iterator[int]:
         command, name = [sys.executable, "-c", _IOTCORE_PROGRAM, str(config)], "iotcore"
     elif mosquitto is not None:
         config = folder / "mosquitto.conf"
-        config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n", encoding="utf-8")
+        config.write_text(
+            f"listener {port} 127.0.0.1\nallow_anonymous true\nuser {getpass.getuser()}\n", encoding="utf-8"
+        )
         command, name = [mosquitto, "-c", str(config)], "mosquitto"
     else:
-        raise UnavailableError("no MQTT broker for the demo: pip install 'attendance-kiosk[demo]', or install mosquitto")
+        raise UnavailableError("no MQTT broker for the demo: pip install 'attendance-kiosk[demo]' or install mosquitto")
     with (folder / "broker.log").open("wb") as log_file:
         process = subprocess.Popen(  # noqa: S603 - one of the two programs named above
             command, stdin=subprocess.PIPE, stdout=log_file, stderr=log_file
@@ -254,7 +258,7 @@ class _Subscriber:
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._on_message
 
-    def __enter__(self) -> _Subscriber:
+    def __enter__(self) -> Self:
         self._client.connect("127.0.0.1", self._port)
         self._client.loop_start()
         if not self._ready.wait(_BROKER_START_S):

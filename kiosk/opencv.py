@@ -4,10 +4,14 @@ import os
 
 # 64 megapixels: phone photos pass, a 20000 × 20000 bomb (1.2 GB decoded) does not.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(64 * 1024 * 1024))
+# Seconds a stalled V4L2 camera may block one read; OpenCV's own value is 10.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "3")
+# UDP loses packets, and with them half pictures arrive.
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
+# An error is our one line: nothing else may write to stderr. -8 is FFmpeg's AV_LOG_QUIET.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-import cv2  # noqa: E402
+import cv2  # noqa: E402 - after its environment
 
 __all__ = ["cv2"]

@@ -1,4 +1,4 @@
-"""From a configuration to the parts that recognize: shared by the daemon and the commands, so that both decide alike."""
+"""From a configuration to the parts that recognize; shared by daemon and commands, so that both decide alike."""
 
 from __future__ import annotations
 

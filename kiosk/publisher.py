@@ -60,12 +60,16 @@ class Publisher:
             self._thread.join(timeout_s)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until the outbox is empty; False when it is not after ``timeout_s``."""
+        """Wait until the outbox is empty; False when it is not after ``timeout_s``, or cannot be read."""
         deadline = time.monotonic() + timeout_s
         while True:
             self._idle.clear()
-            if self._outbox.next_pending() is None and not self._side:
-                return True
+            try:
+                if self._outbox.next_pending() is None and not self._side:
+                    return True
+            except KioskError as error:
+                log.warning("the outbox cannot be read: %s", error)
+                return False
             self._wake.set()
             if not self._idle.wait(max(0.0, deadline - time.monotonic())):
                 return False

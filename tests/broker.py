@@ -221,7 +221,7 @@ class Subscriber:
         client.subscribe(self._topic, qos=1)
 
     def _on_message(self, _c: Client, _u: object, message: MQTTMessage) -> None:
-        self.messages.append(Message(message.topic, message.payload, message.retain, message.qos))
+        self.messages.append(Message(message.topic, bytes(message.payload), message.retain, message.qos))
 
 
 @contextlib.contextmanager

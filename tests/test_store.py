@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -6,7 +7,6 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Quality, Reason, SubjectId, Verdict
-from kiosk.errors import InputError, KioskError, PermissionDeniedError, StoreError, UnavailableError
+from kiosk.errors import InputError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import AttendanceEvent, EventType, Moment, Origin, utc_text
 from kiosk.store import Consent, NewTemplate, Store
 
@@ -140,7 +140,7 @@ def test_damaged_page_is_told_in_one_line(path: Path) -> None:
         store.subjects()
 
 
-@contextmanager
+@contextlib.contextmanager
 def as_nobody() -> Iterator[Path]:
     """A folder of user nobody's, with that user's rights (root may write everywhere)."""
     folder = Path(tempfile.mkdtemp())
@@ -259,7 +259,7 @@ def test_templates_of_other_models_are_kept_apart(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", " ", "a b", "a/b", "+", "#", "a\0b", "'; DROP TABLE", "x" * 65, "김", "E1\n", "\ud800"]
+    "wrong", ["", " ", "a b", "a/b", "+", "#", "a\0b", "'; DROP TABLE", "x" * 65, "x" * 300, "김", "E1\n", "\ud800"]
 )
 def test_unfit_subject_ids_are_refused(store: Store, wrong: str) -> None:
     with pytest.raises(InputError, match="subject id") as caught:
@@ -548,7 +548,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule()
     def fail_to_commit(self) -> None:
-        with pytest.raises(KioskError), self.store._writing() as db:
+        with contextlib.suppress(StoreError), self.store._writing() as db:
             db.execute("INSERT INTO attendance SELECT NULL, 'x', 'x', 'x', 'x', 'x', 0, 'x', 0, 'x', 'x', 'x'")
             raise StoreError("stop")
 
@@ -611,7 +611,7 @@ def test_threads_share_a_store(store: Store) -> None:
                 check_in(store)
                 store.next_pending()
                 store.attendance(limit=1)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever happens in a thread is this test's result
             failures.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(4)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from kiosk.biometrics import SubjectId, Template
+from kiosk.biometrics import SubjectId
 from kiosk.commands.documents import quality_document
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
@@ -52,6 +52,7 @@ class Enrollment:
 @json_option
 @common_options
 def command(
+    *,
     subject_id: str | None,
     images: tuple[Path, ...],
     name: str | None,
@@ -117,7 +118,9 @@ class Enroller:
 
     def _select(self, subject_id: SubjectId, paths: Iterable[Path]) -> tuple[list[Path], tuple[str, ...]]:
         """The files that are not enrolled yet, and those that are (by SHA-256, whatever they are called)."""
-        seen = {info.source_sha256 for info in self._store.template_infos(subject_id) if info.model_id == self._model_id}
+        seen = {
+            info.source_sha256 for info in self._store.template_infos(subject_id) if info.model_id == self._model_id
+        }
         fresh: list[Path] = []
         known: list[str] = []
         for path in paths:
@@ -259,9 +262,7 @@ def _document(enrollment: Enrollment) -> dict[str, object]:
     return {
         "subject_id": enrollment.subject_id,
         "new": enrollment.new,
-        "photos": [
-            {"path": photo.source, "quality": quality_document(photo.quality)} for photo in enrollment.photos
-        ],
+        "photos": [{"path": photo.source, "quality": quality_document(photo.quality)} for photo in enrollment.photos],
         "known_photos": list(enrollment.known_photos),
     }
 

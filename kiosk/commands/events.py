@@ -30,21 +30,23 @@ _COLUMNS = (
 )  # fmt: skip
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _FOLLOW_EVERY_S = 0.5
+_FOLLOW_SHOWS = 10
 
 
 @click.command("events")
 @click.option("--since", metavar="T", help="From then on: 2026-03-02, 2026-03-02T08:00, or 24h, 7d ago.")
 @click.option("--until", metavar="T", help="Before then; a date includes that day.")
 @click.option("--subject", metavar="ID", help="Only this person's.")
-@click.option(
-    "--format", "output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
-)
+@click.option("--format", "output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option(
-    "--follow", is_flag=True, help="Stay and print events as they happen; with --format json one document a line."
+    "--follow",
+    is_flag=True,
+    help="Print the last ten (or those --since) and then events as they happen; JSON as one document a line.",
 )
 @common_options
 def command(
+    *,
     since: str | None,
     until: str | None,
     subject: str | None,
@@ -66,11 +68,16 @@ def command(
     last = parse_time(until, zone, now, end_of_day=True) if until is not None else None
     wanted = None if subject is None else parse_subject_id(subject)
     with open_store(config) as store:
-        rows = store.attendance(since=first, until=last, subject=wanted)
         printer = _Printer("json" if as_json else output, zone, one_by_one=follow)
+        # Looked up first: what happens between the two queries is then printed by one of them, never by none.
+        newest_seq = _newest_seq(store)
+        rows = store.attendance(since=first, until=last, subject=wanted)
+        if follow and since is None:
+            rows = rows[-_FOLLOW_SHOWS:]
         printer.print(rows)
         if follow:
-            _follow(store, printer, rows, until=last, subject=wanted)
+            seen_seq = max(newest_seq, rows[-1].seq if rows else 0)
+            _follow(store, printer, seen_seq, until=last, subject=wanted)
 
 
 def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = False) -> datetime:
@@ -146,19 +153,18 @@ class _Printer:
         return f"{moment:%Y-%m-%d %H:%M:%S}{'' if row.clock_synchronized else ' ?'}"
 
 
-def _follow(
-    store: Store, printer: _Printer, rows: list[AttendanceRow], *, until: datetime | None, subject: str | None
-) -> None:
-    """Print what comes, until interrupted or ``until`` has passed."""
-    seq = rows[-1].seq if rows else 0
-    if not rows:
-        newest = store.attendance(newest_first=True, limit=1)
-        seq = newest[0].seq if newest else 0
+def _newest_seq(store: Store) -> int:
+    newest = store.attendance(newest_first=True, limit=1)
+    return newest[0].seq if newest else 0
+
+
+def _follow(store: Store, printer: _Printer, seen_seq: int, *, until: datetime | None, subject: str | None) -> None:
+    """Print what comes after ``seen_seq``, until interrupted or ``until`` has passed."""
     while until is None or datetime.now(UTC) < until:
         time.sleep(_FOLLOW_EVERY_S)
-        news = store.attendance(after_seq=seq, subject=subject)
+        news = store.attendance(after_seq=seen_seq, subject=subject)
         if news:
-            seq = news[-1].seq
+            seen_seq = news[-1].seq
             printer.print(news)
 
 

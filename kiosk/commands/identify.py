@@ -39,7 +39,7 @@ class _Outcome:
 @json_option
 @common_options
 def command(
-    images: tuple[Path, ...], plot: Path | None, as_json: bool, config_path: Path | None, verbose: int
+    *, images: tuple[Path, ...], plot: Path | None, as_json: bool, config_path: Path | None, verbose: int
 ) -> None:
     """Who is in these photos?
 

@@ -31,7 +31,7 @@ def command(ctx: click.Context) -> None:
 @command.command("list")
 @json_option
 @common_options
-def list_bundles(as_json: bool, config_path: Path | None, verbose: int) -> None:
+def list_bundles(*, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """List the bundles on this machine; * marks the one in use."""
     config = load(config_path, verbose)
     documents = _list(config)
@@ -47,7 +47,7 @@ def list_bundles(as_json: bool, config_path: Path | None, verbose: int) -> None:
 @click.argument("name", required=False)
 @json_option
 @common_options
-def info(name: str | None, as_json: bool, config_path: Path | None, verbose: int) -> None:
+def info(*, name: str | None, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """Show a bundle's manifest: by name or folder, else the one in use."""
     config = load(config_path, verbose)
     bundle = open_bundle(_wanting(config, name))
@@ -65,7 +65,7 @@ def info(name: str | None, as_json: bool, config_path: Path | None, verbose: int
 @command.command("install")
 @click.argument("folder", type=PATH)
 @common_options
-def install(folder: Path, config_path: Path | None, verbose: int) -> None:
+def install(*, folder: Path, config_path: Path | None, verbose: int) -> None:
     """Check a bundle and copy it to where the kiosk looks for it.
 
     Hash and shapes are checked before and after the copy; a bundle that is there already is replaced.
@@ -139,13 +139,16 @@ def _wanting(config: Config, name: str | None) -> Config:
 
 
 def _list(config: Config) -> list[dict[str, object]]:
+    """Installed bundles, built-in ones, and the one in use should it lie elsewhere."""
     try:
         in_use = open_bundle(config).folder
     except ModelError:
         in_use = None
-    folders = [(path, "installed") for path in sorted(models_folder(config).glob("*/manifest.json"))]
-    folders += [(path, "built in") for path in sorted(BUILT_IN.glob("*/manifest.json"))]
-    return [_document(path.parent, origin, in_use) for path, origin in folders]
+    folders = {path.parent: "installed" for path in sorted(models_folder(config).glob("*/manifest.json"))}
+    folders |= {path.parent: "built in" for path in sorted(BUILT_IN.glob("*/manifest.json"))}
+    if in_use is not None:
+        folders.setdefault(in_use, "model.bundle")
+    return [_document(folder, origin, in_use) for folder, origin in folders.items()]
 
 
 def _document(folder: Path, origin: str, in_use: Path | None) -> dict[str, object]:

@@ -11,7 +11,7 @@ from kiosk.commands.options import common_options, load
 
 @click.command("run")
 @common_options
-def command(config_path: Path | None, verbose: int) -> None:
+def command(*, config_path: Path | None, verbose: int) -> None:
     """Watch the camera, recognize people and report their check-ins.
 
     Runs until SIGTERM or Ctrl-C, or to the end of a video file or folder of images. Without a broker it keeps

@@ -25,7 +25,7 @@ def command(ctx: click.Context) -> None:
 @command.command("list")
 @json_option
 @common_options
-def list_subjects(as_json: bool, config_path: Path | None, verbose: int) -> None:
+def list_subjects(*, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """List everybody who is enrolled."""
     config = load(config_path, verbose)
     with open_store(config) as store:
@@ -43,7 +43,7 @@ def list_subjects(as_json: bool, config_path: Path | None, verbose: int) -> None
 @click.argument("subject_id")
 @json_option
 @common_options
-def show(subject_id: str, as_json: bool, config_path: Path | None, verbose: int) -> None:
+def show(*, subject_id: str, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """Show one person: name, templates and last event."""
     config = load(config_path, verbose)
     with open_store(config) as store:
@@ -63,7 +63,7 @@ def show(subject_id: str, as_json: bool, config_path: Path | None, verbose: int)
 @click.argument("subject_id")
 @click.argument("name")
 @common_options
-def rename(subject_id: str, name: str, config_path: Path | None, verbose: int) -> None:
+def rename(*, subject_id: str, name: str, config_path: Path | None, verbose: int) -> None:
     """Give a person another name; the id stays."""
     config = load(config_path, verbose)
     with open_store(config) as reader:
@@ -78,7 +78,7 @@ def rename(subject_id: str, name: str, config_path: Path | None, verbose: int) -
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @common_options
-def remove(subject_id: str, yes: bool, as_json: bool, config_path: Path | None, verbose: int) -> None:
+def remove(*, subject_id: str, yes: bool, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """Erase a person: name and templates, also from the file's bytes.
 
     Attendance stays under the bare id. A running kiosk forgets the person within seconds.

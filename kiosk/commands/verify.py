@@ -39,7 +39,7 @@ class _Side:
 @json_option
 @common_options
 def command(
-    image_a: Path, image_b: Path, plot: Path | None, as_json: bool, config_path: Path | None, verbose: int
+    *, image_a: Path, image_b: Path, plot: Path | None, as_json: bool, config_path: Path | None, verbose: int
 ) -> None:
     """Do two photos show the same person?
 

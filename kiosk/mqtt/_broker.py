@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 
 from kiosk.errors import BrokerError, ConfigError
@@ -23,6 +24,8 @@ _CONNECT_TIMEOUT_S = 5.0
 _STOP_TIMEOUT_S = 2.0
 _RETRY_MIN_S = 1.0
 _RETRY_MAX_S = 30.0
+_SHORT_LIFE_S = 5.0
+_SUSPICIOUS_ENDS = 3
 
 
 class MqttBroker:
@@ -49,6 +52,7 @@ class MqttBroker:
         self._connected = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._short_lives = 0
         self.last_error: str | None = None
         """Why there is no connection, in words; None while there is one or none was tried yet."""
 
@@ -103,12 +107,14 @@ class MqttBroker:
             self._report(str(error))
             return False
         self._announce(session)
+        began_s = time.monotonic()
         session.closed.wait()
+        self._short_lives = self._short_lives + 1 if time.monotonic() - began_s < _SHORT_LIFE_S else 0
         self._connected.clear()
         self._session = None
         session.close()
         if not self._stopping.is_set():
-            self._report(session.ending)
+            self._report(session.ending + self._suspicion())
         self._on_change()
         return True
 
@@ -122,7 +128,13 @@ class MqttBroker:
         log.info("connected to the broker at %s", self._settings.address)
         self._on_change()
         if self._stopping.is_set():  # stop() may have looked before there was a session to close
-            session.close()
+            session.close(politely=False)
+
+    def _suspicion(self) -> str:
+        """Older brokers do not say that they cut us off for another client with our id."""
+        if self._short_lives < _SUSPICIOUS_ENDS:
+            return ""
+        return f", as the last ones did at once; does another kiosk use the device.id {self._topics.device!r}, too?"
 
     def _report(self, error: str) -> None:
         if error != self.last_error:

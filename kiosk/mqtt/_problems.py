@@ -42,7 +42,7 @@ def connect_problem(settings: BrokerSettings, error: Exception) -> str:
         case ConnectionRefusedError():
             problem = f"{where}: nothing listens there; start the broker or check mqtt.host and mqtt.port"
         case _:
-            problem = f"{where} cannot be reached: {words(error)}; check mqtt.host and mqtt.port"
+            problem = f"{where} cannot be reached: {words(error)}; check mqtt.host, mqtt.port and mqtt.tls"
     return problem
 
 

@@ -3,7 +3,15 @@
 from kiosk.store._attendance import AttendanceRow
 from kiosk.store._outbox import OutboxCounts
 from kiosk.store._store import Store
-from kiosk.store._subjects import Consent, ErasureReceipt, NewTemplate, Subject, TemplateInfo
+from kiosk.store._subjects import (
+    Consent,
+    ErasureReceipt,
+    NewTemplate,
+    Subject,
+    TemplateInfo,
+    check_name,
+    check_subject_id,
+)
 
 __all__ = [
     "AttendanceRow",
@@ -14,4 +22,6 @@ __all__ = [
     "Store",
     "Subject",
     "TemplateInfo",
+    "check_name",
+    "check_subject_id",
 ]

@@ -1,0 +1,240 @@
+"""``kiosk check``: the doctor. Every part is tried for real; each gets one line."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import click
+
+from kiosk.biometrics import ModelId
+from kiosk.bundle import Bundle
+from kiosk.clock import SystemClock
+from kiosk.commands.options import common_options, json_option, load, print_json
+from kiosk.commands.stores import load_gallery, open_store
+from kiosk.config import Config
+from kiosk.daemon import broker_settings, open_configured_camera
+from kiosk.errors import (
+    BrokerError,
+    CameraError,
+    ConfigError,
+    KioskError,
+    PermissionDeniedError,
+    StoreError,
+    UnavailableError,
+)
+from kiosk.mqtt import check_broker
+from kiosk.pipeline import (
+    build_detector,
+    build_embedder,
+    describe_foreign,
+    explain_accuracy,
+    explain_threshold,
+    open_bundle,
+)
+from kiosk.ports import EndOfStream
+from kiosk.store import Store
+
+_FIRST_FRAME_S = 5.0
+
+
+class Status(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is known of one part. ``exit_code``: what the command ends with if this is what stands in the way."""
+
+    name: str
+    status: Status
+    message: str
+    exit_code: int = 0
+
+
+@click.command("check")
+@json_option
+@common_options
+@click.pass_context
+def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verbose: int) -> None:
+    """Check that the kiosk would run; say what to mend.
+
+    Tries configuration, models, camera, store, broker and clock, one line each. Exit code 0: the kiosk would run and
+    deliver its events. Warnings do not count against it.
+    """
+    findings = list(_examine(config_path, verbose))
+    failed = [finding for finding in findings if finding.status is Status.FAIL]
+    if as_json:
+        print_json({"ok": not failed, "checks": [_document(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            click.echo(f"{finding.status.upper():<4}  {finding.name:<9}  {finding.message}")
+    if failed:
+        click.echo(f"kiosk: not ready: {', '.join(finding.name for finding in failed)} failed", err=True)
+        ctx.exit(failed[0].exit_code)
+
+
+def _examine(config_path: Path | None, verbose: int) -> Iterator[Finding]:
+    try:
+        config = load(config_path, verbose)
+    except ConfigError as error:
+        message = "; ".join(str(error).splitlines())
+        yield Finding("config", Status.FAIL, message, error.exit_code)
+        return
+    yield Finding("config", Status.OK, f"{config.device.site}/{config.device.id}, time zone {config.device.timezone}")
+    doctor = Doctor(config)
+    for name, probe in doctor.probes().items():
+        try:
+            yield from probe()
+        except KioskError as error:
+            yield Finding(name, Status.FAIL, str(error), error.exit_code)
+
+
+class Doctor:
+    """Tries the parts of one configuration, in the order the daemon needs them."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._bundle: Bundle | None = None
+        self._model_id: ModelId | None = None
+
+    def probes(self) -> dict[str, Callable[[], Iterator[Finding]]]:
+        """By name. A probe raises KioskError for what stands in the daemon's way."""
+        return {
+            "model": self._check_model,
+            "detector": self._check_detector,
+            "camera": self._check_camera,
+            "store": self._check_store,
+            "broker": self._check_broker,
+            "clock": self._check_clock,
+            "pad": self._check_pad,
+        }
+
+    def _check_model(self) -> Iterator[Finding]:
+        bundle = open_bundle(self._config)
+        self._model_id = build_embedder(self._config, bundle).model_id
+        self._bundle = bundle
+        measured = bundle.manifest.accuracy is not None and bool(bundle.manifest.thresholds)
+        where = "built in" if bundle.built_in else f"in {bundle.folder}"
+        message = f"{self._model_id} ({where}), {explain_accuracy(bundle)}"
+        yield Finding("model", Status.OK if measured else Status.WARN, message)
+
+    def _check_detector(self) -> Iterator[Finding]:
+        build_detector(self._config)
+        yield Finding("detector", Status.OK, self._config.face.detector)
+
+    def _check_camera(self) -> Iterator[Finding]:
+        try:
+            message = _try_camera(self._config)
+        except CameraError:
+            if not _daemon_runs(self._config):
+                raise
+            message = "in use by the running kiosk"
+        yield Finding("camera", Status.OK, message)
+
+    def _check_store(self) -> Iterator[Finding]:
+        path = Path(self._config.store.path)
+        if not path.exists():
+            _check_folder(path)
+            yield Finding("store", Status.WARN, f"{path}: not there yet; `kiosk enroll` or `kiosk run` creates it")
+            return
+        if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+            raise PermissionDeniedError(f"{path}: cannot be written; run as its owner, or change store.path")
+        with open_store(self._config) as store:
+            problem = store.integrity_problem()
+            if problem is not None:
+                raise StoreError(f"{path}: the database is damaged ({problem}); move it away and restore a backup")
+            yield self._describe_gallery(store)
+            yield _describe_outbox(store)
+
+    def _describe_gallery(self, store: Store) -> Finding:
+        if self._bundle is None or self._model_id is None:
+            return Finding("store", Status.OK, f"{len(store.subjects())} subjects")
+        gallery = load_gallery(store, self._model_id)
+        if not len(gallery) and not store.template_models():
+            return Finding("store", Status.WARN, "nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls")
+        message = f"{len(gallery)} subjects, {explain_threshold(self._config, self._bundle, gallery)}"
+        foreign = describe_foreign(gallery, store.template_models())
+        if foreign is not None:
+            return Finding("store", Status.WARN, f"{message}; {foreign}")
+        return Finding("store", Status.OK, message)
+
+    def _check_broker(self) -> Iterator[Finding]:
+        settings = broker_settings(self._config)
+        if not self._config.mqtt.enabled:
+            yield Finding("broker", Status.WARN, "mqtt.enabled is false: events are stored and never sent")
+            return
+        problem = check_broker(settings)
+        if problem is not None:
+            raise BrokerError(problem)
+        yield Finding("broker", Status.OK, settings.address)
+
+    def _check_clock(self) -> Iterator[Finding]:
+        if SystemClock().synchronized():
+            yield Finding("clock", Status.OK, "follows a time server")
+        else:
+            yield Finding(
+                "clock", Status.WARN, "not known to follow a time server; events say so (check `timedatectl`)"
+            )
+
+    def _check_pad(self) -> Iterator[Finding]:
+        message = "presentation attack detection is not available in this version: a photo may pass for a face"
+        yield Finding("pad", Status.WARN if self._config.pad.enabled else Status.OK, message)
+
+
+def _try_camera(config: Config) -> str:
+    with closing(open_configured_camera(config)) as camera:
+        deadline_s = time.monotonic() + _FIRST_FRAME_S
+        while time.monotonic() < deadline_s:
+            try:
+                frame = camera.read(_FIRST_FRAME_S)
+            except EndOfStream:
+                break
+            if frame is not None:
+                height, width = frame.image.shape[:2]
+                return f"{config.camera.source}: {width} x {height} pixels"
+        raise CameraError(f"{config.camera.source}: opens but delivers no picture: {camera.fault or 'no reason given'}")
+
+
+def _daemon_runs(config: Config) -> bool:
+    path = Path(config.store.path)
+    if not path.exists():
+        return False
+    try:
+        with Store.open(path) as store, store.daemon_lock():
+            return False
+    except UnavailableError:
+        return True
+    except KioskError:
+        return False
+
+
+def _check_folder(path: Path) -> None:
+    """Whether a store can be created there: the nearest folder that exists must be writable."""
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionDeniedError(
+            f"{path}: cannot be created, {folder} is not writable; set store.path (KIOSK_STORE__PATH) elsewhere"
+        )
+
+
+def _describe_outbox(store: Store) -> Finding:
+    counts = store.outbox_counts()
+    if not counts.pending and not counts.parked:
+        return Finding("outbox", Status.OK, f"empty; {counts.sent} events sent")
+    reason = "" if counts.last_error is None else f": {counts.last_error}"
+    waiting = counts.pending + counts.parked
+    return Finding("outbox", Status.WARN, f"{waiting} events wait since {counts.oldest_pending_at}{reason}")
+
+
+def _document(finding: Finding) -> dict[str, object]:
+    return {"name": finding.name, "status": finding.status.value, "message": finding.message}

@@ -1,0 +1,35 @@
+"""The configuration: one YAML file, overlaid by environment variables, checked as a whole before anything starts."""
+
+from kiosk.config._fields import FieldGuide, field_guides, section_guides
+from kiosk.config._loading import load
+from kiosk.config._models import (
+    AttendanceSection,
+    CameraSection,
+    Config,
+    DeviceSection,
+    FaceSection,
+    MatchSection,
+    ModelSection,
+    MqttSection,
+    PadSection,
+    StoreSection,
+    TlsSection,
+)
+
+__all__ = [
+    "AttendanceSection",
+    "CameraSection",
+    "Config",
+    "DeviceSection",
+    "FaceSection",
+    "FieldGuide",
+    "MatchSection",
+    "ModelSection",
+    "MqttSection",
+    "PadSection",
+    "StoreSection",
+    "TlsSection",
+    "field_guides",
+    "load",
+    "section_guides",
+]

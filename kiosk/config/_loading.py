@@ -1,0 +1,236 @@
+"""Find the file, read it, lay the environment over it, and tell every problem at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from kiosk.config._fields import (
+    ENVIRONMENT_PREFIX,
+    FieldGuide,
+    FieldPath,
+    field_guides,
+    path_of_variable,
+    section_guides,
+)
+from kiosk.config._models import Config
+from kiosk.config._reading import Document, Tree, YamlProblem, parse_document, parse_scalar, shown
+from kiosk.errors import ConfigError
+
+T = TypeVar("T")
+
+_LOCAL_FILE = Path("config.yaml")
+_SYSTEM_FILE = Path("/etc/kiosk/config.yaml")
+# Read elsewhere: the file's path below, the boot's id by kiosk.clock.
+_OTHER_VARIABLES = frozenset({"KIOSK_CONFIG", "KIOSK_BOOT_ID"})
+_MAX_READ_BYTES = 1024 * 1024
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """The configuration of ``path``, or of the first of $KIOSK_CONFIG, ./config.yaml and /etc/kiosk/config.yaml.
+
+    With none of them the built-in defaults count. Every field can be set by an environment variable as well:
+    ``KIOSK_MQTT__PORT`` is ``mqtt.port``.
+
+    Raises:
+        ConfigError: with every problem, one a line, each with its file and line or its variable.
+    """
+    return _Loading(_find(path, environ)).run(environ)
+
+
+def _find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if path is not None:
+        return path
+    if environ.get("KIOSK_CONFIG"):
+        return Path(environ["KIOSK_CONFIG"])
+    # A name that is there but cannot be followed or read is a problem to tell, not a file to pass over.
+    return next((file for file in (_LOCAL_FILE, _SYSTEM_FILE) if _is_there(file)), None)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+class _Loading:
+    """One run: the values gathered so far, where each came from, and the problems found."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._document = Document()
+        self._variables: dict[FieldPath, str] = {}
+        self._guides = field_guides()
+        self._sections = section_guides()
+        self._problems: list[tuple[int, str]] = []
+
+    def run(self, environ: Mapping[str, str]) -> Config:
+        if self._path is not None:
+            self._read_file(self._path)
+        tree = self._document.tree
+        # A section whose lines are all commented out is an empty one.
+        for name in self._sections:
+            if name in tree and tree[name] is None:
+                del tree[name]
+        self._overlay(tree, environ)
+        config = self._validate(tree)
+        if config is None or self._problems:
+            lines = [text for _, text in sorted(self._problems, key=lambda problem: problem[0])]
+            raise ConfigError("\n".join(dict.fromkeys(lines)))
+        return config
+
+    def _read_file(self, path: Path) -> None:
+        try:
+            self._document = parse_document(_read(path))
+        except YamlProblem as problem:
+            self._complain_of_file(problem.line, str(problem))
+        for key, line in self._document.repeated:
+            first = self._document.lines[key]
+            self._complain_of_file(line, f"{_dotted(key)}: is set twice, first in line {first}; delete one")
+
+    def _overlay(self, tree: Tree, environ: Mapping[str, str]) -> None:
+        for name in sorted(environ):
+            if not name.startswith(ENVIRONMENT_PREFIX) or name in _OTHER_VARIABLES:
+                continue
+            path = path_of_variable(name)
+            guide = self._guides.get(path)
+            if guide is None:
+                self._complain_of_variable(name, _unknown_variable(name, path, self._guides, self._sections))
+            else:
+                self._variables[path] = name
+                _put(tree, path, _variable_value(environ[name], guide))
+
+    def _validate(self, tree: Tree) -> Config | None:
+        try:
+            return Config.model_validate(tree)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_input=True):
+                self._complain_of_value(detail)
+        return None
+
+    def _complain_of_value(self, detail: ErrorDetails) -> None:
+        unknown = detail["type"] == "extra_forbidden"
+        path = tuple(str(part) for part in detail["loc"]) if unknown else self._field_path(detail["loc"])
+        problem = self._unknown_key(path) if unknown else self._wrong_value(path, detail)
+        source = _nearest(path, self._variables)
+        if source is not None:
+            self._complain_of_variable(source, problem)
+        else:
+            self._complain_of_file(_nearest(path, self._document.lines), f"{_dotted(path)}: {problem}")
+
+    def _field_path(self, location: Iterable[int | str]) -> FieldPath:
+        """Pydantic's location without the names of the union branches it tried."""
+        path: FieldPath = ()
+        for part in location:
+            longer = (*path, str(part))
+            if longer not in self._guides and longer[0] not in self._sections:
+                break
+            if len(longer) > 1 and longer not in self._guides:
+                break
+            path = longer
+        return path
+
+    def _unknown_key(self, path: FieldPath) -> str:
+        siblings = [guide.path[-1] for guide in self._guides.values() if guide.path[:-1] == path[:-1]]
+        return "unknown key" + _did_you_mean(path[-1], siblings or list(self._sections))
+
+    def _wrong_value(self, path: FieldPath, detail: ErrorDetails) -> str:
+        if detail["type"] == "value_error":
+            return str(detail["ctx"]["error"])
+        guide = self._guides.get(path)
+        wanted = "a section" if guide is None else guide.wanted
+        return f"must be {wanted}{_contrast(detail['input'], guide)}"
+
+    def _complain_of_file(self, line: int | None, problem: str) -> None:
+        place = "configuration" if self._path is None else str(self._path)
+        self._problems.append((line or 0, f"{place}: {problem}" if line is None else f"{place}:{line}: {problem}"))
+
+    def _complain_of_variable(self, name: str, problem: str) -> None:
+        self._problems.append((_MAX_READ_BYTES, f"{shown(name)}: {problem}"))
+
+
+def _nearest(path: FieldPath, places: Mapping[FieldPath, T]) -> T | None:
+    """What is known of a field, or of the nearest section around it."""
+    return next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), None)
+
+
+def _read(path: Path) -> bytes:
+    """At most a little more than the parser takes: whatever the path leads to."""
+    try:
+        if not path.is_file():
+            raise YamlProblem(
+                None, "not a regular file" if path.exists() else "no such file; check --config or $KIOSK_CONFIG"
+            )
+        with path.open("rb") as file:
+            return file.read(_MAX_READ_BYTES)
+    except PermissionError:
+        raise YamlProblem(None, "may not be read by this user; change its owner or permissions") from None
+    except (OSError, ValueError) as error:
+        raise YamlProblem(None, f"cannot be read: {getattr(error, 'strerror', None) or 'not a file name'}") from None
+
+
+def _put(tree: Tree, path: FieldPath, value: object) -> None:
+    """Set a field, making the sections it lies in; a section that is a plain value stays one, to be complained of."""
+    for part in path[:-1]:
+        section: Any = tree.get(part)
+        if section is None:
+            section = tree[part] = {}
+        if not isinstance(section, dict):
+            return
+        tree = section
+    tree[path[-1]] = value
+
+
+def _variable_value(text: str, guide: FieldGuide) -> object:
+    if guide.nullable and text in {"", "null"}:
+        return None
+    if guide.is_section and text == "{}":
+        return {}
+    return text if guide.plain_text else parse_scalar(text)
+
+
+def _unknown_variable(
+    name: str, path: FieldPath, guides: Mapping[FieldPath, FieldGuide], sections: Iterable[str]
+) -> str:
+    if len(path) == 1 and path[0] in sections:
+        example = next(guide.variable for guide in guides.values() if guide.path[0] == path[0])
+        return f"is a section; set its fields one by one, like {example}"
+    known = [guide.variable.removeprefix(ENVIRONMENT_PREFIX) for guide in guides.values()]
+    return "unknown variable" + _did_you_mean(name.removeprefix(ENVIRONMENT_PREFIX), known, ENVIRONMENT_PREFIX)
+
+
+def _did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
+    # A whole file pasted into a key must not be compared for minutes.
+    close = difflib.get_close_matches(word[:64], known, n=1)
+    if close:
+        return f'; did you mean "{prefix}{close[0]}"?'
+    return "; see docs/configuration.md" if prefix else "; known are " + ", ".join(known)
+
+
+def _contrast(value: object, guide: FieldGuide | None) -> str:
+    """What was there instead. Text is never repeated: it may be a secret in the wrong place."""
+    if isinstance(value, str) and guide is not None and not guide.plain_text:
+        return ", not text"
+    if value is None:
+        return ", not empty"
+    if isinstance(value, bool):
+        return f", not {str(value).lower()}"
+    if isinstance(value, int | float):
+        quoted = "; put it in quotes" if guide is not None and guide.plain_text else ""
+        return f", not {value}{quoted}"
+    if isinstance(value, dict):
+        return ", not a section"
+    return ", not a list" if isinstance(value, list) else ""
+
+
+def _dotted(path: FieldPath) -> str:
+    return ".".join(shown(part) for part in path)

@@ -1,0 +1,266 @@
+"""The sections of the configuration: frozen, strict, every field with its meaning, unit, bounds and default."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+
+def _single_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must not hold control characters")
+    return text
+
+
+def _path(value: object) -> object:
+    """Strict models take a Path only as a Path; a file and the environment have text."""
+    return Path(_single_line(value)) if isinstance(value, str) and value else value
+
+
+def _known_timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (LookupError, ValueError, OSError):
+        close = difflib.get_close_matches(name, available_timezones(), n=1)
+        hint = f'did you mean "{close[0]}"?' if close else "write it like Europe/Berlin"
+        raise ValueError(f"unknown time zone; {hint}") from None
+    return name
+
+
+def _no_bool(value: object) -> object:
+    """To a Literal of numbers False is 0."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("literal_error", "not a number")
+    return value
+
+
+def _supported_mode(mode: object) -> object:
+    if mode == "schedule":
+        raise ValueError("schedule is not supported by this version; use check_in, check_out or alternate")
+    return mode
+
+
+Text = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_single_line)]
+FilePath = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "format": "path"})]
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9._-]{1,64}$"),
+    WithJsonSchema({"type": "string", "wanted": "1 to 64 letters, digits, dots, underscores or hyphens"}),
+]
+Timezone = Annotated[
+    str, AfterValidator(_known_timezone), WithJsonSchema({"type": "string", "wanted": "a time zone's IANA name"})
+]
+Host = Annotated[
+    str,
+    Field(pattern=r"^[^\s/@]{1,253}$"),
+    AfterValidator(_single_line),
+    WithJsonSchema({"type": "string", "wanted": "a host name or IP address"}),
+]
+TopicRoot = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=128),
+    WithJsonSchema({"type": "string", "wanted": "MQTT topic levels separated by / (letters, digits, . _ -)"}),
+]
+Rotation = Annotated[Literal[0, 90, 180, 270], BeforeValidator(_no_bool)]
+Mode = Annotated[Literal["check_in", "check_out", "alternate"], BeforeValidator(_supported_mode)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DeviceSection(Section):
+    """Which kiosk this is."""
+
+    site: Name = Field(default="hq", description="Site, a level of every MQTT topic.")
+    id: Name = Field(default="door-1", description="This kiosk, unique within its site; a level of every MQTT topic.")
+    timezone: Timezone = Field(default="UTC", description="Time zone told with every event and used for printed times.")
+
+
+class CameraSection(Section):
+    """Where pictures come from."""
+
+    source: Annotated[int, Field(ge=0, le=255)] | Text = Field(
+        default=0,
+        description="Camera index, `/dev/videoN`, `rtsp://…`, `http://…` (MJPEG), a video file, or a folder of images.",
+        repr=False,
+    )
+    width: int = Field(default=1280, ge=16, le=7680, description="Picture width asked of a USB camera, pixels.")
+    height: int = Field(default=720, ge=16, le=4320, description="Picture height asked of a USB camera, pixels.")
+    fps: int = Field(
+        default=15,
+        ge=1,
+        le=240,
+        description="Frames per second asked of a USB camera, and at which a folder is played.",
+    )
+    rotate: Rotation = Field(default=0, description="Turn every picture clockwise, degrees.")
+    loop: bool = Field(default=False, description="Play a file or folder again and again.")
+    pace: Literal["realtime", "fast"] = Field(
+        default="realtime",
+        description="Files and folders: as fast as they were recorded, or every frame without waiting.",
+    )
+    open_timeout_s: float = Field(default=5.0, ge=0.1, le=60, description="Longest wait for a camera to open, seconds.")
+    read_timeout_s: float = Field(
+        default=3.0, ge=0.1, le=60, description="Without a picture for so long a camera counts as failed, seconds."
+    )
+
+
+class FaceSection(Section):
+    """Which faces are found, and which are good enough."""
+
+    detector: Literal["blazeface", "haar"] = Field(
+        default="blazeface", description="`haar` is the classic cascade, for comparison: slower, and finds fewer faces."
+    )
+    min_score: float = Field(
+        default=0.5, ge=0, le=1, description="BlazeFace's own confidence from which a face counts."
+    )
+    min_size_px: int = Field(
+        default=60, ge=10, le=4096, description="Shorter side of the smallest face recognized, pixels."
+    )
+    min_sharpness: float = Field(
+        default=20.0,
+        ge=0,
+        le=100_000,
+        description="Variance of the Laplacian below which a face is too blurred; 0: never.",
+    )
+
+
+class ModelSection(Section):
+    """Which network turns a face into an embedding."""
+
+    bundle: Text = Field(
+        default="auto", description="Name or folder of a model bundle; `auto` is the most accurate one installed."
+    )
+    threads: int = Field(default=2, ge=1, le=64, description="CPU threads of the network.")
+    runtime: Literal["auto", "litert", "tflite-runtime"] = Field(
+        default="auto", description="TFLite interpreter to use."
+    )
+
+
+class MatchSection(Section):
+    """When a face is somebody."""
+
+    threshold: Literal["auto"] | Annotated[float, Field(ge=-1, le=1)] = Field(
+        default="auto",
+        description="Score (cosine similarity) needed; `auto` follows from `fpir`, the bundle and the gallery's size.",
+    )
+    margin: float = Field(
+        default=0.05, ge=0, le=2, description="Lead the best subject needs over the next one, on FaceNet's score scale."
+    )
+    frames: int = Field(default=3, ge=1, le=100, description="Frames of the same face that decide together.")
+    window_s: float = Field(default=2.0, gt=0, le=60, description="Time within which these frames must come, seconds.")
+    refractory_s: float = Field(
+        default=60.0, ge=0, le=86_400, description="Silence after a check-in by the same subject, seconds."
+    )
+    fpir: float = Field(
+        default=0.001,
+        ge=1e-6,
+        le=0.5,
+        description="Share of strangers that may be taken for somebody (false positive identification rate).",
+    )
+
+
+class PadSection(Section):
+    """Presentation attack detection. This version has no model for it; `kiosk check` says so."""
+
+    enabled: bool = Field(default=True, description="Check for photos and screens held up to the camera.")
+    threshold: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        default="auto", description="Score from which a face counts as live; `auto` is the model's own."
+    )
+
+
+class AttendanceSection(Section):
+    """What a recognized person does."""
+
+    mode: Mode = Field(
+        default="check_in",
+        description="Type of the events; `alternate`: in and out in turns, for each subject on its own.",
+    )
+
+
+class StoreSection(Section):
+    """Where people and events are kept."""
+
+    path: FilePath = Field(
+        default=Path("/var/lib/kiosk/kiosk.db"),
+        description="SQLite file; installed model bundles live in `models/` beside it.",
+    )
+    retention_days: int = Field(
+        default=365, ge=1, le=36_500, description="Sent events are deleted after so long, days; unsent ones never."
+    )
+    snapshots: Literal["none"] = Field(default="none", description="Pictures kept with events: none, in this version.")
+
+
+class TlsSection(Section):
+    """A TLS connection to the broker. `tls: {}` uses the system's certificate authorities."""
+
+    ca_file: FilePath | None = Field(
+        default=None, description="Certificate authorities (PEM), instead of the system's."
+    )
+    cert_file: FilePath | None = Field(default=None, description="Client certificate (PEM); needs `key_file`.")
+    key_file: FilePath | None = Field(
+        default=None, description="Private key (PEM) of the client certificate.", validate_default=True
+    )
+
+    @field_validator("key_file")
+    @classmethod
+    def _certificate_with_key(cls, key_file: Path | None, info: ValidationInfo) -> Path | None:
+        # A cert_file that is wrong itself is not among the data and already complained of.
+        cert_file = info.data.get("cert_file", key_file)
+        if (cert_file is None) != (key_file is None):
+            raise ValueError("is needed with cert_file" if key_file is None else "needs cert_file")
+        return key_file
+
+
+class MqttSection(Section):
+    """Where events are sent."""
+
+    enabled: bool = Field(default=True, description="Send events at all; `false`: they are only kept in the store.")
+    host: Host = Field(default="localhost", description="Broker (MQTT 5).")
+    port: int = Field(default=1883, ge=1, le=65_535, description="TCP port; brokers use 8883 for TLS.")
+    tls: TlsSection | None = Field(default=None, description="Section with the TLS files; null: no TLS.")
+    username: Text | None = Field(default=None, description="Login; null: none.", repr=False)
+    password_file: FilePath | None = Field(
+        default=None, description="File whose content is the password, readable by the kiosk only. Needs `username`."
+    )
+    topic_root: TopicRoot = Field(default="kiosk/v1", description="First levels of every topic.")
+    home_assistant: bool = Field(default=True, description="Publish the Home Assistant discovery document.")
+    rejected_events: bool = Field(
+        default=False, description="Also publish faces that led to no check-in (no subject told)."
+    )
+    include_names: bool = Field(default=False, description="Let names leave the device with the events.")
+
+    @field_validator("password_file")
+    @classmethod
+    def _password_with_username(cls, password_file: Path | None, info: ValidationInfo) -> Path | None:
+        if password_file is not None and info.data.get("username", "") is None:
+            raise ValueError("needs username")
+        return password_file
+
+
+class Config(Section):
+    """The whole configuration; every section may be left out."""
+
+    device: DeviceSection = DeviceSection()
+    camera: CameraSection = CameraSection()
+    face: FaceSection = FaceSection()
+    model: ModelSection = ModelSection()
+    match: MatchSection = MatchSection()
+    pad: PadSection = PadSection()
+    attendance: AttendanceSection = AttendanceSection()
+    store: StoreSection = StoreSection()
+    mqtt: MqttSection = MqttSection()

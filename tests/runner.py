@@ -1,0 +1,45 @@
+"""A kiosk with people enrolled, ready to be copied: enrolling takes a second, copying does not."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from pathlib import Path
+
+from command_line import Kiosk
+
+ENROLLED = {"obama": ("Barack Obama", "obama.jpg"), "biden": ("조 바이든", "biden_portrait.jpg")}
+
+
+def enroll_people(kiosk: Kiosk, samples: Path) -> Kiosk:
+    """Two people, one photo each; the other sample photos stay for probing."""
+    for subject_id, (name, photo) in ENROLLED.items():
+        result = kiosk("enroll", subject_id, "--name", name, samples / photo)
+        assert result.returncode == 0, result.stderr
+    return kiosk
+
+
+def copy_store(source: Kiosk, target: Kiosk) -> None:
+    """Give ``target`` the people of ``source``; both must be at rest."""
+    for path in source.folder.glob("kiosk.db*"):
+        shutil.copy(path, target.folder / path.name)
+
+
+def dump(store: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table; empty when there is no store."""
+    if not store.exists():
+        return {}
+    with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: db.execute(f'SELECT * FROM "{name}"').fetchall() for name in sorted(tables)}
+
+
+def assert_one_line_error(stderr: str) -> str:
+    """A failure is told in exactly one line, in the kiosk's name, without a traceback; returns the line."""
+    lines = stderr.strip().splitlines()
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("kiosk: "), stderr
+    assert "Traceback" not in stderr
+    assert "internal error" not in stderr
+    return lines[0]
