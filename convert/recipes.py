@@ -51,7 +51,8 @@ FACENET512 = Recipe(
     preprocessing="fixed-127.5-128",
     alignment="eyes-box-v1",
     load=load_facenet,
-    # Both hold davidsandberg's checkpoint 20180402-114759 (VGGFace2).
+    # Both hold davidsandberg's checkpoint 20180402-114759 (VGGFace2). Built and measured with the second; the first
+    # was out of reach then: same network, its layers are matched by name, else by order, shapes checked either way.
     files=(
         WeightsFile(
             file="20180402-114759-weights.h5",
@@ -77,6 +78,7 @@ FACENET128 = Recipe(
     preprocessing="per-image-whitening",
     alignment="eyes-box-v1",
     load=load_facenet,
+    # Neither file was within reach: this build is tested with random weights in the same layout, and not measured.
     files=(
         WeightsFile(
             file="20170512-110547-weights.h5",

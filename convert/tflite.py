@@ -24,8 +24,10 @@ def convert(model: Model, variant: Variant, samples: Sequence[NDArray[np.float32
     """
     tf, keras = import_tensorflow(), import_keras()
     with output_logged():
-        face = keras.Input(batch_shape=(1, *model.input_shape[1:]))
-        converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(face, model(face, training=False)))
+        # Names end up in the file: given ones keep the same build byte for byte the same.
+        face = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="face")
+        fixed = keras.Model(face, model(face, training=False), name=variant)
+        converter = tf.lite.TFLiteConverter.from_keras_model(fixed)
         _configure(tf, converter, variant, samples)
         content: bytes = converter.convert()
     return content

@@ -105,7 +105,7 @@ def run_demo(keep: Path | None) -> None:
         for subject_id, name, photo in _ENROLLED:
             _kiosk("enroll", subject_id, "--name", name, str(SAMPLES / photo), config_path=config_path)
             _say(f"enrolled {subject_id} ({name}) from {photo}")
-        _write_scenes(folder / "clip.avi")
+        write_scenes(folder / "clip.avi")
         _say("made a clip from other photos of them, with a stranger among them; starting `kiosk run` on it")
         check_ins = stack.enter_context(_Subscriber(port))
         _kiosk("run", config_path=config_path)
@@ -123,7 +123,7 @@ def _judge(subjects: Counter[str]) -> None:
         raise DemoError(f"the demo's check-ins are {told}, expected were {wanted}; please report it")
 
 
-def _write_scenes(path: Path) -> None:
+def write_scenes(path: Path) -> None:
     obama, obama_again = _person("obama2.jpg", (115, 181, 181)), _person("obama3.jpg", (321, 172, 134))
     biden, stranger = _person("biden.jpg", (275, 173, 189)), _person("collins.jpg", (178, 81, 94))
     nobody = Scene(1.5)

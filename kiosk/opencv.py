@@ -2,8 +2,10 @@
 
 import os
 
-# 64 megapixels: phone photos pass, a 20000 × 20000 bomb (1.2 GB decoded) does not.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(64 * 1024 * 1024))
+MAX_IMAGE_PIXELS = 64_000_000
+"""Phone photos pass; a 20000 × 20000 bomb, a file of 1 MB and a picture of 1.2 GB, does not."""
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_IMAGE_PIXELS))
 # Seconds a stalled V4L2 camera may block one read; OpenCV's own value is 10.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "3")
 # UDP loses packets, and with them half pictures arrive.
@@ -14,4 +16,4 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2  # noqa: E402 - after its environment
 
-__all__ = ["cv2"]
+__all__ = ["MAX_IMAGE_PIXELS", "cv2"]

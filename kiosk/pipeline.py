@@ -87,7 +87,7 @@ def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule
     threshold = config.match.threshold
     if threshold == "auto":
         threshold = bundle.identification_threshold(gallery_templates=len(gallery), fpir=config.match.fpir)
-    return DecisionRule(threshold=threshold, margin=config.match.margin)
+    return DecisionRule(threshold=threshold, margin=bundle.margin(config.match.margin))
 
 
 def build_recognizer(config: Config, pipeline: Pipeline, gallery: Gallery) -> Recognizer:

@@ -174,13 +174,18 @@ class Message:
 
 
 class Subscriber:
-    """Collects every message of a topic filter in order of arrival; connects again by itself."""
+    """Collects every message of a topic filter in order of arrival; connects again by itself.
+
+    With ``qos=0`` it has everything the broker wrote before being killed: a client that acknowledges may give up on
+    its connection before it has read the rest.
+    """
 
     def __init__(
-        self, port: int, topic: str = "#", *, username: str | None = None, password: str | None = None
+        self, port: int, topic: str = "#", *, qos: int = 1, username: str | None = None, password: str | None = None
     ) -> None:
         self.messages: list[Message] = []
         self._topic = topic
+        self._qos = qos
         self._subscribed = threading.Event()
         self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
         if username is not None:
@@ -218,7 +223,7 @@ class Subscriber:
         return self.on(topic_end)
 
     def _on_connect(self, client: Client, _u: object, _f: ConnectFlags, _r: ReasonCode, _p: Properties | None) -> None:
-        client.subscribe(self._topic, qos=1)
+        client.subscribe(self._topic, qos=self._qos)
 
     def _on_message(self, _c: Client, _u: object, message: MQTTMessage) -> None:
         self.messages.append(Message(message.topic, bytes(message.payload), message.retain, message.qos))

@@ -3,6 +3,7 @@
 import logging
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,10 +16,13 @@ import pytest
 from broker import Mosquitto, ServerTls, Subscriber, free_port, listening, wait_for
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
 
 from kiosk.errors import ConfigError
 from kiosk.events import ATTENDANCE, Topics, discovery_document, encode
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls, check_broker
+from kiosk.mqtt._problems import connect_problem, end_problem, login_problem
 from kiosk.ports import Outcome
 
 TOPICS = Topics("kiosk/v1", "hq", "door-1")
@@ -232,6 +236,7 @@ def test_wrong_password_is_said_and_never_logged(
         assert "refuses the login" in (kiosk.last_error or "")
         assert "mqtt.password_file" in (kiosk.last_error or "")
         problem = check_broker(settings(mosquitto.port, **options))
+        assert problem is not None
         assert problem == kiosk.last_error
         assert "\n" not in problem
     assert "s3cret" not in caplog.text
@@ -310,6 +315,35 @@ def test_server_that_hangs_up() -> None:
         thread.join()
     assert problem is not None
     assert "mqtt.port" in problem
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TimeoutError(), "does not answer"),
+        (OSError(113, "No route to host"), "No route to host"),
+        (ValueError("Invalid host."), "Invalid host"),
+        (ssl.SSLError(1, "[SSL] something"), "TLS fails"),
+    ],
+)
+def test_every_problem_names_the_broker_and_a_setting(error: Exception, words: str) -> None:
+    problem = connect_problem(settings(1883), error)
+    assert problem.startswith("broker 127.0.0.1:1883")
+    assert words in problem
+    assert "mqtt." in problem
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(0x8E, "another client uses this kiosk's id"), (0x95, "ended the connection"), (None, "broke")]
+)
+def test_why_a_connection_ended(code: int | None, words: str) -> None:
+    told = None if code is None else ReasonCode(PacketTypes.DISCONNECT, identifier=code)
+    assert words in end_problem(settings(1883), told)
+
+
+def test_refusal_that_is_no_question_of_passwords() -> None:
+    refusal = ReasonCode(PacketTypes.CONNACK, identifier=0x89)
+    assert login_problem(settings(1), refusal, answered=True).endswith("refuses the connection: Server busy")
 
 
 # --- TLS

@@ -182,7 +182,7 @@ def test_events_nobody_subscribes_to_stay_until_somebody_does(tmp_path: Path, st
 
 
 def test_broker_killed_again_and_again_loses_nothing(tmp_path: Path, start: Starter) -> None:
-    with listening(tmp_path, TOPICS.prefix + "/event/#") as (mosquitto, subscriber):
+    with Mosquitto(tmp_path) as mosquitto, Subscriber(mosquitto.port, TOPICS.prefix + "/event/#", qos=0) as subscriber:
         kiosk = start(mosquitto)
         expected: list[int] = []
         for _ in range(4):

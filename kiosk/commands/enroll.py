@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,9 +101,8 @@ class Enroller:
         Raises:
             InputError: a photo that is not fit, another person's, or of a face enrolled under another id.
         """
-        unread, known_photos = self._select(subject_id, paths)
         known = self._store.subject(subject_id) is not None
-        photos, unusable = self._embed_all(unread, skip_bad=skip_bad)
+        photos, known_photos, unusable = self._embed_all(subject_id, paths, skip_bad=skip_bad)
         if not photos and unusable and not known:
             raise InputError(f"{subject_id}: not enrolled, no photo can be used: {'; '.join(unusable.values())}")
         embedded = [photo for photo, _ in photos]
@@ -116,37 +114,30 @@ class Enroller:
         self._templates += [photo.template(subject_id, self._model_id) for photo in embedded]
         return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable)
 
-    def _select(self, subject_id: SubjectId, paths: Iterable[Path]) -> tuple[list[Path], tuple[str, ...]]:
-        """The files that are not enrolled yet, and those that are (by SHA-256, whatever they are called)."""
-        seen = {
-            info.source_sha256 for info in self._store.template_infos(subject_id) if info.model_id == self._model_id
-        }
-        fresh: list[Path] = []
-        known: list[str] = []
-        for path in paths:
-            digest = _sha256(path)
-            if digest in seen:
-                known.append(str(path))
-            else:
-                fresh.append(path)
-            seen.add(digest)
-        return fresh, tuple(known)
-
     def _embed_all(
-        self, paths: Iterable[Path], *, skip_bad: bool
-    ) -> tuple[list[tuple[EnrolledPhoto, str]], dict[str, str]]:
-        """Each usable photo with its file's SHA-256, and the others with what is wrong."""
+        self, subject_id: SubjectId, paths: Iterable[Path], *, skip_bad: bool
+    ) -> tuple[list[tuple[EnrolledPhoto, str]], tuple[str, ...], dict[str, str]]:
+        """Each usable photo with its file's SHA-256; files that are enrolled already (whatever they are called now);
+        and the others, each with what is wrong.
+        """
+        infos = self._store.template_infos(subject_id)
+        seen = {info.source_sha256 for info in infos if info.model_id == self._model_id}
         photos: list[tuple[EnrolledPhoto, str]] = []
+        known: list[str] = []
         unusable: dict[str, str] = {}
         for path in paths:
             try:
                 photo = load_photo(path)
+                if photo.sha256 in seen:
+                    known.append(str(path))
+                    continue
                 photos.append((self._embed(photo), photo.sha256))
+                seen.add(photo.sha256)
             except InputError as error:
                 if not skip_bad:
                     raise
                 unusable[str(path)] = str(error)
-        return photos, unusable
+        return photos, tuple(known), unusable
 
     def _embed(self, photo: Photo) -> EnrolledPhoto:
         pipeline = self._pipeline
@@ -265,12 +256,3 @@ def _document(enrollment: Enrollment) -> dict[str, object]:
         "photos": [{"path": photo.source, "quality": quality_document(photo.quality)} for photo in enrollment.photos],
         "known_photos": list(enrollment.known_photos),
     }
-
-
-def _sha256(path: Path) -> str | None:
-    """None for a file that cannot be read: reading it as a photo says why."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

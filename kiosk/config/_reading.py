@@ -105,6 +105,10 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
     return f"no valid YAML: {error.problem or error.context or 'cannot be understood'}"
 
 
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
 class _Builder:
     """Builds values from parser events with a stack of its own: depth is a limit here, not Python's recursion."""
 
@@ -124,7 +128,7 @@ class _Builder:
                     self._scalar(event, stack)
 
     def _refuse(self, event: yaml.Event, *, depth: int) -> None:
-        line = event.start_mark.line + 1
+        line = _line(event)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise YamlProblem(line, "anchors and aliases (& and *) are not supported; quote a value that begins so")
         if getattr(event, "tag", None) is not None:
@@ -135,7 +139,7 @@ class _Builder:
             raise YamlProblem(line, "a second document (---) begins here; one file is one configuration")
 
     def _open(self, event: yaml.Event, stack: list[_Open]) -> _Open:
-        line = event.start_mark.line + 1
+        line = _line(event)
         if isinstance(event, yaml.MappingStartEvent):
             if not stack:
                 return _Open(self._document.tree, ())
@@ -146,7 +150,7 @@ class _Builder:
         return _Open(None, self._put(stack[-1], [], line))
 
     def _scalar(self, event: yaml.ScalarEvent, stack: list[_Open]) -> None:
-        line = event.start_mark.line + 1
+        line = _line(event)
         plain = event.style is None
         if not stack:
             if plain and event.value in _NULL:

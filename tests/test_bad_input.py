@@ -1,0 +1,297 @@
+"""Every kind of bad input, through the command line as a user meets it: one line, the right code, nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from broker import free_port
+from command_line import Kiosk
+from runner import assert_one_line_error, copy_store, dump, enroll_people
+
+from kiosk import cli
+from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE
+from kiosk.opencv import cv2
+
+
+@pytest.fixture(scope="module")
+def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
+    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
+
+
+@pytest.fixture
+def home(kiosk: Kiosk, _home: Kiosk) -> Kiosk:
+    """Obama and Biden enrolled, for this test alone."""
+    copy_store(_home, kiosk)
+    return kiosk
+
+
+def _refused(kiosk: Kiosk, code: int, *arguments: str | Path) -> str:
+    """Run, and see that it fails as it should and leaves the store as it was; returns the error line."""
+    before = dump(kiosk.store)
+    result = kiosk(*arguments)
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    assert dump(kiosk.store) == before
+    return assert_one_line_error(result.stderr)
+
+
+# Photos that cannot be used
+
+
+def _png_of(width: int, height: int) -> bytes:
+    """A tiny file that promises a huge image: zlib squeezes the zeros."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    squeezer = zlib.compressobj(9)
+    row = b"\0" * (1 + width * 3)
+    pixels = b"".join(squeezer.compress(row) for _ in range(height)) + squeezer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def _encoded(image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], kind: str = ".png") -> bytes:
+    done, data = cv2.imencode(kind, image)
+    assert done
+    return data.tobytes()
+
+
+BAD_PHOTOS: dict[str, Callable[[Path], bytes]] = {
+    "zero-byte.jpg": lambda _: b"",
+    "truncated.jpg": lambda samples: (samples / "obama.jpg").read_bytes()[:20_000],
+    "header-only.jpg": lambda samples: (samples / "obama.jpg").read_bytes()[:300],
+    "text.jpg": lambda _: b"This is no photo.\n" * 50,
+    "one-pixel.png": lambda _: _encoded(np.zeros((1, 1, 3), np.uint8)),
+    "line.png": lambda _: _encoded(np.zeros((1, 2000, 3), np.uint8)),
+    "bomb-20000x20000.png": lambda _: _png_of(20_000, 20_000),
+    "nobody.png": lambda _: _encoded(np.full((480, 640, 3), 128, np.uint8)),
+    "two-people.png": lambda samples: _encoded(
+        cv2.hconcat([cv2.resize(cv2.imread(str(samples / f)), (480, 480)) for f in ("obama2.jpg", "collins.jpg")])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PHOTOS)
+def test_enroll_refuses_the_photo(home: Kiosk, samples: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(BAD_PHOTOS[name](samples))
+    line = _refused(home, 65, "enroll", "E1", path)
+    assert name in line
+
+
+def test_a_file_that_is_none(home: Kiosk, tmp_path: Path) -> None:
+    assert "nowhere.jpg" in _refused(home, 65, "enroll", "E1", tmp_path / "nowhere.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    assert "folder.jpg" in _refused(home, 65, "enroll", "E1", tmp_path / "folder.jpg")
+
+
+@pytest.mark.parametrize("name", ["zero-byte.jpg", "truncated.jpg", "text.jpg", "one-pixel.png", "nobody.png"])
+def test_verify_refuses_the_photo(home: Kiosk, samples: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(BAD_PHOTOS[name](samples))
+    assert name in _refused(home, 65, "verify", samples / "obama.jpg", path, "--json")
+
+
+# Photos that are unusual, and must work
+
+
+def _turned(photo: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    """Stored lying on its side, with the EXIF orientation that sets it upright (6: turn clockwise)."""
+    data = _encoded(cv2.rotate(photo, cv2.ROTATE_90_COUNTERCLOCKWISE), ".jpg")
+    tiff = b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)
+    body = b"Exif\0\0" + tiff
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+
+
+UNUSUAL_PHOTOS = {
+    "16-bit.png": lambda photo: _encoded(photo.astype(np.uint16) * 257),
+    "grey.png": lambda photo: _encoded(cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)),
+    "alpha.png": lambda photo: _encoded(cv2.cvtColor(photo, cv2.COLOR_BGR2BGRA)),
+    "exif-turned.jpg": _turned,
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL_PHOTOS)
+def test_an_unusual_photo_is_read_right(home: Kiosk, samples: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(UNUSUAL_PHOTOS[name](cv2.imread(str(samples / "obama2.jpg"))))
+    result = home("identify", path, "--json")
+    assert result.returncode == 0, result.stderr
+    (face,) = json.loads(result.stdout)["images"][0]["faces"]
+    assert face["subject_id"] == "obama"
+
+
+# Subject ids
+
+BAD_IDS = ["two words", "a/b", "../../x", "a+b", "a#b", "'; DROP TABLE subjects; --", '"', "x" * 300, "김철수", "", ".", "..",
+           "a\nb", "é", "$SYS"]  # fmt: skip
+
+
+@pytest.mark.parametrize("subject_id", BAD_IDS)
+def test_enroll_refuses_the_id(home: Kiosk, samples: Path, subject_id: str) -> None:
+    line = _refused(home, 65, "enroll", subject_id, samples / "collins.jpg")
+    assert "1 to 64" in line
+    assert len(line) < 300
+
+
+def test_an_id_with_a_nul(home: Kiosk, samples: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No process can be given a NUL; the command itself refuses it all the same."""
+    code = cli.run(["enroll", "a\0b", str(samples / "collins.jpg"), "--config", str(home.config)])
+    assert code == 65
+    assert_one_line_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("arguments", [["show"], ["remove", "--yes"], ["rename"]])
+def test_the_other_commands_refuse_a_bad_id(home: Kiosk, arguments: list[str]) -> None:
+    name = ["Name"] if arguments[0] == "rename" else []
+    _refused(home, 65, "subjects", *arguments, "a b", *name)
+
+
+def test_any_text_may_be_a_name(home: Kiosk, samples: Path) -> None:
+    name = "김철수 / \"Bobby\" '; DROP TABLE subjects; -- +#"
+    assert home("enroll", "E1", "--name", name, samples / "collins.jpg").returncode == 0
+    assert json.loads(home("subjects", "show", "E1", "--json").stdout)["name"] == name
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 300])
+def test_what_is_no_name(home: Kiosk, samples: Path, name: str) -> None:
+    _refused(home, 65, "enroll", "E1", "--name", name, samples / "collins.jpg")
+
+
+# Configuration
+
+YAML_BOMB = 'a: &a ["x","x","x","x","x","x","x","x","x"]\n' + "".join(
+    f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+BAD_CONFIGS = {
+    "unknown key": "mqtt: {prot: 1884}",
+    "unknown section": "mqqt: {port: 1884}",
+    "wrong type": "mqtt: {port: many}",
+    "boolean for a number": "mqtt: {port: true}",
+    "out of range": "mqtt: {port: 70000}",
+    "bomb": YAML_BOMB,
+    "deep": "[" * 5000,
+    "duplicate key": "mqtt: {port: 1}\nmqtt: {port: 2}",
+    "not a mapping": "- 1\n- 2",
+    "python object": "device: !!python/object/apply:os.system [echo]",
+    "nul": "device: {site: a\0b}",
+    "syntax": "mqtt: {port: 1",
+    "huge": "# " + "x" * 200_000,
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CONFIGS)
+def test_a_bad_configuration(home: Kiosk, samples: Path, kind: str) -> None:
+    path = home.folder / "bad.yaml"
+    path.write_text(BAD_CONFIGS[kind])
+    line = _refused(home, 78, "enroll", "E1", samples / "collins.jpg", "--config", path)
+    assert "bad.yaml" in line
+    assert len(line) < 500
+
+
+def test_every_problem_of_a_configuration_is_told(home: Kiosk) -> None:
+    path = home.folder / "bad.yaml"
+    path.write_text("mqtt:\n  prot: 1884\n  host: 7\ncamera: {fps: fast}\n")
+    result = home("run", "--config", path)
+    assert result.returncode == 78
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("kiosk: ") and "bad.yaml:" in line for line in lines)
+    assert any('did you mean "port"' in line for line in lines)
+
+
+def test_a_configuration_that_is_not_there(home: Kiosk) -> None:
+    assert "nowhere.yaml" in _refused(home, 78, "run", "--config", home.folder / "nowhere.yaml")
+
+
+# Model bundles (more of them in test_cli_model.py)
+
+
+@pytest.mark.parametrize("damage", ["hash", "shape"])
+def test_a_bundle_that_is_not_what_it_says(home: Kiosk, samples: Path, damage: str) -> None:
+    bundle = home.folder / "bundle"
+    shutil.copytree(BUILT_IN / BUILT_IN_BUNDLE, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest |= {"tflite_sha256": "0" * 64} if damage == "hash" else {"embedding_dim": 512}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    home.configure(model={"bundle": str(bundle)})
+    assert str(bundle) in _refused(home, 69, "enroll", "E1", samples / "collins.jpg")
+
+
+# The store
+
+
+def test_a_corrupt_store(home: Kiosk, samples: Path) -> None:
+    home.store.write_bytes(b"\x53\x51 this is no database " * 500)
+    before = home.store.read_bytes()
+    for command in (["enroll", "E1", samples / "collins.jpg"], ["subjects", "list"], ["run"]):
+        result = home(*command)
+        assert result.returncode == 73
+        assert str(home.store) in assert_one_line_error(result.stderr)
+    assert home.store.read_bytes() == before
+
+
+def test_a_store_with_a_broken_page(home: Kiosk) -> None:
+    data = bytearray(home.store.read_bytes())
+    data[4096:8192] = b"\xff" * 4096
+    home.store.write_bytes(data)
+    result = home("check", "--json")
+    assert result.returncode == 73
+    assert_one_line_error(result.stderr)
+
+
+def test_a_store_of_a_newer_version(home: Kiosk, samples: Path) -> None:
+    db = sqlite3.connect(home.store)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    line = _refused(home, 73, "enroll", "E1", samples / "collins.jpg")
+    assert "99" in line
+    _refused(home, 73, "subjects", "list")
+
+
+def test_a_store_that_is_a_folder(kiosk: Kiosk, samples: Path) -> None:
+    kiosk.store.mkdir()
+    result = kiosk("enroll", "E1", samples / "collins.jpg")
+    assert result.returncode == 73
+    assert_one_line_error(result.stderr)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_store_that_is_read_only(home: Kiosk, samples: Path) -> None:
+    home.store.chmod(0o400)
+    assert str(home.store) in _refused(home, 77, "enroll", "E1", samples / "collins.jpg")
+
+
+def test_a_store_where_none_can_be(kiosk: Kiosk, samples: Path) -> None:
+    kiosk.configure(store={"path": "/proc/nowhere/kiosk.db"})
+    result = kiosk("enroll", "E1", samples / "collins.jpg")
+    assert result.returncode in {73, 77}
+    assert "store.path" in assert_one_line_error(result.stderr)
+
+
+# Camera and broker
+
+
+@pytest.mark.parametrize("source", [63, "/nowhere/clip.avi", "picamera2"])
+def test_no_camera(home: Kiosk, source: int | str) -> None:
+    home.configure(camera={"source": source})
+    result = home("run")
+    assert result.returncode == 69
+    assert_one_line_error("\n".join(line for line in result.stderr.splitlines() if line.startswith("kiosk: ")))
+
+
+def test_nobody_listens_at_the_cameras_address(home: Kiosk) -> None:
+    home.configure(camera={"source": f"rtsp://127.0.0.1:{free_port()}/cam", "open_timeout_s": 2})
+    result = home("run")
+    assert result.returncode == 69
+    assert "Traceback" not in result.stderr

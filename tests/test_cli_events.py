@@ -1,0 +1,156 @@
+"""``kiosk events`` on a store with a week of attendance."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from broker import wait_for
+from command_line import Kiosk
+from runner import assert_one_line_error
+
+from kiosk.biometrics import Candidate, Decision, ModelId, Reason, SubjectId, Verdict
+from kiosk.commands.events import parse_time
+from kiosk.errors import UsageError
+from kiosk.events import EventType, Moment, Origin
+from kiosk.store import NewTemplate, Store
+
+SEOUL = ZoneInfo("Asia/Seoul")
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+MODEL = ModelId("test@000000")
+
+
+def _record(store: Store, subject_id: str, moment: datetime, *, synchronized: bool = True) -> None:
+    decision = Decision(
+        Verdict.IDENTIFIED, Reason.MATCH, 0.6, (Candidate(SubjectId(subject_id), 0.8),), 3, frame_scores=(0.8,)
+    )
+    store.record_check_in(
+        decision,
+        event_type=EventType.CHECK_IN,
+        moment=Moment(round(moment.timestamp() * 1000), synchronized, 1000, "boot"),
+        origin=Origin("hq", "door-1", "Asia/Seoul"),
+        model_id=MODEL,
+        gallery_size=2,
+    )
+
+
+@pytest.fixture
+def week(kiosk: Kiosk) -> Kiosk:
+    """a and b check in every noon from 2026-03-02 to 2026-03-08."""
+    kiosk.configure(device={"timezone": "Asia/Seoul"})
+    with Store.open(kiosk.store) as store:
+        for subject_id in ("a", "b"):
+            store.enroll(SubjectId(subject_id), [NewTemplate(MODEL, np.eye(4, dtype=np.float32)[0])], name=subject_id)
+        for day in range(7):
+            for subject_id in ("a", "b"):
+                _record(store, subject_id, NOON + timedelta(days=day))
+    return kiosk
+
+
+def _events(kiosk: Kiosk, *arguments: str) -> list[dict[str, object]]:
+    result = kiosk("events", "--json", *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    events: list[dict[str, object]] = json.loads(result.stdout)["events"]
+    return events
+
+
+def test_json(week: Kiosk) -> None:
+    events = _events(week)
+    assert [event["seq"] for event in events] == list(range(1, 15))
+    first = events[0]
+    assert first["subject_id"] == "a"
+    assert first["event_type"] == "check_in"
+    assert first["occurred_at"] == "2026-03-02T12:00:00.000Z"
+    assert (first["score"], first["threshold"], first["frames"], first["model"]) == (0.8, 0.6, 3, MODEL)
+    assert first["delivery"] == "pending"
+    assert _events(week, "--format", "json") == events
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (["--subject", "a"], 7),
+        (["--subject", "nobody"], 0),
+        (["--since", "2026-03-08"], 2),
+        (["--until", "2026-03-02"], 2),
+        (["--since", "2026-03-03", "--until", "2026-03-04"], 4),
+        # 12:00 UTC is 21:00 in Seoul.
+        (["--since", "2026-03-08T21:00"], 2),
+        (["--since", "2026-03-08T21:01"], 0),
+        (["--since", "2026-03-08T12:00Z"], 2),
+        (["--until", "2026-03-02T12:00+00:00"], 0),
+        (["--since", "1h"], 0),
+    ],
+)
+def test_filters(week: Kiosk, arguments: list[str], count: int) -> None:
+    assert len(_events(week, *arguments)) == count
+
+
+def test_table_shows_local_time(week: Kiosk) -> None:
+    lines = week("events", "--subject", "b").stdout.splitlines()
+    assert lines[0].split() == ["seq", "time", "event", "subject", "score", "delivery"]
+    assert lines[1].split() == ["2", "2026-03-02", "21:00:00", "check_in", "b", "0.80", "pending"]
+
+
+def test_csv(week: Kiosk) -> None:
+    rows = list(csv.DictReader(week("events", "--format", "csv").stdout.splitlines()))
+    assert len(rows) == 14
+    assert rows[0]["subject_id"] == "a"
+    assert rows[0]["occurred_at"] == "2026-03-02T12:00:00.000Z"
+
+
+def test_an_empty_log(kiosk: Kiosk) -> None:
+    Store.open(kiosk.store).close()
+    assert _events(kiosk) == []
+
+
+def test_no_store(kiosk: Kiosk) -> None:
+    result = kiosk("events")
+    assert result.returncode == 73
+    assert_one_line_error(result.stderr)
+
+
+def test_follow_shows_the_last_ten_and_then_what_happens(week: Kiosk) -> None:
+    process = week.start("events", "--follow", "--json")
+    assert process.stdout is not None
+    try:
+        seen = [json.loads(process.stdout.readline())["seq"] for _ in range(10)]
+        assert seen == list(range(5, 15))
+        with Store.open(week.store) as store:
+            _record(store, "a", NOON + timedelta(days=8), synchronized=False)
+        assert json.loads(process.stdout.readline())["seq"] == 15
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=10)
+    assert stderr == ""
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("7d", datetime(2026, 2, 23, 12, 0, tzinfo=UTC)),
+        ("90m", datetime(2026, 3, 2, 10, 30, tzinfo=UTC)),
+        ("2026-03-02", datetime(2026, 3, 2, tzinfo=SEOUL)),
+        ("2026-03-02T08:00", datetime(2026, 3, 2, 8, tzinfo=SEOUL)),
+        ("2026-03-02T08:00:00.5Z", datetime(2026, 3, 2, 8, 0, 0, 500000, tzinfo=UTC)),
+    ],
+)
+def test_times(text: str, expected: datetime) -> None:
+    assert parse_time(text, SEOUL, NOON) == expected
+
+
+def test_a_date_as_end_includes_the_day() -> None:
+    assert parse_time("2026-03-02", SEOUL, NOON, end_of_day=True) == datetime(2026, 3, 3, tzinfo=SEOUL)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "7", "d", "2026-13-01", "999999d", "9999-12-31x", "-1d"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(UsageError, match="use 2026-03-02"):
+        parse_time(text, SEOUL, NOON)

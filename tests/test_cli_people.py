@@ -1,0 +1,208 @@
+"""``kiosk enroll`` and ``kiosk subjects`` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import Kiosk
+from runner import assert_one_line_error, copy_store, dump, enroll_people
+
+from kiosk.opencv import cv2
+
+
+@pytest.fixture(scope="module")
+def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
+    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
+
+
+@pytest.fixture
+def home(kiosk: Kiosk, _home: Kiosk) -> Kiosk:
+    """Obama and Biden enrolled, for this test alone."""
+    copy_store(_home, kiosk)
+    return kiosk
+
+
+def _listed(kiosk: Kiosk) -> dict[str, dict[str, object]]:
+    result = kiosk("subjects", "list", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    return {subject["subject_id"]: subject for subject in json.loads(result.stdout)["subjects"]}
+
+
+def test_enroll_with_several_photos(kiosk: Kiosk, samples: Path) -> None:
+    photos = [samples / name for name in ("obama.jpg", "obama2.jpg", "obama3.jpg")]
+    result = kiosk("enroll", "E1042", "--name", "버락 오바마", *photos, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    assert document["subject_id"] == "E1042"
+    assert document["new"] is True
+    assert [photo["path"] for photo in document["photos"]] == [str(photo) for photo in photos]
+    assert all(photo["quality"]["failure"] is None for photo in document["photos"])
+    subject = _listed(kiosk)["E1042"]
+    assert (subject["name"], subject["templates"]) == ("버락 오바마", 3)
+
+
+def test_without_a_name_the_id_is_the_name(kiosk: Kiosk, samples: Path) -> None:
+    assert kiosk("enroll", "E1", samples / "obama.jpg").returncode == 0
+    assert _listed(kiosk)["E1"]["name"] == "E1"
+
+
+def test_more_photos_of_an_enrolled_person_are_added_and_the_name_stays(home: Kiosk, samples: Path) -> None:
+    result = home("enroll", "obama", samples / "obama2.jpg")
+    assert (result.returncode, result.stdout) == (0, "obama: more: 1 photo\n")
+    subject = _listed(home)["obama"]
+    assert (subject["name"], subject["templates"]) == ("Barack Obama", 2)
+
+
+def test_the_same_photo_again_is_passed_over(home: Kiosk, samples: Path, tmp_path: Path) -> None:
+    renamed = shutil.copy(samples / "obama.jpg", tmp_path / "other name.jpg")
+    result = home("enroll", "obama", renamed, samples / "obama2.jpg", samples / "obama2.jpg")
+    assert result.returncode == 0
+    assert "other name.jpg is enrolled already" in result.stderr
+    assert _listed(home)["obama"]["templates"] == 2
+
+
+def test_another_persons_photo_among_them_is_refused(home: Kiosk, samples: Path) -> None:
+    before = dump(home.store)
+    result = home("enroll", "obama", samples / "obama2.jpg", samples / "collins.jpg")
+    assert result.returncode == 65
+    assert "collins.jpg: does not look like the same person" in assert_one_line_error(result.stderr)
+    assert dump(home.store) == before
+
+
+def test_the_same_face_under_a_second_id(home: Kiosk, samples: Path) -> None:
+    before = dump(home.store)
+    result = home("enroll", "E7", samples / "obama3.jpg")
+    assert result.returncode == 65
+    line = assert_one_line_error(result.stderr)
+    assert "already enrolled as obama" in line
+    assert "--force" in line
+    assert dump(home.store) == before
+    assert home("enroll", "E7", samples / "obama3.jpg", "--force").returncode == 0
+    assert "E7" in _listed(home)
+
+
+def test_one_bad_photo_and_nothing_is_enrolled(kiosk: Kiosk, samples: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"")
+    result = kiosk("enroll", "E1", samples / "obama.jpg", bad)
+    assert result.returncode == 65
+    assert "bad.jpg" in assert_one_line_error(result.stderr)
+    assert dump(kiosk.store)["subjects"] == []
+
+
+@pytest.fixture
+def people(tmp_path: Path, samples: Path) -> Path:
+    """A folder for --from-dir: two people, and everything that can be wrong."""
+    folder = tmp_path / "people"
+    for subject_id, photos in {"obama": ("obama.jpg", "obama2.jpg"), "biden": ("biden_portrait.jpg",)}.items():
+        (folder / subject_id).mkdir(parents=True)
+        for photo in photos:
+            shutil.copy(samples / photo, folder / subject_id / photo)
+    return folder
+
+
+def test_enroll_a_folder(kiosk: Kiosk, people: Path) -> None:
+    result = kiosk("enroll", "--from-dir", people)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == ["biden: enrolled with 1 photo", "obama: enrolled with 2 photos"]
+    assert kiosk("enroll", "--from-dir", people).stdout.splitlines() == [
+        "biden: nothing new to enroll",
+        "obama: nothing new to enroll",
+    ]
+
+
+def test_enroll_a_folder_with_problems(kiosk: Kiosk, people: Path, samples: Path) -> None:
+    (people / "obama" / "notes.jpg").write_text("not a photo")
+    (people / "obama" / "readme.txt").write_text("passed over")
+    (people / "biden2").mkdir()
+    shutil.copy(samples / "biden.jpg", people / "biden2")
+    (people / "bad id").mkdir()
+    (people / "empty").mkdir()
+    result = kiosk("enroll", "--from-dir", people, "--json")
+    assert result.returncode == 65
+    assert "2 people enrolled" in assert_one_line_error(result.stderr)
+    document = json.loads(result.stdout)
+    assert [subject["subject_id"] for subject in document["subjects"]] == ["biden", "obama"]
+    failures = {failure["source"].rsplit("/", 1)[-1]: failure["error"] for failure in document["failures"]}
+    assert set(failures) == {"notes.jpg", "biden2", "bad id", "empty"}
+    assert "already enrolled as biden" in failures["biden2"]
+    assert {subject: row["templates"] for subject, row in _listed(kiosk).items()} == {"biden": 1, "obama": 2}
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_a_folder_with_nobody(kiosk: Kiosk, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "empty").mkdir()
+    result = kiosk("enroll", "--from-dir", tmp_path / folder)
+    assert result.returncode == 65
+    assert_one_line_error(result.stderr)
+
+
+def test_subjects_list_in_words(home: Kiosk) -> None:
+    result = home("subjects", "list")
+    assert result.stdout == "biden\t조 바이든\t1 template\nobama\tBarack Obama\t1 template\n"
+
+
+def test_subjects_show(home: Kiosk) -> None:
+    document = json.loads(home("subjects", "show", "obama", "--json").stdout)
+    assert (document["subject_id"], document["name"], document["last_event"]) == ("obama", "Barack Obama", None)
+    (template,) = document["templates"]
+    assert "@" in template["model"]
+    assert template["quality"]["size_px"] > 60
+    assert "embedding" not in template
+    assert "name: Barack Obama" in home("subjects", "show", "obama").stdout
+
+
+def test_subjects_rename(home: Kiosk) -> None:
+    assert home("subjects", "rename", "obama", "B. Obama / 'quoted' +#").returncode == 0
+    assert _listed(home)["obama"]["name"] == "B. Obama / 'quoted' +#"
+
+
+def test_subjects_remove_prints_the_receipt(home: Kiosk) -> None:
+    result = home("subjects", "remove", "obama", "--yes", "--json")
+    assert result.returncode == 0
+    receipt = json.loads(result.stdout)
+    assert receipt["subject_id"] == "obama"
+    assert receipt["templates_erased"] == 1
+    assert receipt["complete"] is True
+    assert set(_listed(home)) == {"biden"}
+    assert all(b"Barack Obama" not in path.read_bytes() for path in home.folder.glob("kiosk.db*"))
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 65), ("", 65)])
+def test_subjects_remove_asks(home: Kiosk, answer: str, code: int) -> None:
+    result = home("subjects", "remove", "obama", stdin=answer)
+    assert result.returncode == code
+    assert "cannot be undone" in result.stderr
+    assert ("obama" in _listed(home)) is (code != 0)
+
+
+@pytest.mark.parametrize("arguments", [["show", "E9"], ["rename", "E9", "Nobody"], ["remove", "E9", "--yes"]])
+def test_nobody_by_that_id(home: Kiosk, arguments: list[str]) -> None:
+    before = dump(home.store)
+    result = home("subjects", *arguments)
+    assert result.returncode == 65
+    assert "E9" in assert_one_line_error(result.stderr)
+    assert dump(home.store) == before
+
+
+def test_the_notebooks_detector_keeps_its_own_templates(home: Kiosk, samples: Path) -> None:
+    """Crops of another geometry are another model's: never compared, and said so."""
+    haar = {"KIOSK_FACE__DETECTOR": "haar"}
+    assert home("enroll", "obama", samples / "obama.jpg", env=haar).returncode == 0
+    models = {t["model"] for t in json.loads(home("subjects", "show", "obama", "--json").stdout)["templates"]}
+    assert len(models) == 2
+    assert any(model.endswith("+haar") for model in models)
+    result = home("identify", samples / "obama2.jpg", "--json", env=haar)
+    candidates = json.loads(result.stdout)["images"][0]["faces"][0]["candidates"]
+    assert [candidate["subject_id"] for candidate in candidates] == ["obama"]
+
+
+def test_a_face_too_small_is_refused_with_advice(kiosk: Kiosk, samples: Path, tmp_path: Path) -> None:
+    photo = cv2.imread(str(samples / "biden_portrait.jpg"))
+    cv2.imwrite(str(tmp_path / "small.png"), cv2.resize(photo, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA))
+    result = kiosk("enroll", "E1", tmp_path / "small.png")
+    assert result.returncode == 65
+    assert "too small" in assert_one_line_error(result.stderr)
