@@ -12,7 +12,7 @@ _list:
 check: lint test
 
 # Everything but the tests
-lint: docs-check
+lint: && docs-check
     ruff format --check .
     ruff check .
     mypy

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 import kiosk
-from convert.photos import main_face, photos_in, read_photo
+from convert.photos import main_face, photos_in
 from kiosk.align import align_face
 from kiosk.biometrics import Box, Face, Image
 from kiosk.detector import BlazeFaceDetector
 from kiosk.errors import InputError
+from kiosk.photo import read_photo
 
 SAMPLE_PHOTOS = Path(kiosk.__file__).parent / "data" / "samples"
 """Calibrates a build that is given no photos: few people, so that your own photos are better."""

@@ -21,12 +21,13 @@ from convert.metrics import (
     true_accept_rate,
 )
 from convert.pairs import Pair
-from convert.photos import main_face, read_photo
+from convert.photos import main_face
 from kiosk.biometrics import Embedding, ModelId
 from kiosk.bundle import Bundle
 from kiosk.detector import BlazeFaceDetector, HaarDetector
 from kiosk.embedder import TfliteEmbedder
 from kiosk.errors import InputError, OutputError
+from kiosk.photo import read_photo
 from kiosk.ports import Detector
 
 DetectorName = Literal["blazeface", "haar"]

@@ -7,7 +7,6 @@ from pathlib import Path
 from kiosk.align import central_face
 from kiosk.biometrics import Face, Image
 from kiosk.errors import InputError
-from kiosk.opencv import cv2
 from kiosk.ports import Detector
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -25,17 +24,6 @@ def photos_in(folder: Path) -> list[Path]:
     if not paths:
         raise InputError(f"{folder}: no photos in it ({' '.join(sorted(_SUFFIXES))})")
     return paths
-
-
-def read_photo(path: Path) -> Image:
-    """
-    Raises:
-        InputError: the file cannot be read as an image.
-    """
-    image: Image | None = cv2.imread(str(path), cv2.IMREAD_COLOR)  # type: ignore[assignment]
-    if image is None:
-        raise InputError(f"{path}: cannot be read as an image")
-    return image
 
 
 def main_face(image: Image, detector: Detector) -> Face | None:

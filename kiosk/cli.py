@@ -101,6 +101,9 @@ def run(arguments: Sequence[str]) -> int:
         return _explain(error, debug=invocation.debug)
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
+    except SystemExit:
+        # Click's way of saying that whoever read our stdout went away.
+        return _EXIT_OUTPUT
     return result if isinstance(result, int) else 0
 
 

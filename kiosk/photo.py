@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,19 +99,20 @@ def _decode(path: Path, data: bytes) -> Image:
     image = _opencv_decode(data, cv2.IMREAD_UNCHANGED if transparent else cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(
-            f"{path}: not a photo that can be read, damaged, or above {MAX_IMAGE_PIXELS // 10**6} megapixels; {_USE_ANOTHER}"
+            f"{path}: not a photo that can be read, damaged, or above {MAX_IMAGE_PIXELS // 10**6} megapixels; "
+            f"{_USE_ANOTHER}"
         )
     return _flatten(image)
 
 
-def _opencv_decode(data: bytes, flags: int) -> NDArray[np.generic] | None:
+def _opencv_decode(data: bytes, flags: int) -> NDArray[Any] | None:
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
 
 
-def _flatten(image: NDArray[np.generic]) -> Image:
+def _flatten(image: NDArray[Any]) -> Image:
     """Eight bits a channel and no transparency.
 
     Below transparent pixels a file may hold anything; white is what a viewer shows and what ID photos stand on.

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from command_line import Kiosk
 
+from kiosk.biometrics import Image
+from kiosk.opencv import cv2
+
 ENROLLED = {"obama": ("Barack Obama", "obama.jpg"), "biden": ("조 바이든", "biden_portrait.jpg")}
 
 
@@ -32,7 +35,7 @@ def dump(store: Path) -> dict[str, list[tuple[object, ...]]]:
         return {}
     with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {name: db.execute(f'SELECT * FROM "{name}"').fetchall() for name in sorted(tables)}
+        return {name: db.execute(f'SELECT * FROM "{name}"').fetchall() for name in sorted(tables)}  # noqa: S608 - our own names
 
 
 def assert_one_line_error(stderr: str) -> str:
@@ -43,3 +46,10 @@ def assert_one_line_error(stderr: str) -> str:
     assert "Traceback" not in stderr
     assert "internal error" not in stderr
     return lines[0]
+
+
+def side_by_side(*photos: Path, height_px: int = 640) -> Image:
+    """Photos of one height next to each other, in their own proportions."""
+    images = [cv2.imread(str(photo)) for photo in photos]
+    scaled = [cv2.resize(i, (round(i.shape[1] * height_px / i.shape[0]), height_px)) for i in images]  # type: ignore[union-attr]
+    return cv2.hconcat(scaled)  # type: ignore[return-value]

@@ -44,7 +44,9 @@ def test_a_kiosk_that_would_run(healthy: Kiosk, tmp_path: Path) -> None:
         healthy.configure(mqtt={"enabled": True, "host": "127.0.0.1", "port": broker.port})
         checks = _check(healthy, 0)
     assert list(checks) == ["config", "model", "detector", "camera", "store", "outbox", "broker", "clock", "pad"]
-    assert {checks[name][0] for name in ("config", "model", "detector", "camera", "store", "outbox", "broker")} == {"ok"}
+    assert {checks[name][0] for name in ("config", "model", "detector", "camera", "store", "outbox", "broker")} == {
+        "ok"
+    }
     assert "accuracy" in checks["model"][1]
     assert "2 subjects, threshold 0." in checks["store"][1]
     assert checks["pad"][0] == "warn"

@@ -6,12 +6,10 @@ import csv
 import json
 import signal
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from broker import wait_for
 from command_line import Kiosk
 from runner import assert_one_line_error
 
@@ -128,7 +126,7 @@ def test_follow_shows_the_last_ten_and_then_what_happens(week: Kiosk) -> None:
     finally:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=10)
-    assert stderr == ""
+    assert stderr.strip() == ""
     assert process.returncode == 130
 
 

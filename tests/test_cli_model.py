@@ -122,9 +122,7 @@ def test_no_such_bundle(kiosk: Kiosk) -> None:
     assert "facenet9000" in assert_one_line_error(result.stderr)
 
 
-def test_templates_of_another_model_are_not_compared_and_it_is_said(
-    kiosk: Kiosk, bundle: Path, samples: Path
-) -> None:
+def test_templates_of_another_model_are_not_compared_and_it_is_said(kiosk: Kiosk, bundle: Path, samples: Path) -> None:
     assert kiosk("enroll", "obama", samples / "obama.jpg").returncode == 0
     kiosk.configure(model={"bundle": str(bundle)})
     face = json.loads(kiosk("identify", samples / "obama.jpg", "--json").stdout)["images"][0]["faces"][0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Kiosk
-from runner import assert_one_line_error, dump, enroll_people
+from runner import assert_one_line_error, dump, enroll_people, side_by_side
 
 from kiosk.opencv import cv2
 
@@ -25,9 +25,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 @pytest.fixture
 def two_people(tmp_path: Path, samples: Path) -> Path:
     """One photo of an enrolled person and the stranger, side by side."""
-    left, right = (cv2.resize(cv2.imread(str(samples / name)), (512, 640)) for name in (OBAMA[1], STRANGER))
     path = tmp_path / "two.png"
-    cv2.imwrite(str(path), cv2.hconcat([left, right]))
+    cv2.imwrite(str(path), side_by_side(samples / OBAMA[1], samples / STRANGER))
     return path
 
 

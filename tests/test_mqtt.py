@@ -66,6 +66,8 @@ def test_births_are_retained_and_status_follows_the_process(tmp_path: Path, star
     with Mosquitto(tmp_path) as mosquitto:
         kiosk = start(mosquitto.port, births=births)
         assert kiosk.wait_connected(5)
+        with Subscriber(mosquitto.port) as first:
+            first.wait_for("config")
         with Subscriber(mosquitto.port) as late:
             late.wait_for("config")
             by_topic = {message.topic: message for message in late.messages}

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from kiosk.camera._devices import DeviceSource
 from kiosk.camera._live import LiveCamera
 from kiosk.camera._media import FolderMedia, Media, VideoMedia
 from kiosk.camera._replay import ReplayCamera
-from kiosk.camera._streams import STREAM_SCHEMES, StreamSource
+from kiosk.camera._sources import STREAM_SCHEMES, DeviceSource, LiveSource, StreamSource
 from kiosk.errors import CameraError
 
 __all__ = ["LiveCamera", "OpenedCamera", "ReplayCamera", "open_camera"]
 
 OpenedCamera = LiveCamera | ReplayCamera
 
-_DEVICE = re.compile(r"/dev/video(0|[1-9][0-9]{0,2})")
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def open_camera(
@@ -36,18 +33,54 @@ def open_camera(
 ) -> OpenedCamera:
     """Open a source and start it.
 
-    ``source``: a V4L2 index or ``/dev/videoN``, an ``rtsp://`` or ``http://`` (MJPEG) address, a video file, or a folder
-    of images. ``width``, ``height`` in pixels and ``fps`` are asked of V4L2 devices; a folder is played at ``fps``.
+    ``source``: a V4L2 index or device file, an ``rtsp://`` or ``http://`` (MJPEG) address, a video file, or a folder of
+    images. ``width``, ``height`` (pixels) and ``fps`` are asked of V4L2 devices; a folder is played at ``fps``.
     ``rotate``: degrees clockwise. ``loop`` and ``pace`` are for files and folders.
 
     Raises:
-        CameraError: it cannot be opened, in little more than ``open_timeout_s``.
+        CameraError: it cannot be opened; told in little more than ``open_timeout_s``.
     """
-    live = _live_source(source, width, height, fps, open_timeout_s, read_timeout_s)
+    live = _live_source(source, (width, height), fps, (open_timeout_s, read_timeout_s))
+    camera: OpenedCamera
     if live is not None:
         camera = LiveCamera(live, rotate=rotate, open_timeout_s=open_timeout_s, read_timeout_s=read_timeout_s)
-        camera.start()
-        return camera
-    replay = ReplayCamera(_media(Path(source), fps), rotate=rotate, loop=loop, pace=pace)  # type: ignore[arg-type]
-    replay.start()
-    return replay
+    else:
+        camera = ReplayCamera(_media(Path(source), fps), rotate=rotate, loop=loop, pace=pace)  # type: ignore[arg-type]
+    camera.start()
+    return camera
+
+
+def _live_source(
+    source: int | str, size: tuple[int, int], fps: int, timeouts_s: tuple[float, float]
+) -> LiveSource | None:
+    """The camera or stream that is meant; None for a file or folder."""
+    text = str(source)
+    if text == "picamera2":
+        raise CameraError(
+            "picamera2 is not supported by this version; set camera.source to a USB camera's index, "
+            "or to an rtsp:// or http:// stream of the camera"
+        )
+    if text.isascii() and text.isdigit():
+        return DeviceSource(Path(f"/dev/video{int(text)}"), size, fps)
+    if text.startswith("/dev/"):
+        return DeviceSource(Path(text), size, fps)
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return None
+    if scheme[1].lower() not in STREAM_SCHEMES:
+        raise CameraError(f"camera.source: {scheme[1]}:// is not supported; use rtsp:// or http:// (MJPEG)")
+    return StreamSource(text, *timeouts_s)
+
+
+def _media(path: Path, fps: int) -> Media:
+    try:
+        if path.is_dir():
+            return FolderMedia(path, fps)
+        if path.is_file():
+            return VideoMedia(path, fps)
+    except OSError as error:
+        raise CameraError(f"{path}: cannot be read: {error.strerror}") from error
+    raise CameraError(
+        f"{path}: no such file or folder; set camera.source to a camera index, /dev/videoN, rtsp://…, http://…, "
+        "a video file or a folder of images"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -190,6 +191,8 @@ class Doctor:
 
 
 def _try_camera(config: Config) -> str:
+    # An address may hold a password.
+    shown = re.sub(r"://.*@", "://***@", str(config.camera.source)).partition("?")[0]
     with closing(open_configured_camera(config)) as camera:
         deadline_s = time.monotonic() + _FIRST_FRAME_S
         while time.monotonic() < deadline_s:
@@ -199,8 +202,8 @@ def _try_camera(config: Config) -> str:
                 break
             if frame is not None:
                 height, width = frame.image.shape[:2]
-                return f"{config.camera.source}: {width} x {height} pixels"
-        raise CameraError(f"{config.camera.source}: opens but delivers no picture: {camera.fault or 'no reason given'}")
+                return f"{shown}: {width} x {height} pixels"
+        raise CameraError(f"{shown}: opens but delivers no picture: {camera.fault or 'no reason given'}")
 
 
 def _daemon_runs(config: Config) -> bool:

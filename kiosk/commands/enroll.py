@@ -61,7 +61,9 @@ def command(
     config_path: Path | None,
     verbose: int,
 ) -> None:
-    """Enroll a person from photos: SUBJECT_ID is 1 to 64 of A-Z a-z 0-9 . _ -
+    """Enroll a person from photos.
+
+    SUBJECT_ID is 1 to 64 of A-Z a-z 0-9 . _ - and starts with a letter, digit or _.
 
     Three photos or more in different light recognize best. Each must show one face only. Photos of somebody who is
     enrolled already are added, once they have been found to show the same person.

@@ -56,10 +56,10 @@ def command(
     config_path: Path | None,
     verbose: int,
 ) -> None:
-    """Show the attendance log, oldest first.
+    """Show the attendance log.
 
-    Times without a zone are meant, and the table shows them, in the site's time zone (device.timezone); JSON and CSV
-    carry UTC.
+    The oldest event comes first. Times without a zone are meant, and the table shows them, in the site's time zone
+    (device.timezone); JSON and CSV carry UTC.
     """
     config = load(config_path, verbose)
     zone = ZoneInfo(config.device.timezone)

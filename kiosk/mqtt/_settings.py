@@ -82,7 +82,9 @@ def _use_tls(client: Client, tls: Tls) -> None:
     try:
         client.tls_set(ca_certs=paths[0], certfile=paths[1], keyfile=paths[2])
     except ssl.SSLError as error:
-        raise ConfigError(f"mqtt.tls: not usable as PEM certificate and key: {error.reason or error}") from error
+        raise ConfigError(
+            f"mqtt.tls: not usable as PEM certificate and key: {getattr(error, 'reason', None) or error}"
+        ) from error
     except OSError as error:
         raise ConfigError(f"mqtt.tls: {words(error)}") from error
 

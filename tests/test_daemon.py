@@ -1,0 +1,290 @@
+"""``kiosk run`` as a process: a real clip in, a real broker out, and everything that happens to a daemon in between."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jsonschema
+import pytest
+from broker import Mosquitto, Subscriber, free_port, wait_for
+from command_line import Kiosk
+from runner import copy_store, enroll_people
+
+from kiosk.biometrics import Box
+from kiosk.clip import Person, Scene, Walk, write_clip
+from kiosk.demo import write_scenes
+from kiosk.opencv import cv2
+from kiosk.store import AttendanceRow, Store
+
+ATTENDANCE = "/event/attendance"
+
+
+@pytest.fixture(scope="module")
+def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
+    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
+
+
+@pytest.fixture(scope="module")
+def demo_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Obama, the stranger, Biden, then Obama and Biden together."""
+    path = tmp_path_factory.mktemp("clip") / "demo.avi"
+    write_scenes(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def short_clip(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
+    """One second of Obama, and time enough to forget him."""
+    path = tmp_path_factory.mktemp("clip") / "short.avi"
+    obama = Person(cv2.imread(str(samples / "obama2.jpg")), Box(115, 181, 181, 181))  # type: ignore[arg-type]
+    write_clip(path, [Scene(1.0, (Walk(obama, x=(0.45, 0.55), face_px=(120, 130)),)), Scene(1.3)])
+    return path
+
+
+@pytest.fixture
+def home(kiosk: Kiosk, _home: Kiosk) -> Kiosk:
+    """Obama and Biden enrolled, for this test alone."""
+    copy_store(_home, kiosk)
+    return kiosk
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path) as broker:
+        yield broker
+
+
+def _play(kiosk: Kiosk, clip: Path, port: int | None, **camera: object) -> None:
+    """Have the kiosk watch a clip; every visit of half a minute counts."""
+    kiosk.configure(
+        camera={"source": str(clip), "pace": "fast", **camera},
+        match={"refractory_s": 5},
+        mqtt={"enabled": port is not None, "host": "127.0.0.1", "port": port or 1883},
+    )
+
+
+@contextmanager
+def _running(kiosk: Kiosk) -> Iterator[subprocess.Popen[str]]:
+    """``kiosk run``; whatever happens, it is ended."""
+    process = kiosk.start("run")
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=10)
+
+
+def _stop(process: subprocess.Popen[str], timeout_s: float = 15) -> str:
+    """SIGTERM; the exit code must be 0. Returns what was logged."""
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=timeout_s)
+    assert process.returncode == 0, err
+    assert out == ""
+    assert "Traceback" not in err
+    return err
+
+
+def _attendance(kiosk: Kiosk) -> list[AttendanceRow]:
+    with Store.open(kiosk.store, writable=False) as store:
+        return store.attendance()
+
+
+def _await_attendance(kiosk: Kiosk, count: int, timeout_s: float = 30) -> None:
+    with Store.open(kiosk.store, writable=False) as store:
+        wait_for(lambda: len(store.attendance()) >= count, timeout_s, what=f"{count} check-ins")
+
+
+def test_a_clip_from_beginning_to_end(home: Kiosk, demo_clip: Path, broker: Mosquitto, repo: Path) -> None:
+    _play(home, demo_clip, broker.port)
+    with Subscriber(broker.port) as subscriber:
+        result = home("run")
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == ""
+        messages = subscriber.wait_for(ATTENDANCE, 4)
+        subscriber.wait_for("/status", 2)
+        statuses = [message.payload for message in subscriber.on("/status")]
+    schema = json.loads((repo / "docs" / "schemas" / "attendance.schema.json").read_text())
+    for message in messages:
+        jsonschema.validate(message.json(), schema)
+    events = [message.json() for message in messages]
+    assert [event["seq"] for event in events] == [1, 2, 3, 4]
+    assert Counter(event["subject"]["id"] for event in events) == {"obama": 2, "biden": 2}
+    assert [event["subject"]["id"] for event in events[:2]] == ["obama", "biden"]
+    assert all("name" not in event["subject"] for event in events)
+    assert not any(event["replayed"] for event in events)
+    assert statuses == [b"online", b"offline"]
+    assert {row.event_id for row in _attendance(home)} == {event["event_id"] for event in events}
+    assert {row.delivery for row in _attendance(home)} == {"sent"}
+    with Subscriber(broker.port) as late:
+        late.wait_for("/info")
+        assert late.on(ATTENDANCE) == []
+
+
+def test_the_log_tells_ids_and_scores_and_no_names(home: Kiosk, demo_clip: Path) -> None:
+    _play(home, demo_clip, None)
+    result = home("run", "-vv")
+    assert result.returncode == 0
+    assert re.search(r"accuracy \d\d\.\d%", result.stderr)
+    assert re.search(r"2 subjects, 2 templates; threshold 0\.\d+ \(FPIR 0\.001 with 2 subjects\)", result.stderr)
+    assert "check_in of obama" in result.stderr
+    assert "no check-in: unknown" in result.stderr
+    assert "Barack" not in result.stderr
+    assert "조" not in result.stderr
+    assert {row.delivery for row in _attendance(home)} == {None}
+
+
+def test_rejected_events_are_opt_in_and_name_nobody(home: Kiosk, demo_clip: Path, broker: Mosquitto) -> None:
+    _play(home, demo_clip, broker.port)
+    home.configure(mqtt={"rejected_events": True, "include_names": True})
+    with Subscriber(broker.port) as subscriber:
+        assert home("run").returncode == 0
+        (rejected,) = subscriber.wait_for("/event/rejected")
+        events = subscriber.wait_for(ATTENDANCE, 4)
+    assert rejected.json()["event_type"] == "unknown"
+    assert not rejected.retain
+    assert "subject" not in rejected.json()
+    assert {event.json()["subject"]["name"] for event in events} == {"Barack Obama", "조 바이든"}
+
+
+def test_a_broker_killed_and_restarted_loses_nothing(home: Kiosk, demo_clip: Path, broker: Mosquitto) -> None:
+    _play(home, demo_clip, broker.port, loop=True)
+    with Subscriber(broker.port) as subscriber, _running(home) as process:
+        for _ in range(2):
+            subscriber.wait_for(ATTENDANCE, len(subscriber.on(ATTENDANCE)) + 2, 30)
+            broker.kill()
+            _await_attendance(home, len(_attendance(home)) + 2)
+            broker.start()
+            subscriber.wait_subscribed()
+        subscriber.wait_for(ATTENDANCE, len(subscriber.on(ATTENDANCE)) + 4, 40)
+        _stop(process)
+        rows = _attendance(home)
+        wait_for(lambda: len({m.json()["seq"] for m in subscriber.on(ATTENDANCE)}) >= len(_sent(home)))
+        seen = [message.json() for message in subscriber.on(ATTENDANCE)]
+    first_seen = list(dict.fromkeys(event["seq"] for event in seen))
+    assert first_seen == list(range(1, len(_sent(home)) + 1))
+    assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+    assert {event["event_id"] for event in seen} == {row.event_id for row in _sent(home)}
+    assert any(event["replayed"] for event in seen)
+
+
+def _sent(kiosk: Kiosk) -> list[AttendanceRow]:
+    return [row for row in _attendance(kiosk) if row.delivery == "sent"]
+
+
+def test_without_a_broker_it_recognizes_and_delivers_when_one_appears(
+    home: Kiosk, demo_clip: Path, tmp_path: Path
+) -> None:
+    broker = Mosquitto(tmp_path)
+    _play(home, demo_clip, broker.port, loop=True)
+    with _running(home) as process:
+        _await_attendance(home, 3)
+        assert _sent(home) == []
+        with broker, Subscriber(broker.port) as subscriber:
+            messages = subscriber.wait_for(ATTENDANCE, 3, 40)
+            _stop(process)
+    assert [message.json()["seq"] for message in messages[:3]] == [1, 2, 3]
+
+
+def test_what_one_run_could_not_send_the_next_one_does(home: Kiosk, demo_clip: Path, tmp_path: Path) -> None:
+    port = free_port()
+    _play(home, demo_clip, port, loop=True)
+    with _running(home) as process:
+        _await_attendance(home, 2)
+        log = _stop(process)
+    assert "wait in the outbox" in log
+    broker = Mosquitto(tmp_path)
+    _play(home, demo_clip, broker.port)
+    with broker, Subscriber(broker.port) as subscriber:
+        assert home("run").returncode == 0
+        first = subscriber.wait_for(ATTENDANCE, 2)[0].json()
+    assert (first["seq"], first["replayed"]) == (1, True)
+
+
+def test_people_enrolled_and_removed_while_it_runs(kiosk: Kiosk, short_clip: Path, samples: Path) -> None:
+    _play(kiosk, short_clip, None, loop=True, pace="realtime")
+    kiosk.configure(match={"refractory_s": 1})
+    with _running(kiosk) as process:
+        wait_for(kiosk.store.exists, 20)
+        assert kiosk("enroll", "obama", samples / "obama.jpg").returncode == 0
+        _await_attendance(kiosk, 1)
+        assert kiosk("subjects", "remove", "obama", "--yes").returncode == 0
+        count = len(_attendance(kiosk))
+        # Proof that he passed by unrecognized: the same clip again with somebody else enrolled.
+        assert kiosk("enroll", "other", samples / "obama3.jpg").returncode == 0
+        _await_attendance(kiosk, count + 1)
+        _stop(process)
+    after = [row.subject_id for row in _attendance(kiosk)[count:]]
+    assert after.count("obama") <= 1  # within the half second it takes to notice
+    assert "other" in after
+
+
+def test_sigterm_before_anything_is_ready(home: Kiosk, demo_clip: Path) -> None:
+    _play(home, demo_clip, None, loop=True)
+    with _running(home) as process:
+        wait_for(lambda: _children_file(process).exists(), 5)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        # Too early for a handler means interrupted; never a traceback, never a hang.
+        assert process.returncode in {0, 130, -signal.SIGINT}
+
+
+def _children_file(process: subprocess.Popen[str]) -> Path:
+    return Path(f"/proc/{process.pid}/status")
+
+
+def test_a_second_daemon_on_the_store_is_refused(home: Kiosk, demo_clip: Path) -> None:
+    _play(home, demo_clip, None, loop=True)
+    with _running(home) as process:
+        _await_attendance(home, 1)
+        second = home("run")
+        assert second.returncode == 69
+        assert f"process {process.pid}" in second.stderr
+        _stop(process)
+
+
+def test_a_restart_within_the_refractory_period_reports_nobody_twice(home: Kiosk, short_clip: Path) -> None:
+    _play(home, short_clip, None)
+    home.configure(match={"refractory_s": 600})
+    for _ in range(2):
+        assert home("run").returncode == 0
+    assert [row.subject_id for row in _attendance(home)] == ["obama"]
+
+
+def test_it_tells_systemd_what_it_does(home: Kiosk, short_clip: Path) -> None:
+    _play(home, short_clip, None)
+    address = str(home.folder / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(address)
+        notify.settimeout(10)
+        result = home("run", env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"})
+        assert result.returncode == 0
+        notify.setblocking(False)
+        told: list[str] = []
+        try:
+            while True:
+                told += notify.recv(4096).decode().splitlines()
+        except BlockingIOError:
+            pass
+    assert told[0] == "READY=1"
+    assert any(line.startswith("STATUS=watching; 2 subjects") for line in told)
+    assert "WATCHDOG=1" in told
+    assert "STOPPING=1" in told
+
+
+def test_alternating_check_in_and_check_out(home: Kiosk, demo_clip: Path) -> None:
+    _play(home, demo_clip, None)
+    home.configure(attendance={"mode": "alternate"})
+    assert home("run").returncode == 0
+    kinds = [(row.subject_id, row.event_type) for row in _attendance(home)]
+    assert Counter(kinds) == Counter(
+        [("obama", "check_in"), ("obama", "check_out"), ("biden", "check_in"), ("biden", "check_out")]
+    )
