@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ Array = NDArray[np.float32]
 _BUST_WIDTH, _BUST_HEIGHT, _FACE_HEIGHT = 2.6, 3.0, 0.42
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Person:
-    """A photo, and the box of the face in it."""
+    """A photo, and the box of the face in it. Two of them are never equal: pixels are not worth comparing."""
 
     photo: Image
     face: Box
@@ -93,39 +94,38 @@ def _draw_room(size: tuple[int, int]) -> Array:
 def _paint(frame: Array, walk: Walk, t: float) -> None:
     """Blend the person's bust into the frame at time ``t`` (0–1) of the walk."""
     height, width = frame.shape[:2]
-    face = walk.person.face
-    scale = _between(walk.face_px, t) / face.w
+    scale = _between(walk.face_px, t) / walk.person.face.w
+    cut_out, face_at = _cut_out(walk.person)
+    # Shrunk by area: sampling single pixels would make the picture flicker as it grows.
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    bust = cv2.resize(cut_out, None, fx=scale, fy=scale, interpolation=method)
     # A step's swing: nobody glides.
     sway = 0.01 * math.sin(t * 6 * math.pi)
-    x, y = (_between(walk.x, t) + sway) * width, (_between(walk.y, t) + sway / 2) * height
-    place = np.array([[scale, 0, x - scale * face.centre[0]], [0, scale, y - scale * face.centre[1]]], np.float64)
-    # cv2.warpAffine samples single pixels: shrink by area first, or the picture would flicker.
-    photo, mask = walk.person.photo, _bust_mask(walk.person)
-    if scale < 1:
-        photo, mask = (_shrink(picture, scale) for picture in (photo, mask))
-        place[:, :2] /= scale
-    bust = cv2.warpAffine(photo, place, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    alpha = cv2.warpAffine(mask, place, (width, height), flags=cv2.INTER_LINEAR)[..., None]
-    frame += (bust.astype(np.float32) * np.float32(_between(walk.light, t)) - frame) * alpha
+    left = round((_between(walk.x, t) + sway) * width - scale * face_at[0])
+    top = round((_between(walk.y, t) + sway / 2) * height - scale * face_at[1])
+    right, bottom = min(left + bust.shape[1], width), min(top + bust.shape[0], height)
+    if right <= max(left, 0) or bottom <= max(top, 0):
+        return  # out of the picture
+    seen = bust[max(-top, 0) : bottom - top, max(-left, 0) : right - left]
+    place = frame[max(top, 0) : bottom, max(left, 0) : right]
+    alpha = seen[..., 3:]
+    place += (seen[..., :3] * np.float32(_between(walk.light, t)) - place) * alpha
 
 
-def _bust_mask(person: Person) -> Array:
-    """1 on head and shoulders, 0 beyond, soft between; same height and width as the photo."""
-    height, width = person.photo.shape[:2]
-    face = person.face
+@functools.lru_cache(maxsize=8)
+def _cut_out(person: Person) -> tuple[Array, tuple[float, float]]:
+    """Head and shoulders as (height, width, 4): colour, and alpha fading to 0 at the rim; the face's centre in it."""
+    photo, face = person.photo, person.face
     x, y = face.centre
-    centre = x, y + face.h * _BUST_HEIGHT * (0.5 - _FACE_HEIGHT)
-    rows, columns = np.ogrid[:height, :width]
+    width, height = face.w * _BUST_WIDTH, face.h * _BUST_HEIGHT
+    left, top = max(round(x - width / 2), 0), max(round(y - height * _FACE_HEIGHT), 0)
+    part = photo[top : round(y + height * (1 - _FACE_HEIGHT)), left : round(x + width / 2)].astype(np.float32)
+    rows, columns = np.ogrid[: part.shape[0], : part.shape[1]]
     # A superellipse: rounder than a rectangle, roomier for the shoulders than an ellipse.
-    across = np.abs((columns - centre[0]) / (face.w * _BUST_WIDTH / 2)) ** 4
-    down = np.abs((rows - centre[1]) / (face.h * _BUST_HEIGHT / 2)) ** 4
-    mask: Array = np.clip((1.0 - (across + down)) / 0.4, 0, 1).astype(np.float32)
-    return mask
-
-
-def _shrink(picture: Array | Image, scale: float) -> Array | Image:
-    shrunk: Array | Image = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return shrunk
+    across = ((columns - (x - left)) / (width / 2)) ** 4
+    down = ((rows - (y - top + height * (0.5 - _FACE_HEIGHT))) / (height / 2)) ** 4
+    alpha = np.clip((1.0 - (across + down)) / 0.4, 0, 1).astype(np.float32)
+    return np.dstack([part, alpha]), (x - left, y - top)
 
 
 def _between(ends: tuple[float, float], t: float) -> float:

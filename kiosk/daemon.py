@@ -62,15 +62,17 @@ def run_daemon(config: Config) -> None:
         wake = threading.Event()
         publisher = _start_publisher(stack, config, store, watcher, wake) if config.mqtt.enabled else None
         book = _open_book(config, store, publisher, wake)
+        notifier = Notifier()
         daemon = Daemon(
             camera=camera,
             watcher=watcher,
             book=book,
             store=store,
-            notifier=Notifier(),
+            notifier=notifier,
             retention_days=config.store.retention_days,
         )
         ended = daemon.watch(stopping)
+        notifier.stopping()
         camera.close()
         _finish(publisher, store, daemon, _DRAIN_AT_END_S if ended else _DRAIN_ON_STOP_S)
 
@@ -156,7 +158,6 @@ class Daemon:
             self._note_fault(self._camera.fault if frame is None else None)
             if frame is not None:
                 self._process(frame)
-        self._notifier.stopping()
         return False
 
     def _process(self, frame: Frame) -> None:

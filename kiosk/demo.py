@@ -291,7 +291,7 @@ class _Subscriber:
             self._changed.notify_all()
 
 
-def _parse(payload: bytes) -> object:
+def _parse(payload: bytes | bytearray) -> object:
     try:
         document: object = json.loads(payload)
     except ValueError:

@@ -115,7 +115,7 @@ def write_image(path: Path, image: Image) -> None:
 
 
 def _draw_scale(canvas: Image, y: int, distance: float, threshold: float, colour: Colour) -> None:
-    left, right = _GAP_PX, canvas.shape[1] - _GAP_PX
+    left, right = _GAP_PX, int(canvas.shape[1]) - _GAP_PX
 
     def at(value: float) -> int:
         return round(left + (right - left) * min(max(value, 0.0), 1.0))
@@ -146,5 +146,4 @@ def _text(canvas: Image, text: str, at: tuple[int, int], colour: Colour, size: f
 def _fit(image: Image, width: int, height: int) -> Image:
     factor = min(width / image.shape[1], height / image.shape[0])
     size = max(round(image.shape[1] * factor), 1), max(round(image.shape[0] * factor), 1)
-    fitted: Image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    return fitted
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR).astype(np.uint8)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle, select_bundle
 from kiosk.config import Config
 from kiosk.decision import DecisionRule
@@ -122,7 +124,7 @@ def explain_accuracy(bundle: Bundle) -> str:
     return f"accuracy {accuracy.value:.1%} on {accuracy.pairs} pairs ({accuracy.protocol})"
 
 
-def describe_foreign(gallery: Gallery, models: dict[str, int]) -> str | None:
+def describe_foreign(gallery: Gallery, models: Mapping[ModelId, int]) -> str | None:
     """What to say about templates of other models, None when there are none. ``models``: templates per model id."""
     foreign = {model: count for model, count in models.items() if model != gallery.model_id}
     if not foreign:

@@ -40,6 +40,13 @@ def test_the_person_is_where_and_as_large_as_the_walk_says(person: Person) -> No
         assert face.box.w == pytest.approx(width, rel=0.2)
 
 
+def test_a_person_may_walk_out_of_the_picture(person: Person) -> None:
+    walk = Walk(person, x=(0.5, 2.0), y=(0.5, -1.0))
+    frames = list(draw_frames([Scene(1.0, (walk,)), Scene(0.1)]))
+    assert frames[0].std() > frames[-1].std()
+    assert np.abs(frames[-2].astype(int) - frames[-1]).max() < 30  # only the grain differs
+
+
 def test_light_changes_the_person_and_not_the_room(person: Person) -> None:
     dark, bright = (
         next(iter(draw_frames([Scene(0.1, (Walk(person, x=(0.5, 0.5), light=(gain, gain)),))]))) for gain in (0.5, 1.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from kiosk.config._models import Config
@@ -40,13 +41,15 @@ def path_of_variable(name: str) -> FieldPath:
     return tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split(_SEPARATOR))
 
 
-def field_guides() -> dict[FieldPath, FieldGuide]:
+@cache
+def field_guides() -> Mapping[FieldPath, FieldGuide]:
     """Every field below a section, in the order of the file."""
     schema = Config.model_json_schema()
     return {guide.path: guide for guide in _walk(schema, schema["$defs"], ())}
 
 
-def section_guides() -> dict[str, str]:
+@cache
+def section_guides() -> Mapping[str, str]:
     """Every section with what it is about."""
     schema = Config.model_json_schema()
     return {

@@ -28,6 +28,8 @@ _LOCAL_FILE = Path("config.yaml")
 _SYSTEM_FILE = Path("/etc/kiosk/config.yaml")
 # Read elsewhere: the file's path below, the boot's id by kiosk.clock.
 _OTHER_VARIABLES = frozenset({"KIOSK_CONFIG", "KIOSK_BOOT_ID"})
+# A file of something else would fill the screen.
+_MAX_TOLD = 50
 _MAX_READ_BYTES = 1024 * 1024
 
 
@@ -93,7 +95,11 @@ class _Loading:
             self._document = parse_document(_read(path))
         except YamlProblem as problem:
             self._complain_of_file(problem.line, str(problem))
-        for key, line in self._document.repeated:
+        repeated = {key for key, _ in self._document.repeated}
+        for key, line in self._document.repeated[:_MAX_TOLD]:
+            # Of a section that stands there twice it is enough to say that.
+            if any(key[:n] in repeated for n in range(1, len(key))):
+                continue
             first = self._document.lines[key]
             self._complain_of_file(line, f"{_dotted(key)}: is set twice, first in line {first}; delete one")
 
@@ -113,8 +119,11 @@ class _Loading:
         try:
             return Config.model_validate(tree)
         except ValidationError as error:
-            for detail in error.errors(include_url=False, include_input=True):
+            details = error.errors(include_url=False, include_input=True)
+            for detail in details[:_MAX_TOLD]:
                 self._complain_of_value(detail)
+            if len(details) > _MAX_TOLD:
+                self._complain_of_file(None, f"and {len(details) - _MAX_TOLD} more problems")
         return None
 
     def _complain_of_value(self, detail: ErrorDetails) -> None:
@@ -210,7 +219,7 @@ def _unknown_variable(
 
 def _did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
     # A whole file pasted into a key must not be compared for minutes.
-    close = difflib.get_close_matches(word[:64], known, n=1)
+    close = difflib.get_close_matches(word[:64], known, n=1) or [name for name in known if name.startswith(word)]
     if close:
         return f'; did you mean "{prefix}{close[0]}"?'
     return "; see docs/configuration.md" if prefix else "; known are " + ", ".join(known)

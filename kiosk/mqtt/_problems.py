@@ -34,7 +34,7 @@ def connect_problem(settings: BrokerSettings, error: Exception) -> str:
         case ssl.SSLCertVerificationError():
             problem = f"{where}: its certificate is not trusted ({error.verify_message}); check mqtt.tls.ca_file"
         case ssl.SSLError():
-            problem = f"{where}: TLS fails ({getattr(error, 'reason', None) or error}); check mqtt.port and mqtt.tls"
+            problem = f"{where}: TLS fails ({words(error)}); check mqtt.port and mqtt.tls"
         case socket.gaierror():
             problem = f"broker host {settings.host!r} is not known ({words(error)}); check mqtt.host"
         case TimeoutError():

@@ -82,13 +82,11 @@ def _use_tls(client: Client, tls: Tls) -> None:
     try:
         client.tls_set(ca_certs=paths[0], certfile=paths[1], keyfile=paths[2])
     except ssl.SSLError as error:
-        raise ConfigError(
-            f"mqtt.tls: not usable as PEM certificate and key: {getattr(error, 'reason', None) or error}"
-        ) from error
+        raise ConfigError(f"mqtt.tls: not usable as PEM certificate and key: {words(error)}") from error
     except OSError as error:
         raise ConfigError(f"mqtt.tls: {words(error)}") from error
 
 
 def words(error: Exception) -> str:
     """The reason alone, without errno and repeated file name."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
