@@ -57,8 +57,8 @@ def run_daemon(config: Config) -> None:
         store = stack.enter_context(Store.open(Path(config.store.path)))
         stack.enter_context(store.daemon_lock())
         watcher = GalleryWatcher(config, pipeline, store)
-        watcher.announce()
         camera = stack.enter_context(closing(open_configured_camera(config)))
+        watcher.announce()
         wake = threading.Event()
         publisher = _start_publisher(stack, config, store, watcher, wake) if config.mqtt.enabled else None
         book = _open_book(config, store, publisher, wake)

@@ -70,7 +70,7 @@ def _next(camera: Camera, timeout_s: float = 5.0) -> Frame:
 
 
 def _read_all(camera: OpenedCamera) -> list[Frame]:
-    frames = []
+    frames: list[Frame] = []
     with camera:
         while True:
             try:

@@ -73,6 +73,14 @@ def test_no_camera(healthy: Kiosk) -> None:
     assert _check(healthy, 69)["camera"][0] == "fail"
 
 
+def test_the_camera_of_a_running_kiosk_is_in_use(healthy: Kiosk) -> None:
+    with Store.open(healthy.store) as store, store.daemon_lock():
+        # A device that is there and cannot be opened as a camera, as one that another process has.
+        healthy.configure(camera={"source": "/dev/null"})
+        assert _check(healthy, 0)["camera"] == ("ok", "in use by the running kiosk")
+    assert _check(healthy, 69)["camera"][0] == "fail"
+
+
 def test_no_broker(healthy: Kiosk) -> None:
     healthy.configure(mqtt={"enabled": True, "host": "127.0.0.1", "port": free_port()})
     status, message = _check(healthy, 69)["broker"]

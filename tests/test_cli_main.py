@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from command_line import Kiosk
-from runner import assert_one_line_error
+from runner import assert_one_line_error, run_in_process
 
 from kiosk import __version__, cli
 from kiosk.errors import BrokerError, ConfigError, InputError
@@ -85,7 +85,7 @@ def test_usage_errors_are_one_line_and_64(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KIOSK_STORE__PATH", str(tmp_path / "kiosk.db"))
-    assert cli.run(arguments) == 64
+    assert run_in_process(*arguments) == 64
     out, err = capsys.readouterr()
     assert out == ""
     assert_one_line_error(err)
@@ -130,7 +130,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli.cli, "main", interrupt)
-    assert cli.run([]) == 130
+    assert run_in_process() == 130
 
 
 def test_a_reader_that_goes_away_is_no_error(kiosk: Kiosk) -> None:

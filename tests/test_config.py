@@ -122,7 +122,7 @@ def test_configuration_is_frozen_and_hides_logins(file: Path) -> None:
     config = _loaded(file, "camera: {source: 'http://u:hunter2@x/'}\nmqtt: {username: hunter3}\n")
     assert "hunter" not in repr(config)
     with pytest.raises(ValidationError):
-        config.mqtt.port = 1  # type: ignore[misc]
+        config.mqtt.port = 1
 
 
 def test_environment_overrides_the_file(file: Path) -> None:

@@ -135,7 +135,7 @@ class Doctor:
         try:
             message = _try_camera(self._config)
         except CameraError:
-            if not _daemon_runs(self._config):
+            if not (_is_local_device(self._config.camera.source) and _daemon_runs(self._config)):
                 raise
             message = "in use by the running kiosk"
         yield Finding("camera", Status.OK, message)
@@ -204,6 +204,13 @@ def _try_camera(config: Config) -> str:
                 height, width = frame.image.shape[:2]
                 return f"{shown}: {width} x {height} pixels"
         raise CameraError(f"{shown}: opens but delivers no picture: {camera.fault or 'no reason given'}")
+
+
+def _is_local_device(source: int | str) -> bool:
+    """Whether this is a camera of this machine that is there: only one program can have it at a time."""
+    text = str(source)
+    path = Path(f"/dev/video{text}" if text.isdigit() else text)
+    return path.is_relative_to("/dev") and path.exists()
 
 
 def _daemon_runs(config: Config) -> bool:

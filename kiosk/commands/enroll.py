@@ -111,7 +111,7 @@ class Enroller:
         if embedded and not self._force:
             self._check(subject_id, embedded)
         # Without a name the id is the name; one that was given earlier stays.
-        new_name = name or (None if known else subject_id)
+        new_name = subject_id if name is None and not known else name
         self._store.enroll(subject_id, [self._template(*photo) for photo in photos], name=new_name)
         self._templates += [photo.template(subject_id, self._model_id) for photo in embedded]
         return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable)
