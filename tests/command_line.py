@@ -13,6 +13,9 @@ import yaml
 
 _REPO = Path(__file__).resolve().parent.parent
 
+COVERAGE: dict[str, str] = {}
+"""What coverage measurement adds to the environment of the processes it is to measure."""
+
 
 class Kiosk:
     """The command line in processes of its own, with a store and a configuration of its own.
@@ -26,7 +29,9 @@ class Kiosk:
         self.store = folder / "kiosk.db"
         self.config = folder / "config.yaml"
         self._sections: dict[str, dict[str, Any]] = {}
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("KIOSK_")}
+        self._environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("KIOSK_")
+        } | COVERAGE
         self._environment["PYTHONPATH"] = str(_REPO)
         self.configure(store={"path": str(self.store)}, mqtt={"enabled": False}, model={"runtime": runtime})
 

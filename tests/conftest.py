@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import command_line
 import pytest
 from command_line import Kiosk
 
@@ -29,10 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     runtime = config.getoption("--runtime")
     if runtime != "auto":
         # "auto" means whatever is listed here: with one entry no test can slip past the choice.
-        modules = tflite._MODULES
-        modules.update({runtime: modules.pop(runtime)})
-        for other in [name for name in modules if name != runtime]:
-            del modules[other]
+        for other in [name for name in tflite._MODULES if name != runtime]:
+            del tflite._MODULES[other]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,15 +45,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _only_the_command_line_is_measured() -> None:
+    """Coverage starts in every Python process; in those that a test starts by itself it would only be in the way."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS")]:
+        command_line.COVERAGE[name] = os.environ.pop(name)
+
+
 @pytest.fixture(autouse=True)
-def _log_calls_are_well_formed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log call whose arguments do not fit its format fails the test instead of printing to stderr."""
+def _logging_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test configures ends with it. A log call that cannot be written fails the test."""
     assert logging.raiseExceptions
 
     def fail(_: logging.Handler, record: logging.LogRecord) -> None:
-        pytest.fail(f"bad log call at {record.pathname}:{record.lineno}: {record.msg!r} % {record.args!r}")
+        problem = sys.exc_info()[1]
+        pytest.fail(f"log call at {record.pathname}:{record.lineno}: {record.msg!r} % {record.args!r}: {problem!r}")
 
     monkeypatch.setattr(logging.Handler, "handleError", fail)
+    levels = {logger: logger.level for logger in (logging.root, logging.getLogger("kiosk"))}
+    handlers = logging.root.handlers[:]
+    yield
+    for handler in logging.root.handlers[:]:
+        # pytest's own change from phase to phase of a test.
+        if handler not in handlers and type(handler).__module__ != "_pytest.logging":
+            logging.root.removeHandler(handler)
+    for logger, level in levels.items():
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -77,12 +95,13 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture
-def kiosk_runtime(request: pytest.FixtureRequest) -> str:
-    """The runtime of ``--runtime``, as ``model.runtime`` takes it."""
-    return str(request.config.getoption("--runtime"))
+@pytest.fixture(scope="session")
+def runtime(request: pytest.FixtureRequest) -> tflite.Runtime:
+    """What ``--runtime`` says, as ``model.runtime`` and the interpreter take it."""
+    chosen: tflite.Runtime = request.config.getoption("--runtime")
+    return chosen
 
 
 @pytest.fixture
-def kiosk(tmp_path: Path, kiosk_runtime: str) -> Kiosk:
-    return Kiosk(tmp_path, kiosk_runtime)
+def kiosk(tmp_path: Path, runtime: tflite.Runtime) -> Kiosk:
+    return Kiosk(tmp_path, runtime)

@@ -54,7 +54,7 @@ def fields(model: type[BaseModel], path: str = "") -> Iterator[str]:
             yield f"{path}{name}"
 
 
-@pytest.mark.parametrize("field", fields(Config))
+@pytest.mark.parametrize("field", list(fields(Config)))
 def test_every_field_is_on_the_configuration_page(field: str) -> None:
     assert field in (REPO / "docs" / "configuration.md").read_text(encoding="utf-8")
 
