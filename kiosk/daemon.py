@@ -88,11 +88,6 @@ class GalleryWatcher:
         self.gallery: Gallery = self._load()
         self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
 
-    @property
-    def threshold(self) -> float:
-        """The score in force."""
-        return build_rule(self._config, self._pipeline.bundle, self.gallery).threshold
-
     def follow(self) -> None:
         """Take over what was enrolled or removed since the last look; a failed look is repeated by the next."""
         self._stale = self._stale or self._store.changed()
@@ -197,6 +192,8 @@ class Daemon:
 
     def _prune(self) -> None:
         """Under a clock nobody has set, what looks old may be new."""
+        # A reader may have kept an erasure from cutting the write-ahead log.
+        self._store.finish_erasures()
         if not self._clock.synchronized():
             return
         deleted = self._store.prune(self._retention_days, now_ms=self._clock.utc_ms())
@@ -254,7 +251,6 @@ def _info(config: Config, watcher: GalleryWatcher) -> Info:
         version=__version__,
         model=watcher.gallery.model_id,
         timezone=config.device.timezone,
-        threshold=round(watcher.threshold, 4),
         started_at=events.utc_text(SystemClock().utc_ms()),
         capabilities=["attendance", *(["rejected"] if config.mqtt.rejected_events else [])],
     )

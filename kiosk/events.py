@@ -154,7 +154,6 @@ class Info(_Document):
     version: str
     model: str
     timezone: str
-    threshold: Score
     started_at: Timestamp
     capabilities: list[str]
 

@@ -226,6 +226,7 @@ def _evidence(decision: Decision, match: Match, pad: Pad | None) -> dict[str, ob
     return {
         "match": match.payload(),
         "candidates": [{"subject_id": c.subject_id, "score": round(float(c.score), 4)} for c in decision.candidates],
+        "frame_scores": [round(float(score), 4) for score in decision.frame_scores],
         "quality": None if decision.quality is None else _plain(asdict(decision.quality)),
         "pad": (pad or Pad()).payload(),
     }
