@@ -81,7 +81,7 @@ def _read_all(camera: OpenedCamera) -> list[Frame]:
             frames.append(frame)
 
 
-def _wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> float:
+def _wait_until(condition: Callable[[], bool], timeout_s: float = 40.0) -> float:
     """Seconds until the condition held."""
     started_s = time.monotonic()
     while not condition():
