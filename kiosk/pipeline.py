@@ -10,7 +10,7 @@ from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle, select_bundle
 from kiosk.config import Config
 from kiosk.decision import DecisionRule
-from kiosk.detector import BlazeFaceDetector, HaarDetector
+from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
 from kiosk.embedder import TfliteEmbedder
 from kiosk.gallery import Gallery
 from kiosk.ports import Detector
@@ -31,6 +31,16 @@ class Pipeline:
     detector: Detector
     embedder: TfliteEmbedder
     gate: QualityGate
+
+    @property
+    def photo_detector(self) -> Detector:
+        """For a photo of one person, whose face may be small."""
+        return PhotoDetector(self.detector)
+
+    @property
+    def group_detector(self) -> Detector:
+        """For a photo of many people: every face, large and small."""
+        return PhotoDetector(self.detector, exhaustive=True)
 
     @property
     def same_face_score(self) -> float:
@@ -92,10 +102,12 @@ def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule
     return DecisionRule(threshold=threshold, margin=bundle.margin(config.match.margin))
 
 
-def build_recognizer(config: Config, pipeline: Pipeline, gallery: Gallery) -> Recognizer:
-    """The recognizer over this gallery."""
+def build_recognizer(
+    config: Config, pipeline: Pipeline, gallery: Gallery, *, detector: Detector | None = None
+) -> Recognizer:
+    """The recognizer over this gallery, with the pipeline's detector unless another is given."""
     return Recognizer(
-        detector=pipeline.detector,
+        detector=detector or pipeline.detector,
         embedder=pipeline.embedder,
         gate=pipeline.gate,
         gallery=gallery,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import Kiosk
 from runner import assert_one_line_error, dump, enroll_people, side_by_side
@@ -157,3 +158,12 @@ def test_a_plot_that_cannot_be_written(home: Kiosk, samples: Path, tmp_path: Pat
     assert "out.png" in assert_one_line_error(result.stderr)
     result = home(command, samples / OBAMA[0], samples / OBAMA[1], "--plot", tmp_path / "nowhere" / "out.png")
     assert result.returncode == 74
+
+
+def test_a_face_too_small_for_the_whole_photo_is_still_found(kiosk: Kiosk, samples: Path, tmp_path: Path) -> None:
+    canvas = np.full((2400, 3200, 3), 90, np.uint8)
+    portrait = np.asarray(cv2.imread(str(samples / "biden_portrait.jpg")))
+    canvas[1500:1725, 2000:2225] = portrait
+    far = tmp_path / "far.jpg"
+    cv2.imwrite(str(far), canvas)
+    assert kiosk("verify", str(far), str(samples / "biden.jpg")).stdout.startswith("True")

@@ -144,7 +144,11 @@ class Enroller:
     def _embed(self, photo: Photo) -> EnrolledPhoto:
         pipeline = self._pipeline
         return embed_photo(
-            str(photo.path), photo.image, detector=pipeline.detector, embedder=pipeline.embedder, gate=pipeline.gate
+            str(photo.path),
+            photo.image,
+            detector=pipeline.photo_detector,
+            embedder=pipeline.embedder,
+            gate=pipeline.gate,
         )
 
     def _check(self, subject_id: SubjectId, photos: list[EnrolledPhoto]) -> None:

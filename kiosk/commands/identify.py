@@ -51,7 +51,7 @@ def command(
     pipeline = build_pipeline(config)
     with open_store(config) as store:
         gallery = load_gallery(store, pipeline.embedder.model_id)
-    recognizer = build_recognizer(config, pipeline, gallery)
+    recognizer = build_recognizer(config, pipeline, gallery, detector=pipeline.group_detector)
     outcomes = [_examine(path, recognizer, draw=plot is not None) for path in images]
     if plot is not None:
         _save(plot, outcomes)

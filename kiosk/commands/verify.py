@@ -71,7 +71,7 @@ def _score_threshold(config: Config, pipeline: Pipeline) -> float:
 
 def _find_face(path: Path, pipeline: Pipeline) -> _Side:
     image = read_photo(path)
-    faces = pipeline.detector.detect(image)
+    faces = pipeline.photo_detector.detect(image)
     if not faces:
         raise InputError(f"{path}: no face found; use a photo that shows the face from the front")
     face = central_face(faces, image.shape[1], image.shape[0])
