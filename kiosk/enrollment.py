@@ -42,13 +42,12 @@ def parse_subject_id(text: str) -> SubjectId:
     """Check a subject id.
 
     Raises:
-        InputError: not 1–64 of A–Z a–z 0–9 . _ -, or starting with a dot or a dash.
+        InputError: not 1-64 of A-Z a-z 0-9 . _ -, or the name of a folder's self or parent.
     """
-    if not _SUBJECT_ID.fullmatch(text) or text[0] in ".-":
+    if not _SUBJECT_ID.fullmatch(text) or text in {".", ".."}:
         shown = ascii(text if len(text) <= 40 else text[:40] + "…")
         raise InputError(
-            f"subject id {shown}: use 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter, digit or _ "
-            "(any text may be the name: --name)"
+            f"{shown} is not a subject id: use 1 to 64 of the characters A-Z a-z 0-9 . _ - (a name may be any text)"
         )
     return SubjectId(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -31,9 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     runtime = config.getoption("--runtime")
     if runtime != "auto":
-        # "auto" means whatever is listed here: with one entry no test can slip past the choice.
-        for other in [name for name in tflite._MODULES if name != runtime]:
-            del tflite._MODULES[other]
+        try:
+            importlib.import_module(tflite._MODULES[runtime])
+        except ImportError as error:
+            raise pytest.UsageError(f"--runtime {runtime}: {error}") from error
+        # "auto" takes the first that is installed: no test slips past the choice by not making one.
+        tflite._MODULES = {runtime: tflite._MODULES[runtime], **tflite._MODULES}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -206,3 +206,13 @@ def test_a_face_too_small_is_refused_with_advice(kiosk: Kiosk, samples: Path, tm
     result = kiosk("enroll", "E1", tmp_path / "small.png")
     assert result.returncode == 65
     assert "too small" in assert_one_line_error(result.stderr)
+
+
+def test_consent_is_stored_with_its_date(kiosk: Kiosk, samples: Path) -> None:
+    photo = str(samples / "obama.jpg")
+    assert kiosk("enroll", "obama", photo, "--consent", "HR-77", "--consent-date", "2026-03-02").returncode == 0
+    shown = json.loads(kiosk("subjects", "show", "obama", "--json").stdout)
+    assert (shown["consent_reference"], shown["consent_at"]) == ("HR-77", "2026-03-02")
+    dated = kiosk("enroll", "obama", photo, "--consent-date", "2026-03-02")
+    assert dated.returncode == 64
+    assert "--consent" in assert_one_line_error(dated.stderr)

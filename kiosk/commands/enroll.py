@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ from kiosk.errors import InputError, UsageError
 from kiosk.gallery import Gallery
 from kiosk.photo import Photo, load_photo
 from kiosk.pipeline import Pipeline, build_pipeline
-from kiosk.store import NewTemplate, Store
+from kiosk.store import Consent, NewTemplate, Store
 
 _PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -48,6 +49,17 @@ class Enrollment:
     help="Enroll everybody in DIR/<subject_id>/*.{jpg,png,...}; what cannot be used is reported and left out.",
 )
 @click.option("--force", is_flag=True, help="Enroll although the face is enrolled under another id, or photos differ.")
+@click.option(
+    "--consent",
+    metavar="REFERENCE",
+    help="Where the person's consent is filed (a document number, say); stored with the date of --consent-date.",
+)
+@click.option(
+    "--consent-date",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="YYYY-MM-DD",
+    help="When consent was given. Default: today.",
+)
 @json_option
 @common_options
 def command(
@@ -57,13 +69,15 @@ def command(
     name: str | None,
     folder: Path | None,
     force: bool,
+    consent: str | None,
+    consent_date: datetime | None,
     as_json: bool,
     config_path: Path | None,
     verbose: int,
 ) -> None:
     """Enroll a person from photos.
 
-    SUBJECT_ID is 1 to 64 of A-Z a-z 0-9 . _ - and starts with a letter, digit or _.
+    SUBJECT_ID is 1 to 64 of the characters A-Z a-z 0-9 . _ -
 
     Three photos or more in different light recognize best. Each must show one face only. Photos of somebody who is
     enrolled already are added, once they have been found to show the same person.
@@ -75,7 +89,7 @@ def command(
         subjects, failures = _find_subjects(folder)
     pipeline = build_pipeline(config)
     with open_store(config, writable=True) as store:
-        enroller = Enroller(pipeline, store, force=force)
+        enroller = Enroller(pipeline, store, force=force, consent=_consent(consent, consent_date))
         if folder is None:
             enrollment = enroller.enroll(subjects[0][0], subjects[0][1], name=name)
             _tell(enrollment, as_json=as_json, model=str(pipeline.embedder.model_id))
@@ -86,10 +100,11 @@ def command(
 class Enroller:
     """Enrolls subjects one after another into a store; each sees those before it."""
 
-    def __init__(self, pipeline: Pipeline, store: Store, *, force: bool) -> None:
+    def __init__(self, pipeline: Pipeline, store: Store, *, force: bool, consent: Consent | None = None) -> None:
         self._pipeline = pipeline
         self._store = store
         self._force = force
+        self._consent = consent
         self._model_id = pipeline.embedder.model_id
         self._templates = store.templates(self._model_id)
 
@@ -112,7 +127,8 @@ class Enroller:
             self._check(subject_id, embedded)
         # Without a name the id is the name; one that was given earlier stays.
         new_name = subject_id if name is None and not known else name
-        self._store.enroll(subject_id, [self._template(*photo) for photo in photos], name=new_name)
+        templates = [self._template(*photo) for photo in photos]
+        self._store.enroll(subject_id, templates, name=new_name, consent=self._consent)
         self._templates += [photo.template(subject_id, self._model_id) for photo in embedded]
         return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable)
 
@@ -159,6 +175,15 @@ class Enroller:
 
     def _template(self, photo: EnrolledPhoto, sha256: str) -> NewTemplate:
         return NewTemplate(self._model_id, photo.embedding, photo.quality, sha256)
+
+
+def _consent(reference: str | None, given: datetime | None) -> Consent | None:
+    """Raises UsageError for a date without a reference."""
+    if reference is None:
+        if given is not None:
+            raise UsageError("--consent-date needs --consent REFERENCE")
+        return None
+    return Consent(reference, (given or datetime.now().astimezone()).date().isoformat())
 
 
 def _check_usage(subject_id: str | None, images: tuple[Path, ...], name: str | None, folder: Path | None) -> None:

@@ -9,8 +9,6 @@ from kiosk.store._subjects import (
     NewTemplate,
     Subject,
     TemplateInfo,
-    check_name,
-    check_subject_id,
 )
 
 __all__ = [
@@ -22,6 +20,4 @@ __all__ = [
     "Store",
     "Subject",
     "TemplateInfo",
-    "check_name",
-    "check_subject_id",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 import unicodedata
 import uuid
@@ -16,6 +15,7 @@ import numpy as np
 from sqlite_utils import Database
 
 from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
+from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError
 from kiosk.events import utc_text
 from kiosk.store._connection import Connection, scalar
@@ -100,7 +100,7 @@ class Subjects(Connection):
         Raises:
             InputError: the id or name is not acceptable.
         """
-        check_subject_id(subject_id)
+        parse_subject_id(subject_id)
         check_name(name)
         now = _now()
         with self._writing() as db:
@@ -187,13 +187,6 @@ _SELECT_SUBJECT = """
     SELECT s.id, s.name, s.created_at, s.consent_reference, s.consent_at, COUNT(t.id) AS templates
     FROM subjects AS s LEFT JOIN templates AS t ON t.subject_id = s.id
 """
-
-
-def check_subject_id(text: str) -> SubjectId:
-    """Raises InputError unless the id is 1 to 64 of ``A-Z a-z 0-9 . _ -``."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
-        raise InputError(f"{_shown(text)} is not a subject id: use 1 to 64 of the characters A-Z a-z 0-9 . _ -")
-    return SubjectId(text)
 
 
 def check_name(name: str | None) -> None:
