@@ -163,10 +163,8 @@ def _flush(code: int) -> int:
     """Write out what is buffered; a reader that went away (``| head``) is no error worth a word."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # Python flushes again when it exits: give it somewhere to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return code or _EXIT_OUTPUT
-    except OSError as error:
-        return code or _explain_os(error)
+        return code or (_EXIT_OUTPUT if isinstance(error, BrokenPipeError) else _explain_os(error))
     return code

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kiosk.errors import KioskError
 from kiosk.store._attendance import Attendance
 from kiosk.store._outbox import OutboxTable
 from kiosk.store._subjects import Subjects
@@ -24,7 +25,11 @@ class Store(Subjects, Attendance, OutboxTable):
         """
         store = cls(Path(path), writable=writable)
         store._open()
-        store._inherited_seq = store._highest_seq()
+        try:
+            store._inherited_seq = store._highest_seq()
+        except KioskError:
+            store.close()
+            raise
         return store
 
     def __enter__(self) -> Self:
