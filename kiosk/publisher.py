@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 _BACKOFF_MIN_S = 0.5
 _BACKOFF_MAX_S = 30.0
+# A subscriber that appears must get the next check-in while the person still stands at the door.
+_NO_SUBSCRIBER_BACKOFF_S = 2.0
 _IDLE_POLL_S = 60.0
 """Only a safety net: whoever writes to the outbox and whoever connects sets the wake event."""
 _LATE_S = 10.0
@@ -65,10 +67,11 @@ class Publisher:
         while True:
             self._idle.clear()
             try:
-                if self._outbox.next_pending() is None and not self._side:
+                # What nobody is connected to hear is of no interest after the end.
+                if self._outbox.next_pending() is None and not (self._side and self._broker.connected):
                     return True
             except KioskError as error:
-                log.warning("the outbox cannot be read: %s", error)
+                self._tell(f"the outbox cannot be read: {error}")
                 return False
             self._wake.set()
             if not self._idle.wait(max(0.0, deadline - time.monotonic())):
@@ -146,7 +149,8 @@ class Publisher:
                 log.debug("%s: %s", topic, receipt.outcome)
 
     def _back_off(self) -> float:
-        pause_s = self._backoff_s
+        longest_s = _NO_SUBSCRIBER_BACKOFF_S if self._last_outcome is Outcome.NO_SUBSCRIBER else _BACKOFF_MAX_S
+        pause_s = min(self._backoff_s, longest_s)
         self._retry_at = time.monotonic() + pause_s
         self._backoff_s = min(pause_s * 2, _BACKOFF_MAX_S)
         return pause_s

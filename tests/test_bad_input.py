@@ -317,3 +317,15 @@ def test_no_camera(home: Kiosk, source: int | str) -> None:
 def test_nobody_listens_at_the_cameras_address(home: Kiosk) -> None:
     home.configure(camera={"source": f"rtsp://127.0.0.1:{free_port()}/cam", "open_timeout_s": 2})
     _refused(home, 69, "run")
+
+
+def test_a_threshold_from_error_rates_that_nobody_measured(home: Kiosk, samples: Path) -> None:
+    line = assert_one_line_error(
+        home(
+            "identify",
+            samples / "collins.jpg",
+            env={"KIOSK_FACE__DETECTOR": "haar"},
+        ).stderr
+    )
+    assert "match.threshold" in line
+    assert home("verify", *[samples / "biden.jpg"] * 2, env={"KIOSK_FACE__DETECTOR": "haar"}).returncode == 78

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from kiosk.bundle import (
     BUILT_IN,
     BUILT_IN_BUNDLE,
-    UNMEASURED_THRESHOLD,
     Bundle,
     Manifest,
     OperatingPoint,
@@ -131,8 +130,17 @@ def test_a_larger_gallery_never_lowers_the_threshold(a: int, b: int) -> None:
     assert -1 <= small <= large <= 1
 
 
-def test_an_unmeasured_bundle_keeps_the_notebooks_threshold() -> None:
-    assert measured([]).identification_threshold(gallery_templates=50, fpir=1e-3) == UNMEASURED_THRESHOLD
+def test_an_unmeasured_bundle_has_no_threshold_to_offer() -> None:
+    bundle = measured([])
+    with pytest.raises(ModelError, match=r"set match\.threshold"):
+        bundle.identification_threshold(gallery_templates=50, fpir=1e-3)
+    assert bundle.margin(0.05) == 0.05
+
+
+def test_auto_prefers_the_built_in_one_to_an_unmeasured_one(folder: Path) -> None:
+    edit(folder, name="mine", thresholds=[])
+    assert select_bundle("auto", folder.parent).manifest.name == BUILT_IN_BUNDLE
+    assert select_bundle("mine", folder.parent).manifest.name == "mine"
 
 
 def test_manifest_survives_a_round_trip() -> None:

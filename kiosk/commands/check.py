@@ -33,6 +33,7 @@ from kiosk.mqtt import check_broker
 from kiosk.pipeline import (
     build_detector,
     build_embedder,
+    check_threshold,
     describe_foreign,
     explain_accuracy,
     explain_threshold,
@@ -120,6 +121,7 @@ class Doctor:
 
     def _check_model(self) -> Iterator[Finding]:
         bundle = open_bundle(self._config)
+        check_threshold(self._config, bundle)
         self._model_id = build_embedder(self._config, bundle).model_id
         self._bundle = bundle
         measured = bundle.manifest.accuracy is not None and bool(bundle.manifest.thresholds)

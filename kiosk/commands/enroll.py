@@ -276,8 +276,8 @@ def _describe(enrollment: Enrollment) -> str:
     count = len(enrollment.photos)
     if not count:
         return f"{enrollment.subject_id}: nothing new to enroll"
-    what = "enrolled with" if enrollment.new else "more:"
-    return f"{enrollment.subject_id}: {what} {count} photo{'' if count == 1 else 's'}"
+    photos = f"{count} photo{'' if count == 1 else 's'}"
+    return f"{enrollment.subject_id}: {'enrolled with' if enrollment.new else 'added'} {photos}"
 
 
 def _document(enrollment: Enrollment) -> dict[str, object]:

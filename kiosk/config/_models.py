@@ -126,7 +126,7 @@ class FaceSection(Section):
         default="blazeface", description="`haar` is the classic cascade, for comparison: slower, and finds fewer faces."
     )
     min_score: float = Field(
-        default=0.5, ge=0, le=1, description="BlazeFace's own confidence from which a face counts."
+        default=0.5, ge=0.1, le=0.99, description="BlazeFace's own confidence from which a face counts."
     )
     min_size_px: int = Field(
         default=60, ge=10, le=4096, description="Shorter side of the smallest face recognized, pixels."

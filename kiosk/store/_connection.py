@@ -56,7 +56,9 @@ class Connection:
         if self.writable:
             self._prepare_files()
         elif not self.path.is_file():
-            raise StoreError(f"{self.path}: there is no store yet; enroll somebody, or {_FIX}")
+            raise UnavailableError(
+                f"{self.path}: there is no store yet; enroll somebody, or set store.path (KIOSK_STORE__PATH) to yours"
+            )
         try:
             with self._translated(), self._alone():
                 self._set_up(self._connect())
@@ -91,7 +93,7 @@ class Connection:
         """SQLite's own verdict on the file (``quick_check``), None when it finds nothing."""
         with self._reading() as db:
             verdict: str = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        return None if verdict == "ok" else verdict
+        return None if verdict == "ok" else " ".join(verdict.split())
 
     @contextlib.contextmanager
     def daemon_lock(self) -> Iterator[None]:

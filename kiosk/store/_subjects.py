@@ -150,12 +150,15 @@ class Subjects(Connection):
 
     def finish_erasures(self) -> bool:
         """Clear the write-ahead log of what was erased; False while a reader is in the way. Cheap when done."""
-        if not self._rows("SELECT 1 FROM erasures WHERE NOT complete"):
+        # Only these: another process may erase somebody after the checkpoint below.
+        open_receipts = self._rows("SELECT receipt_id FROM erasures WHERE NOT complete")
+        if not open_receipts:
             return True
         if not self.checkpoint():
             return False
         with self._writing() as db:
-            db.execute("UPDATE erasures SET complete = 1")
+            for row in open_receipts:
+                db.execute("UPDATE erasures SET complete = 1 WHERE receipt_id = ?", [row["receipt_id"]])
         return True
 
     def receipts(self) -> list[ErasureReceipt]:
