@@ -170,14 +170,17 @@ class MatchSection(Section):
         default=0.001,
         ge=1e-6,
         le=0.5,
-        description="Share of strangers that may be taken for somebody (false positive identification rate).",
+        description="Share of searches by strangers that may name somebody (false positive identification rate).",
     )
 
 
 class PadSection(Section):
     """Presentation attack detection. This version has no model for it; `kiosk check` says so."""
 
-    enabled: bool = Field(default=True, description="Check for photos and screens held up to the camera.")
+    enabled: bool = Field(
+        default=True,
+        description="Check for photos and screens held up to the camera. Without effect in this version: it has no model for it.",
+    )
     threshold: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         default="auto", description="Score from which a face counts as live; `auto` is the model's own."
     )
@@ -229,7 +232,10 @@ class TlsSection(Section):
 class MqttSection(Section):
     """Where events are sent."""
 
-    enabled: bool = Field(default=True, description="Send events at all; `false`: they are only kept in the store.")
+    enabled: bool = Field(
+        default=True,
+        description="Send events at all; `false`: they are only kept in the store, and never sent later (a gap in `seq`).",
+    )
     host: Host = Field(default="localhost", description="Broker (MQTT 5).")
     port: int = Field(default=1883, ge=1, le=65_535, description="TCP port; brokers use 8883 for TLS.")
     tls: TlsSection | None = Field(default=None, description="Section with the TLS files; null: no TLS.")
