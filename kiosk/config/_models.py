@@ -179,7 +179,7 @@ class PadSection(Section):
 
     enabled: bool = Field(
         default=True,
-        description="Check for photos and screens held up to the camera. Without effect in this version: it has no model for it.",
+        description="Check for photos and screens held up to the camera. No effect yet: there is no model.",
     )
     threshold: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         default="auto", description="Score from which a face counts as live; `auto` is the model's own."
@@ -234,7 +234,7 @@ class MqttSection(Section):
 
     enabled: bool = Field(
         default=True,
-        description="Send events at all; `false`: they are only kept in the store, and never sent later (a gap in `seq`).",
+        description="Send events at all; `false`: they are only kept, never sent later (a gap in `seq`).",
     )
     host: Host = Field(default="localhost", description="Broker (MQTT 5).")
     port: int = Field(default=1883, ge=1, le=65_535, description="TCP port; brokers use 8883 for TLS.")
