@@ -110,7 +110,7 @@ def test_an_empty_log(kiosk: Kiosk) -> None:
 
 def test_no_store(kiosk: Kiosk) -> None:
     result = kiosk("events")
-    assert result.returncode == 73
+    assert result.returncode == 69
     assert_one_line_error(result.stderr)
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,6 +210,18 @@ def test_what_one_run_could_not_send_the_next_one_does(home: Kiosk, demo_clip: P
         assert home("run").returncode == 0
         first = subscriber.wait_for(ATTENDANCE, 2)[0].json()
     assert (first["seq"], first["replayed"]) == (1, True)
+
+
+def test_a_stop_cuts_the_waiting_for_the_broker_short(home: Kiosk, short_clip: Path) -> None:
+    _play(home, short_clip, free_port())
+    with _running(home) as process:
+        assert process.stderr is not None
+        while "waiting up to" not in process.stderr.readline():
+            assert process.poll() is None
+        started_s = time.monotonic()
+        assert "1 events wait in the outbox" in _stop(process)
+        # The five seconds a stop allows, not the thirty of a file's end.
+        assert time.monotonic() - started_s < 15
 
 
 def test_people_enrolled_and_removed_while_it_runs(kiosk: Kiosk, short_clip: Path, samples: Path) -> None:

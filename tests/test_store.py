@@ -124,7 +124,7 @@ def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_reading_a_store_that_is_not_there(path: Path) -> None:
-    with pytest.raises(StoreError, match="no store yet"):
+    with pytest.raises(UnavailableError, match="no store yet"):
         Store.open(path, writable=False)
     assert not path.exists()
 

@@ -55,6 +55,8 @@ class Connection:
     def _open(self) -> None:
         if self.writable:
             self._prepare_files()
+        elif self.path.is_dir():
+            raise StoreError(f"{self.path}: this is a folder, not a database file; {_FIX}")
         elif not self.path.is_file():
             raise UnavailableError(
                 f"{self.path}: there is no store yet; enroll somebody, or set store.path (KIOSK_STORE__PATH) to yours"
