@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kiosk.biometrics import ModelId
 from kiosk.errors import ModelError
+from kiosk.thresholds import SearchScores
 
 BUILT_IN = Path(__file__).parent / "data" / "models"
 BUILT_IN_BUNDLE = "dlib-resnet29-int8"
@@ -74,6 +75,7 @@ class Manifest(_Record):
     alignment: Alignment
     thresholds: tuple[OperatingPoint, ...] = ()
     thresholds_measured_on: str | None = None
+    search: SearchScores | None = None
     accuracy: Accuracy | None = None
     report: dict[str, Any] = Field(default_factory=dict)
 
@@ -98,9 +100,42 @@ class Bundle:
     def built_in(self) -> bool:
         return self.folder.parent == BUILT_IN
 
-    def verification_threshold(self) -> float:
-        """The score of the 1:1 decision: false match rate 1e-3, as close as was measured."""
-        return self.identification_threshold(gallery_templates=1, fpir=1e-3)
+    @property
+    def measured(self) -> bool:
+        """Whether the error rates of comparisons and of searches are known."""
+        return bool(self.manifest.thresholds) and self.manifest.search is not None
+
+    def verification_threshold(self, fmr: float = 1e-3) -> float:
+        """The score of a 1:1 decision with this false match rate.
+
+        Between the measured points, and beyond the last one, the score is linear in the logarithm of the rate.
+
+        Raises:
+            ModelError: nobody has measured this bundle.
+        """
+        points = self.manifest.thresholds
+        if not points:
+            raise self._unmeasured()
+        if len(points) == 1:
+            return points[0].score
+        wanted = math.log10(fmr)
+        pairs = [(math.log10(p.fmr), p.score) for p in sorted(points, key=lambda p: -p.fmr)]
+        low, high = next(
+            ((a, b) for a, b in itertools.pairwise(pairs) if wanted >= b[0]),
+            (pairs[-2], pairs[-1]),
+        )
+        slope = (high[1] - low[1]) / (high[0] - low[0])
+        return min(max(low[1] + slope * (wanted - low[0]), -1.0), 1.0)
+
+    def search_scores(self) -> SearchScores:
+        """What strangers' searches score.
+
+        Raises:
+            ModelError: nobody has measured this bundle.
+        """
+        if self.manifest.search is None:
+            raise self._unmeasured()
+        return self.manifest.search
 
     def margin(self, configured: float) -> float:
         """``match.margin`` on this model's scale.
@@ -112,29 +147,8 @@ class Bundle:
             return configured
         return configured * min(1.0, (1 - self.verification_threshold()) / _FACENET_SPREAD)
 
-    def identification_threshold(self, *, gallery_templates: int, fpir: float) -> float:
-        """The score at which a stranger searched against this many templates passes with probability ``fpir``.
-
-        A search is ``gallery_templates`` comparisons, so each may be wrong with probability ``fpir`` divided by their
-        number (independence assumed, which is pessimistic for several templates of one subject). Between the measured
-        points, and beyond the last one, the score is linear in the logarithm of the false match rate.
-
-        Raises:
-            ModelError: nobody has measured this bundle.
-        """
-        points = self.manifest.thresholds
-        if not points:
-            raise ModelError(f"{self.folder}: no error rates were measured for this bundle; set match.threshold")
-        wanted = math.log10(fpir / max(gallery_templates, 1))
-        if len(points) == 1:
-            return points[0].score
-        pairs = [(math.log10(p.fmr), p.score) for p in sorted(points, key=lambda p: -p.fmr)]
-        low, high = next(
-            ((a, b) for a, b in itertools.pairwise(pairs) if wanted >= b[0]),
-            (pairs[-2], pairs[-1]),
-        )
-        slope = (high[1] - low[1]) / (high[0] - low[0])
-        return min(max(low[1] + slope * (wanted - low[0]), -1.0), 1.0)
+    def _unmeasured(self) -> ModelError:
+        return ModelError(f"{self.folder}: no error rates were measured for this bundle; set match.threshold")
 
 
 _FACENET_SPREAD = 0.40
@@ -182,7 +196,7 @@ def select_bundle(wanted: str, models_folder: Path) -> Bundle:
         bundles = find_bundles(models_folder)
         if not bundles:
             raise ModelError(f"no model bundle in {models_folder} or {BUILT_IN}; reinstall the kiosk")
-        return next((bundle for bundle in bundles if bundle.manifest.thresholds), bundles[0])
+        return next((bundle for bundle in bundles if bundle.measured), bundles[0])
     for folder in (models_folder / wanted, BUILT_IN / wanted, Path(wanted)):
         if (folder / "manifest.json").exists():
             return read_bundle(folder)

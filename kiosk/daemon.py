@@ -114,8 +114,7 @@ class GalleryWatcher:
         return f"{len(self.gallery)} subjects, {self.gallery.template_count} templates; {threshold}"
 
     def _load(self) -> Gallery:
-        model_id = self._pipeline.embedder.model_id
-        return Gallery(model_id, self._store.templates(model_id))
+        return self._store.gallery(self._pipeline.embedder.model_id)
 
 
 class Daemon:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -10,18 +11,26 @@ from numpy.typing import NDArray
 from kiosk.biometrics import Candidate, Embedding, ModelId, SubjectId, Template
 
 
+SEARCH_DEPTH = 11
+"""Candidates of a search: the first, and as many again as the threshold's crowd takes in (``kiosk.thresholds``)."""
+
+
 class Gallery:
     """Immutable; a change of the store builds a new one.
 
     A subject's templates are fused to their normalised mean: with three photos a subject that is both more accurate
     than any single one and cheaper to search (docs/recognition.md).
 
+    ``score_shift``: by how much strangers score higher here than where the model's error rates were measured
+    (``kiosk calibrate``); added to automatic thresholds.
+
     Templates of another model are counted in ``foreign`` and never compared.
     """
 
-    def __init__(self, model_id: ModelId, templates: Iterable[Template]) -> None:
+    def __init__(self, model_id: ModelId, templates: Iterable[Template], *, score_shift: float = 0.0) -> None:
         by_subject: dict[SubjectId, list[Embedding]] = {}
         self.model_id = model_id
+        self.score_shift = score_shift
         self.foreign = 0
         self.template_count = 0
         for template in templates:
@@ -31,17 +40,20 @@ class Gallery:
             self.template_count += 1
             by_subject.setdefault(template.subject_id, []).append(template.embedding)
         self.subjects = list(by_subject)
-        self._matrix: NDArray[np.float32] = np.array([fuse(rows) for rows in by_subject.values()], np.float32)
+        self.subjects_by_templates = Counter(map(len, by_subject.values()))
+        """How many subjects have so many templates."""
+        self.matrix: NDArray[np.float32] = np.array([fuse(rows) for rows in by_subject.values()], np.float32)
+        """Fused templates, (subjects, embedding_dim), in the order of ``subjects``."""
 
     def __len__(self) -> int:
         """Number of subjects."""
         return len(self.subjects)
 
-    def search(self, probe: Embedding, k: int = 5) -> tuple[Candidate, ...]:
+    def search(self, probe: Embedding, k: int = SEARCH_DEPTH) -> tuple[Candidate, ...]:
         """The ``k`` most similar subjects, highest score first."""
         if not self.subjects:
             return ()
-        scores = self._matrix @ probe
+        scores = self.matrix @ probe
         k = min(k, len(scores))
         best = np.argpartition(-scores, k - 1)[:k]
         best = best[np.argsort(-scores[best], kind="stable")]
@@ -49,7 +61,7 @@ class Gallery:
 
     def score(self, subject_id: SubjectId, probe: Embedding) -> float:
         """The score of one subject."""
-        return float(self._matrix[self.subjects.index(subject_id)] @ probe)
+        return float(self.matrix[self.subjects.index(subject_id)] @ probe)
 
 
 def fuse(embeddings: list[Embedding], weights: list[float] | None = None) -> Embedding:

@@ -48,16 +48,15 @@ class Pipeline:
     @property
     def same_face_score(self) -> float:
         """Below it two embeddings are of different people, whatever else speaks for one."""
-        return self._score(1, _SAME_FACE_FMR)
-
-    def duplicate_score(self, gallery: Gallery) -> float:
-        """From it on a new face counts as one that is enrolled already."""
-        return self._score(len(gallery), _DUPLICATE_FPIR)
-
-    def _score(self, subjects: int, fpir: float) -> float:
         if self.configured_score is not None and not _measured(self.bundle, self.embedder.alignment):
             return self.configured_score
-        return self.bundle.identification_threshold(gallery_templates=subjects, fpir=fpir)
+        return self.bundle.verification_threshold(_SAME_FACE_FMR)
+
+    def duplicate_rule(self, gallery: Gallery) -> DecisionRule:
+        """By it a new face counts as one that is enrolled already."""
+        if self.configured_score is not None and not _measured(self.bundle, self.embedder.alignment):
+            return DecisionRule(self.configured_score, margin=0.0)
+        return _automatic_rule(self.bundle, gallery, _DUPLICATE_FPIR, margin=0.0)
 
 
 def models_folder(config: Config) -> Path:
@@ -107,7 +106,7 @@ def build_pipeline(config: Config) -> Pipeline:
 
 def _measured(bundle: Bundle, alignment: str) -> bool:
     """Error rates hold for the crops they were measured with."""
-    return bool(bundle.manifest.thresholds) and alignment == bundle.manifest.alignment
+    return bundle.measured and alignment == bundle.manifest.alignment
 
 
 def check_threshold(config: Config, bundle: Bundle) -> None:
@@ -124,11 +123,17 @@ def check_threshold(config: Config, bundle: Bundle) -> None:
 
 
 def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule:
-    """The threshold that is configured, or the one that keeps the configured FPIR with a gallery of this size."""
-    threshold = config.match.threshold
-    if threshold == "auto":
-        threshold = bundle.identification_threshold(gallery_templates=len(gallery), fpir=config.match.fpir)
-    return DecisionRule(threshold=threshold, margin=bundle.margin(config.match.margin))
+    """The threshold that is configured, or the one that keeps the configured FPIR with a gallery like this."""
+    margin = bundle.margin(config.match.margin)
+    if config.match.threshold != "auto":
+        return DecisionRule(config.match.threshold, margin)
+    return _automatic_rule(bundle, gallery, config.match.fpir, margin)
+
+
+def _automatic_rule(bundle: Bundle, gallery: Gallery, fpir: float, margin: float) -> DecisionRule:
+    search = bundle.search_scores()
+    threshold = search.threshold(gallery.subjects_by_templates, fpir) + gallery.score_shift
+    return DecisionRule(threshold, margin, search.crowd_size, search.crowd_weight)
 
 
 def build_recognizer(
@@ -152,7 +157,18 @@ def explain_threshold(config: Config, bundle: Bundle, gallery: Gallery) -> str:
     rule = build_rule(config, bundle, gallery)
     if config.match.threshold != "auto":
         return f"threshold {rule.threshold:.3f} (match.threshold)"
-    return f"threshold {rule.threshold:.3f} (FPIR {config.match.fpir:g} with {len(gallery)} subjects)"
+    why = f"FPIR {config.match.fpir:g} with {len(gallery)} subjects of {_templates_text(gallery)}"
+    if gallery.score_shift:
+        why += f", {gallery.score_shift:+.3f} by `kiosk calibrate`"
+    return f"threshold {rule.threshold:.3f} and {rule.crowd_weight:g} of the mean score of the next {rule.crowd_size} ({why})"
+
+
+def _templates_text(gallery: Gallery) -> str:
+    counts = sorted(gallery.subjects_by_templates)
+    if not counts:
+        return "1 template"
+    span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{span} template{'' if counts == [1] else 's'}"
 
 
 def explain_accuracy(bundle: Bundle) -> str:

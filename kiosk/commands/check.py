@@ -17,7 +17,7 @@ from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
 from kiosk.clock import SystemClock
 from kiosk.commands.options import common_options, json_option, load, print_json
-from kiosk.commands.stores import load_gallery, open_store
+from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.daemon import broker_settings, open_configured_camera
 from kiosk.errors import (
@@ -160,7 +160,7 @@ class Doctor:
     def _describe_gallery(self, store: Store) -> Finding:
         if self._bundle is None or self._model_id is None:
             return Finding("store", Status.OK, f"{len(store.subjects())} subjects")
-        gallery = load_gallery(store, self._model_id)
+        gallery = store.gallery(self._model_id)
         if not len(gallery) and not store.template_models():
             return Finding("store", Status.WARN, "nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls")
         message = f"{len(gallery)} subjects, {explain_threshold(self._config, self._bundle, gallery)}"

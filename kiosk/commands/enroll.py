@@ -171,7 +171,7 @@ class Enroller:
         known = [template.embedding for template in self._templates if template.subject_id == subject_id]
         check_same_person(photos, known, self._pipeline.same_face_score)
         others = Gallery(self._model_id, (t for t in self._templates if t.subject_id != subject_id))
-        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_score(others))
+        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
 
     def _template(self, photo: EnrolledPhoto, sha256: str) -> NewTemplate:
         return NewTemplate(self._model_id, photo.embedding, photo.quality, sha256)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kiosk.biometrics import ModelId
 from kiosk.config import Config
-from kiosk.gallery import Gallery
 from kiosk.store import Store
 
 
@@ -18,8 +16,3 @@ def open_store(config: Config, *, writable: bool = False) -> Store:
         PermissionDeniedError: it may not be opened.
     """
     return Store.open(Path(config.store.path), writable=writable)
-
-
-def load_gallery(store: Store, model_id: ModelId) -> Gallery:
-    """All subjects with templates of this model."""
-    return Gallery(model_id, store.templates(model_id))
