@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from convert.identification import Searches, random_galleries
 from numpy.typing import NDArray
 
 from convert.evaluate import PhotoEmbeddings, embed_photos
-from convert.identification import Searches, random_galleries, take_off_crowd
 from convert.photos import photos_in
 from kiosk.bundle import read_bundle
-from kiosk.thresholds import SearchScores, StrangerScores
+from kiosk.thresholds import SearchScores, StrangerScores, take_off_crowd
 
 Embeddings = NDArray[np.float32]
 People = Mapping[str, Embeddings]
@@ -37,7 +37,7 @@ FMRS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 FPIRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 TEMPLATES = (1, 2, 3)
-CROWD_SIZE, CROWD_WEIGHT = 10, 0.5
+CROWD_SIZE, CROWD_WEIGHT = 5, 0.5
 # Enough random galleries that each size sees this many strangers' searches.
 SEARCHES = 60_000
 LEAST_STRANGERS = 200

@@ -84,7 +84,8 @@ def search_without_own(templates: Sequence[Template], gallery: Gallery, search: 
     similarities = np.stack([row.embedding for row in rows]).astype(np.float64) @ gallery.matrix.T.astype(np.float64)
     column = {subject: index for index, subject in enumerate(gallery.subjects)}
     similarities[np.arange(len(rows)), [column[row.subject_id] for row in rows]] = -np.inf
-    return StrangerSearches(_best(similarities, search), tuple(row.subject_id for row in rows))
+    best = search.take_off_crowd(similarities).max(axis=1)
+    return StrangerSearches(best, tuple(row.subject_id for row in rows))
 
 
 def search_strangers(
@@ -94,7 +95,7 @@ def search_strangers(
     if not embeddings or not len(gallery):
         return StrangerSearches(np.empty(0), ())
     similarities = np.stack(embeddings).astype(np.float64) @ gallery.matrix.T.astype(np.float64)
-    return StrangerSearches(_best(similarities, search), tuple(people))
+    return StrangerSearches(search.take_off_crowd(similarities).max(axis=1), tuple(people))
 
 
 def own_scores(templates: Sequence[Template], gallery: Gallery, search: SearchScores) -> Scores:
@@ -110,9 +111,9 @@ def own_scores(templates: Sequence[Template], gallery: Gallery, search: SearchSc
             continue
         rest = rows.sum(axis=0) - rows
         rest /= np.linalg.norm(rest, axis=1, keepdims=True)
-        own = np.einsum("nd,nd->n", rows, rest)
-        others = np.delete(rows @ gallery.matrix.T.astype(np.float64), index, axis=1)
-        scores.append(own - search.crowd_weight * _crowd(-np.sort(-others, axis=1), search))
+        similarities = rows @ gallery.matrix.T.astype(np.float64)
+        similarities[:, index] = np.einsum("nd,nd->n", rows, rest)
+        scores.append(search.take_off_crowd(similarities)[:, index])
     return np.concatenate(scores) if scores else np.empty(0)
 
 
@@ -122,10 +123,8 @@ def find_alike(gallery: Gallery, search: SearchScores, threshold: float) -> list
         return []
     similarities = (gallery.matrix @ gallery.matrix.T).astype(np.float64)
     np.fill_diagonal(similarities, -np.inf)
-    # Each subject's crowd is that of the subjects after the one in question.
-    ranked = -np.sort(-similarities, axis=1)
-    needed = threshold + search.crowd_weight * _crowd(ranked[:, 1:], search)
-    rows, columns = np.nonzero(similarities >= needed[:, None])
+    adjusted = search.take_off_crowd(similarities)
+    rows, columns = np.nonzero(adjusted >= threshold)
     pairs = {(min(a, b), max(a, b)) for a, b in zip(rows.tolist(), columns.tolist(), strict=True)}
     found = [AlikePair(gallery.subjects[a], gallery.subjects[b], float(similarities[a, b])) for a, b in pairs]
     return sorted(found, key=lambda pair: -pair.score)
@@ -195,19 +194,3 @@ def _resampled_shifts(searches: StrangerSearches, rates: Sequence[float], expect
         drawn = np.concatenate([rows[index] for index in random.integers(len(rows), size=len(rows))])
         shifts.append(float((_quantiles(drawn, rates) - expected).mean()))
     return np.array(shifts)
-
-
-def _best(similarities: Scores, search: SearchScores) -> Scores:
-    """The first score of each row (n, subjects), the crowd's share taken off: (n,)."""
-    ranked = -np.sort(-similarities, axis=1)[:, : 1 + search.crowd_size]
-    best: Scores = ranked[:, 0] - search.crowd_weight * _crowd(ranked[:, 1:], search)
-    return best
-
-
-def _crowd(ranked: Scores, search: SearchScores) -> Scores:
-    """The mean of the first ``crowd_size`` scores of each row (n, k), falling; 0 where there are none: (n,)."""
-    rows = ranked[:, : search.crowd_size]
-    there = np.isfinite(rows)
-    counts = there.sum(axis=1)
-    crowd: Scores = np.where(there, rows, 0.0).sum(axis=1) / np.maximum(counts, 1)
-    return crowd

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from kiosk.biometrics import Candidate, Decision, Quality, Reason, SubjectId, Verdict
 
-
 # A crowd of likenesses decides nothing by itself: this many candidates tell a person enough.
 _KEPT_CANDIDATES = 5
 

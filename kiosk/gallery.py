@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from kiosk.biometrics import Candidate, Embedding, ModelId, SubjectId, Template
 
-
 SEARCH_DEPTH = 11
 """Candidates of a search: the first, and as many again as the threshold's crowd takes in (``kiosk.thresholds``)."""
 

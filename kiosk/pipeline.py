@@ -160,7 +160,8 @@ def explain_threshold(config: Config, bundle: Bundle, gallery: Gallery) -> str:
     why = f"FPIR {config.match.fpir:g} with {len(gallery)} subjects of {_templates_text(gallery)}"
     if gallery.score_shift:
         why += f", {gallery.score_shift:+.3f} by `kiosk calibrate`"
-    return f"threshold {rule.threshold:.3f} and {rule.crowd_weight:g} of the mean score of the next {rule.crowd_size} ({why})"
+    crowd = f"{rule.crowd_weight:g} of the mean score of the next {rule.crowd_size}"
+    return f"threshold {rule.threshold:.3f} and {crowd} ({why})"
 
 
 def _templates_text(gallery: Gallery) -> str:

@@ -10,7 +10,11 @@ import bisect
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+Scores = NDArray[np.float64]
 
 _SCORE_STEP = 1e-4
 # No cosine is higher; with the crowd's share taken off, none is lower than this.
@@ -49,6 +53,13 @@ class SearchScores(_Record):
     """Falling."""
     galleries: tuple[StrangerScores, ...] = Field(min_length=1)
     measured_on: str
+
+    def take_off_crowd(self, similarities: Scores) -> Scores:
+        """Cosine similarities of searches (n, subjects) as they compare with :meth:`threshold`.
+
+        -inf marks a subject who is left out; in every row as many.
+        """
+        return take_off_crowd(similarities, self.crowd_size, self.crowd_weight)
 
     def threshold(self, subjects_by_templates: Mapping[int, int], fpir: float) -> float:
         """The score, crowd's share taken off, that a stranger's search reaches with probability ``fpir``.
@@ -105,6 +116,21 @@ class SearchScores(_Record):
         (low, high), (more, less) = scores[at - 1 : at + 1], self.fpirs[at - 1 : at + 1]
         slope = math.log(less / more) / max(high - low, _SCORE_STEP)
         return min(math.exp(math.log(more) + slope * (score - low)), 1.0)
+
+
+def take_off_crowd(similarities: Scores, crowd_size: int, crowd_weight: float) -> Scores:
+    """From each score (n, subjects) ``crowd_weight`` of the mean of the ``crowd_size`` highest others in its row."""
+    size = min(crowd_size, int(np.isfinite(similarities).sum(axis=1).min(initial=1 << 31)) - 1)
+    if size <= 0 or not len(similarities):
+        return similarities
+    top = -np.partition(-similarities, size, axis=1)[:, : size + 1]
+    top.sort(axis=1)
+    lowest_of_top, total = top[:, 1:2], top.sum(axis=1, keepdims=True)
+    # A score among the highest is not part of its own crowd: the next one after them takes its place.
+    without_own = (total - similarities) / size
+    crowd = np.where(similarities >= lowest_of_top, without_own, (total - top[:, :1]) / size)
+    adjusted: Scores = similarities - crowd_weight * np.where(np.isfinite(similarities), crowd, 0.0)
+    return adjusted
 
 
 def _mixed(a: Sequence[float], b: Sequence[float], weight: float) -> Sequence[float]:
