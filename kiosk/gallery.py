@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,3 +60,29 @@ def fuse(embeddings: list[Embedding], weights: list[float] | None = None) -> Emb
     mean = np.average(np.stack(embeddings), axis=0, weights=weights)
     fused: Embedding = (mean / np.linalg.norm(mean)).astype(np.float32)
     return fused
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whom a model can recognize, given the templates there are."""
+
+    model_id: ModelId
+    recognized: tuple[SubjectId, ...]
+    """Have templates of this model."""
+    unrecognized: tuple[SubjectId, ...]
+    """Have templates, but of other models only: strangers until they are enrolled again."""
+    foreign: Mapping[ModelId, int]
+    """How many templates of each other model there are."""
+
+    @classmethod
+    def of(cls, model_id: ModelId, templates: Mapping[SubjectId, Mapping[ModelId, int]]) -> Self:
+        """``templates``: how many each subject has of each model."""
+        foreign: Counter[ModelId] = Counter()
+        for counts in templates.values():
+            foreign.update({model: count for model, count in counts.items() if model != model_id})
+        return cls(
+            model_id,
+            tuple(subject for subject, counts in templates.items() if model_id in counts),
+            tuple(subject for subject, counts in templates.items() if counts and model_id not in counts),
+            foreign,
+        )

@@ -5,16 +5,34 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import click
 
-from kiosk.bundle import BUILT_IN, Bundle, read_bundle
-from kiosk.commands.options import PATH, common_options, json_option, load, print_json
-from kiosk.commands.stores import open_store
+from kiosk.biometrics import ModelId
+from kiosk.bundle import BUILT_IN, Bundle, bundle_folders, place, read_bundle
+from kiosk.commands.model_changes import (
+    ModelChange,
+    Use,
+    change_document,
+    confirm_loss,
+    describe_change,
+    describe_way_back,
+    plan_change,
+)
+from kiosk.commands.options import PATH, common_options, count, json_option, load, print_json
+from kiosk.commands.reenroll import (
+    Reenrollment,
+    complain,
+    find_photos,
+    reenroll,
+    reenrollment_document,
+    tell_reenrollment,
+)
 from kiosk.config import Config
-from kiosk.errors import KioskError, ModelError, PermissionDeniedError, StoreError, UsageError
-from kiosk.pipeline import build_embedder, explain_accuracy, models_folder, open_bundle
+from kiosk.errors import InputError, KioskError, ModelError, PermissionDeniedError, StoreError, UsageError
+from kiosk.pipeline import build_embedder, build_pipeline, explain_accuracy, model_id_of, models_folder, open_bundle
 
 _FILES = ("manifest.json", "model.tflite")
 _OPTIONAL_FILES = ("report.md",)
@@ -23,9 +41,9 @@ _OPTIONAL_FILES = ("report.md",)
 @click.group("model", no_args_is_help=False, invoke_without_command=True)
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """List, inspect or install model bundles."""
+    """List, inspect, install or remove model bundles."""
     if ctx.invoked_subcommand is None:
-        raise UsageError("model: say what to do: list, info or install; see `kiosk model --help`")
+        raise UsageError("model: say what to do: list, info, install or remove; see `kiosk model --help`")
 
 
 @command.command("list")
@@ -34,13 +52,19 @@ def command(ctx: click.Context) -> None:
 def list_bundles(*, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """List the bundles on this machine; * marks the one in use."""
     config = load(config_path, verbose)
-    documents = _list(config)
+    try:
+        in_use, problem = open_bundle(config).folder, None
+    except ModelError as error:
+        in_use, problem = None, str(error)
+    documents = _list(config, in_use)
     if as_json:
-        print_json({"bundles": documents})
+        print_json({"bundles": documents, "problem": problem})
         return
     for document in documents:
         mark = "*" if document["in_use"] else " "
         click.echo(f"{mark} {document['name']}\t{document['origin']}\t{document['summary']}")
+    if problem is not None:
+        click.echo(f"note: none is in use, the kiosk does not run: {problem}", err=True)
 
 
 @command.command("info")
@@ -64,37 +88,170 @@ def info(*, name: str | None, as_json: bool, config_path: Path | None, verbose: 
 
 @command.command("install")
 @click.argument("folder", type=PATH)
+@click.option(
+    "--photos",
+    "photo_folder",
+    type=PATH,
+    metavar="DIR",
+    help="Right afterwards enroll people again with this bundle, from DIR/<subject_id>/*.{jpg,png,...}.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask, even if people are not recognized any more.")
+@json_option
 @common_options
-def install(*, folder: Path, config_path: Path | None, verbose: int) -> None:
+def install(
+    *, folder: Path, photo_folder: Path | None, yes: bool, as_json: bool, config_path: Path | None, verbose: int
+) -> None:
     """Check a bundle and copy it to where the kiosk looks for it.
 
-    Hash and shapes are checked before and after the copy; a bundle that is there already is replaced.
+    First says which bundle is in use now and afterwards, and who will not be recognized until enrolled again; asks if
+    there is anybody. Hash and shapes are checked before and after the copy. A bundle of the same name is replaced;
+    other bundles and all templates stay.
     """
     config = load(config_path, verbose)
     bundle = read_bundle(folder)
-    embedder = build_embedder(config, bundle)
-    installed = models_folder(config) / bundle.manifest.name
-    _copy(bundle, installed)
-    click.echo(f"{bundle.manifest.name} installed in {installed}; {explain_accuracy(bundle)}")
-    if config.model.bundle not in {"auto", bundle.manifest.name}:
-        click.echo(f"note: model.bundle is {config.model.bundle!r}, so it is not used", err=True)
-    _hint(config, str(embedder.model_id))
-
-
-def _hint(config: Config, model_id: str) -> None:
-    """Templates of another model are of no use to this one: say so while the operator is there."""
+    target = models_folder(config) / bundle.manifest.name
+    photos, pipeline = None, None
+    if photo_folder is None:
+        build_embedder(config, bundle)
+    else:
+        photos, pipeline = find_photos(photo_folder), build_pipeline(_wanting(config, str(place(folder))))
+    change = plan_change(config, {place(target): Bundle(target, bundle.manifest)})
+    document = _install_document(config, bundle, target, change)
+    if not as_json:
+        _tell_installation(config, change, document)
     try:
-        with open_store(config) as store:
-            models = store.template_models()
-    except KioskError:
-        return
-    foreign = sum(count for model, count in models.items() if model != model_id)
-    if foreign:
-        click.echo(
-            f"note: {foreign} stored templates were made with another model; this one does not compare them: "
-            "enroll these people again with it",
-            err=True,
+        confirm_loss(
+            change,
+            f"install {bundle.manifest.name}",
+            yes=yes,
+            option="" if photos else ", --photos DIR enrolls people again",
+            spared=photos.photos if photos else (),
         )
+    except KioskError:
+        if as_json:
+            print_json(document)
+        raise
+    _copy(bundle, target)
+    if not as_json:
+        click.echo(f"{bundle.manifest.name} installed in {target}")
+    result = None
+    if photos is not None and pipeline is not None and change.templates:
+        result = reenroll(config, pipeline, photos)
+    if as_json:
+        print_json(document | {"installed": True, "reenrollment": result and reenrollment_document(result)})
+    else:
+        _tell_people(change, result, photo_folder)
+    if result is not None:
+        complain(result)
+
+
+def _install_document(config: Config, bundle: Bundle, target: Path, change: ModelChange) -> dict[str, object]:
+    model_id = model_id_of(config, bundle)
+    return {
+        "bundle": bundle.manifest.name,
+        "model": model_id,
+        "folder": str(target),
+        "installed": False,
+        "replaces": target.exists(),
+        **change_document(change),
+        "with_its_templates": [subject for subject, counts in change.templates.items() if model_id in counts],
+        "way_back": describe_way_back(change, target, config),
+        "reenrollment": None,
+    }
+
+
+def _tell_installation(config: Config, change: ModelChange, document: dict[str, object]) -> None:
+    for line in describe_change(change):
+        click.echo(line)
+    after = change.after
+    if isinstance(after, Use) and after.model_id != document["model"]:
+        name = document["bundle"]
+        why = "model.bundle names another" if config.model.bundle != "auto" else "auto prefers another"
+        click.echo(f"note: {name} will not be used, {why}; model.bundle: {name} uses it", err=True)
+    if document["way_back"] is not None:
+        click.echo(document["way_back"])
+
+
+def _tell_people(change: ModelChange, result: Reenrollment | None, photo_folder: Path | None) -> None:
+    if result is not None:
+        tell_reenrollment(result)
+    elif photo_folder is not None:
+        click.echo("note: nobody is enrolled, so nobody was enrolled again; `kiosk enroll --from-dir` adds", err=True)
+    elif isinstance(change.after, Use) and change.after.readiness.unrecognized:
+        click.echo("`kiosk subjects reenroll DIR` enrolls people again, from photos in DIR/<subject_id>/")
+
+
+@command.command("remove")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask, even if people are not recognized any more.")
+@json_option
+@common_options
+def remove(*, name: str, yes: bool, as_json: bool, config_path: Path | None, verbose: int) -> None:
+    """Delete an installed bundle; also one that is damaged.
+
+    Says first, like install, what is in use afterwards and who will not be recognized, and asks if there is anybody.
+    Templates stay.
+    """
+    config = load(config_path, verbose)
+    target = _find_installed(config, name)
+    change = plan_change(config, {place(target): None})
+    made = _templates_of(target, change)
+    document = {"bundle": name, "folder": str(target), "removed": False, **change_document(change), "templates": made}
+    if not as_json:
+        for line in describe_change(change):
+            click.echo(line)
+        if made:
+            number = count(sum(made.values()), "template")
+            click.echo(f"{number} made with {name} stay, of use again if this very bundle is installed again")
+    try:
+        confirm_loss(change, f"remove {name}", yes=yes)
+    except KioskError:
+        if as_json:
+            print_json(document)
+        raise
+    _delete(target)
+    if as_json:
+        print_json(document | {"removed": True})
+    else:
+        click.echo(f"{name} removed from {target.parent}")
+
+
+def _find_installed(config: Config, name: str) -> Path:
+    """The folder of an installed bundle, sound or not.
+
+    Raises:
+        InputError: the name is that of a built-in bundle.
+        ModelError: there is no such bundle.
+    """
+    found = {folder.name: folder for folder in bundle_folders(models_folder(config))}
+    if name in found:
+        return found[name]
+    if name in {folder.name for folder in bundle_folders(BUILT_IN)}:
+        raise InputError(f"{name}: built in, a part of the kiosk; only installed bundles can be removed")
+    raise ModelError(f"{name}: no such bundle in {models_folder(config)}; `kiosk model list` names the installed ones")
+
+
+def _templates_of(folder: Path, change: ModelChange) -> dict[ModelId, int]:
+    """How many templates a bundle made, by model id; of a damaged one, how many its name stands with."""
+    try:
+        start = read_bundle(folder).model_id
+    except ModelError:
+        start = ModelId(f"{folder.name}@")
+    made: Counter[ModelId] = Counter()
+    for counts in change.templates.values():
+        made.update({model: number for model, number in counts.items() if model.startswith(start)})
+    return dict(made)
+
+
+def _delete(target: Path) -> None:
+    """Out of sight first, so that no half-deleted bundle is ever found."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".remove-", dir=target.parent) as work:
+            target.rename(Path(work) / target.name)
+    except PermissionError as error:
+        raise PermissionDeniedError(f"{target}: cannot be deleted; run as the user who owns the store") from error
+    except OSError as error:
+        raise StoreError(f"{target}: cannot be deleted: {error.strerror}") from error
 
 
 def _copy(bundle: Bundle, target: Path) -> None:
@@ -138,14 +295,10 @@ def _wanting(config: Config, name: str | None) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"bundle": name})})
 
 
-def _list(config: Config) -> list[dict[str, object]]:
+def _list(config: Config, in_use: Path | None) -> list[dict[str, object]]:
     """Installed bundles, built-in ones, and the one in use should it lie elsewhere."""
-    try:
-        in_use = open_bundle(config).folder
-    except ModelError:
-        in_use = None
-    folders = {path.parent: "installed" for path in sorted(models_folder(config).glob("*/manifest.json"))}
-    folders |= {path.parent: "built in" for path in sorted(BUILT_IN.glob("*/manifest.json"))}
+    folders = dict.fromkeys(bundle_folders(models_folder(config)), "installed")
+    folders |= dict.fromkeys(bundle_folders(BUILT_IN), "built in")
     if in_use is not None:
         folders.setdefault(in_use, "model.bundle")
     return [_document(folder, origin, in_use) for folder, origin in folders.items()]
