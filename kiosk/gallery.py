@@ -71,18 +71,23 @@ class Readiness:
     """Have templates of this model."""
     unrecognized: tuple[SubjectId, ...]
     """Have templates, but of other models only: strangers until they are enrolled again."""
-    foreign: Mapping[ModelId, int]
-    """How many templates of each other model there are."""
+    stranded: Mapping[ModelId, int]
+    """How many templates of each other model the unrecognized have."""
+    kept: Mapping[ModelId, int]
+    """How many templates of each other model the recognized have besides: for a way back."""
 
     @classmethod
     def of(cls, model_id: ModelId, templates: Mapping[SubjectId, Mapping[ModelId, int]]) -> Self:
         """``templates``: how many each subject has of each model."""
-        foreign: Counter[ModelId] = Counter()
+        stranded: Counter[ModelId] = Counter()
+        kept: Counter[ModelId] = Counter()
         for counts in templates.values():
-            foreign.update({model: count for model, count in counts.items() if model != model_id})
+            foreign = {model: count for model, count in counts.items() if model != model_id}
+            (kept if model_id in counts else stranded).update(foreign)
         return cls(
             model_id,
             tuple(subject for subject, counts in templates.items() if model_id in counts),
             tuple(subject for subject, counts in templates.items() if counts and model_id not in counts),
-            foreign,
+            stranded,
+            kept,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,20 +179,21 @@ def describe_foreign(readiness: Readiness) -> str | None:
         return None
     everybody = len(unrecognized) + len(readiness.recognized)
     return (
-        f"{len(unrecognized)} of {everybody} subjects cannot be recognized: their templates are of another model "
-        f"({_counts(readiness)}), never compared with {readiness.model_id}; `kiosk subjects reenroll DIR` enrolls them "
-        "again from their photos"
+        f"{len(unrecognized)} of {everybody} subjects cannot be recognized: they have only templates of another model "
+        f"({_counts(readiness.stranded)}), which {readiness.model_id} does not compare; `kiosk subjects reenroll DIR` "
+        "enrolls them again from their photos"
     )
 
 
 def describe_kept(readiness: Readiness) -> str | None:
-    """Templates that nobody needs any more, None when there are none."""
-    if readiness.unrecognized or not readiness.foreign:
+    """Templates of other models that nobody depends on, None when there are none or somebody does."""
+    if readiness.unrecognized or not readiness.kept:
         return None
+    kept = _counts(readiness.kept)
     return (
-        f"templates of other models are kept ({_counts(readiness)}); `kiosk subjects reenroll --drop-old` erases them"
+        f"templates of other models ({kept}) are kept for a way back; `kiosk subjects reenroll --drop-old` erases them"
     )
 
 
-def _counts(readiness: Readiness) -> str:
-    return ", ".join(f"{count} of {model}" for model, count in sorted(readiness.foreign.items()))
+def _counts(templates: Mapping[ModelId, int]) -> str:
+    return ", ".join(f"{count} of {model}" for model, count in sorted(templates.items()))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from kiosk.biometrics import ModelId
+from kiosk.biometrics import ModelId, SubjectId
 from kiosk.bundle import BUILT_IN, Bundle, bundle_folders, place, read_bundle
+from kiosk.commands.bundle_files import copy_bundle, delete_bundle
 from kiosk.commands.model_changes import (
     ModelChange,
     Use,
@@ -23,7 +24,7 @@ from kiosk.commands.model_changes import (
 )
 from kiosk.commands.options import PATH, common_options, count, json_option, load, print_json
 from kiosk.commands.reenroll import (
-    Reenrollment,
+    PhotoFolder,
     complain,
     find_photos,
     reenroll,
@@ -31,11 +32,8 @@ from kiosk.commands.reenroll import (
     tell_reenrollment,
 )
 from kiosk.config import Config
-from kiosk.errors import InputError, KioskError, ModelError, PermissionDeniedError, StoreError, UsageError
+from kiosk.errors import InputError, ModelError, UsageError
 from kiosk.pipeline import build_embedder, build_pipeline, explain_accuracy, model_id_of, models_folder, open_bundle
-
-_FILES = ("manifest.json", "model.tflite")
-_OPTIONAL_FILES = ("report.md",)
 
 
 @click.group("model", no_args_is_help=False, invoke_without_command=True)
@@ -103,82 +101,116 @@ def install(
 ) -> None:
     """Check a bundle and copy it to where the kiosk looks for it.
 
-    First says which bundle is in use now and afterwards, and who will not be recognized until enrolled again; asks if
-    there is anybody. Hash and shapes are checked before and after the copy. A bundle of the same name is replaced;
-    other bundles and all templates stay.
+    First says which bundle is in use now and afterwards, and who will not be recognized until enrolled again. If there
+    is anybody it asks; without a terminal it does nothing unless --yes is given (exit code 64). Hash and shapes are
+    checked before and after the copy. A bundle of the same name is replaced; other bundles and all templates stay.
     """
     config = load(config_path, verbose)
     bundle = read_bundle(folder)
-    target = models_folder(config) / bundle.manifest.name
     photos, pipeline = None, None
     if photo_folder is None:
+        # Loading it tells whether its shapes are what it says.
         build_embedder(config, bundle)
     else:
         photos, pipeline = find_photos(photo_folder), build_pipeline(_wanting(config, str(place(folder))))
-    change = plan_change(config, {place(target): Bundle(target, bundle.manifest)})
-    document = _install_document(config, bundle, target, change)
-    if not as_json:
-        _tell_installation(config, change, document)
-    try:
+    installation = _plan_installation(config, bundle, photos)
+    _announce(installation.describe(), as_json=as_json)
+    with _telling(installation.document(), as_json=as_json) as outcome:
         confirm_loss(
-            change,
+            installation.change,
             f"install {bundle.manifest.name}",
             yes=yes,
             option="" if photos else ", --photos DIR enrolls people again",
-            spared=photos.photos if photos else (),
+            spared=installation.with_photos,
         )
-    except KioskError:
+        copy_bundle(bundle, installation.target)
+        _announce([f"{bundle.manifest.name} installed in {installation.target}"], as_json=as_json)
+        outcome["installed"] = True
+        if photos is not None and pipeline is not None and installation.change.templates:
+            result = reenroll(config, pipeline, photos)
+            outcome["reenrollment"] = reenrollment_document(result)
+            if not as_json:
+                tell_reenrollment(result)
+            complain(result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Installation:
+    """A bundle about to be installed, and what will come of it."""
+
+    config: Config
+    bundle: Bundle
+    target: Path
+    change: ModelChange
+    photos: PhotoFolder | None
+
+    @property
+    def model_id(self) -> ModelId:
+        return model_id_of(self.config, self.bundle)
+
+    @property
+    def ready(self) -> list[SubjectId]:
+        """Who has templates of this bundle already."""
+        return [subject for subject, counts in self.change.templates.items() if self.model_id in counts]
+
+    @property
+    def with_photos(self) -> list[SubjectId]:
+        """Who would be lost and can be enrolled again at once."""
+        return [subject for subject in self.change.lost if self.photos and subject in self.photos.photos]
+
+    def describe(self) -> Iterator[str]:
+        yield from describe_change(self.change)
+        name, after = self.bundle.manifest.name, self.change.after
+        if isinstance(after, Use) and after.model_id != self.model_id:
+            why = "auto prefers another" if self.config.model.bundle == "auto" else "model.bundle names another"
+            yield f"{name} will not be used ({why}); set model.bundle: {name} to use it"
+            everybody = count(len(self.change.templates), "subject")
+            yield f"{len(self.ready)} of {everybody} have templates of {self.model_id}"
+        if self.with_photos:
+            yield f"of them {len(self.with_photos)} have photos and are enrolled again right afterwards"
+        elif isinstance(after, Use) and after.readiness.unrecognized:
+            yield "`kiosk subjects reenroll DIR` enrolls people again, from photos in DIR/<subject_id>/"
+        if self.photos and not self.change.templates:
+            yield "nobody can be enrolled again; `kiosk enroll --from-dir DIR` enrolls new people"
+        way_back = describe_way_back(self.change, self.target, self.config)
+        if way_back is not None:
+            yield way_back
+
+    def document(self) -> dict[str, object]:
+        return {
+            "bundle": self.bundle.manifest.name,
+            "model": self.model_id,
+            "folder": str(self.target),
+            "installed": False,
+            "replaces": self.target.exists(),
+            **change_document(self.change),
+            "with_its_templates": self.ready,
+            "with_photos": self.with_photos,
+            "way_back": describe_way_back(self.change, self.target, self.config),
+            "reenrollment": None,
+        }
+
+
+def _plan_installation(config: Config, bundle: Bundle, photos: PhotoFolder | None) -> _Installation:
+    target = models_folder(config) / bundle.manifest.name
+    change = plan_change(config, {place(target): Bundle(target, bundle.manifest)})
+    return _Installation(config, bundle, target, change, photos)
+
+
+def _announce(lines: Iterable[str], *, as_json: bool) -> None:
+    if not as_json:
+        for line in lines:
+            click.echo(line)
+
+
+@contextmanager
+def _telling(document: dict[str, object], *, as_json: bool) -> Iterator[dict[str, object]]:
+    """Print the document, with what the block has put into it, however the block ends."""
+    try:
+        yield document
+    finally:
         if as_json:
             print_json(document)
-        raise
-    _copy(bundle, target)
-    if not as_json:
-        click.echo(f"{bundle.manifest.name} installed in {target}")
-    result = None
-    if photos is not None and pipeline is not None and change.templates:
-        result = reenroll(config, pipeline, photos)
-    if as_json:
-        print_json(document | {"installed": True, "reenrollment": result and reenrollment_document(result)})
-    else:
-        _tell_people(change, result, photo_folder)
-    if result is not None:
-        complain(result)
-
-
-def _install_document(config: Config, bundle: Bundle, target: Path, change: ModelChange) -> dict[str, object]:
-    model_id = model_id_of(config, bundle)
-    return {
-        "bundle": bundle.manifest.name,
-        "model": model_id,
-        "folder": str(target),
-        "installed": False,
-        "replaces": target.exists(),
-        **change_document(change),
-        "with_its_templates": [subject for subject, counts in change.templates.items() if model_id in counts],
-        "way_back": describe_way_back(change, target, config),
-        "reenrollment": None,
-    }
-
-
-def _tell_installation(config: Config, change: ModelChange, document: dict[str, object]) -> None:
-    for line in describe_change(change):
-        click.echo(line)
-    after = change.after
-    if isinstance(after, Use) and after.model_id != document["model"]:
-        name = document["bundle"]
-        why = "model.bundle names another" if config.model.bundle != "auto" else "auto prefers another"
-        click.echo(f"note: {name} will not be used, {why}; model.bundle: {name} uses it", err=True)
-    if document["way_back"] is not None:
-        click.echo(document["way_back"])
-
-
-def _tell_people(change: ModelChange, result: Reenrollment | None, photo_folder: Path | None) -> None:
-    if result is not None:
-        tell_reenrollment(result)
-    elif photo_folder is not None:
-        click.echo("note: nobody is enrolled, so nobody was enrolled again; `kiosk enroll --from-dir` adds", err=True)
-    elif isinstance(change.after, Use) and change.after.readiness.unrecognized:
-        click.echo("`kiosk subjects reenroll DIR` enrolls people again, from photos in DIR/<subject_id>/")
 
 
 @command.command("remove")
@@ -197,23 +229,19 @@ def remove(*, name: str, yes: bool, as_json: bool, config_path: Path | None, ver
     change = plan_change(config, {place(target): None})
     made = _templates_of(target, change)
     document = {"bundle": name, "folder": str(target), "removed": False, **change_document(change), "templates": made}
-    if not as_json:
-        for line in describe_change(change):
-            click.echo(line)
-        if made:
-            number = count(sum(made.values()), "template")
-            click.echo(f"{number} made with {name} stay, of use again if this very bundle is installed again")
-    try:
+    _announce(_describe_removal(name, change, made), as_json=as_json)
+    with _telling(document, as_json=as_json) as outcome:
         confirm_loss(change, f"remove {name}", yes=yes)
-    except KioskError:
-        if as_json:
-            print_json(document)
-        raise
-    _delete(target)
-    if as_json:
-        print_json(document | {"removed": True})
-    else:
-        click.echo(f"{name} removed from {target.parent}")
+        delete_bundle(target)
+        outcome["removed"] = True
+        _announce([f"{name} removed from {target.parent}"], as_json=as_json)
+
+
+def _describe_removal(name: str, change: ModelChange, made: Mapping[ModelId, int]) -> Iterator[str]:
+    yield from describe_change(change)
+    if made:
+        number = count(sum(made.values()), "template")
+        yield f"{number} made with {name} stay, of use again if this very bundle is installed again"
 
 
 def _find_installed(config: Config, name: str) -> Path:
@@ -241,52 +269,6 @@ def _templates_of(folder: Path, change: ModelChange) -> dict[ModelId, int]:
     for counts in change.templates.values():
         made.update({model: number for model, number in counts.items() if model.startswith(start)})
     return dict(made)
-
-
-def _delete(target: Path) -> None:
-    """Out of sight first, so that no half-deleted bundle is ever found."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=".remove-", dir=target.parent) as work:
-            target.rename(Path(work) / target.name)
-    except PermissionError as error:
-        raise PermissionDeniedError(f"{target}: cannot be deleted; run as the user who owns the store") from error
-    except OSError as error:
-        raise StoreError(f"{target}: cannot be deleted: {error.strerror}") from error
-
-
-def _copy(bundle: Bundle, target: Path) -> None:
-    """Copy beside the target, verify the copy, then put it in place."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(prefix=".install-", dir=target.parent) as work:
-            copy = Path(work) / target.name
-            copy.mkdir(mode=0o755)
-            _copy_files(bundle.folder, copy)
-            read_bundle(copy)
-            _put_in_place(copy, target, Path(work) / "old")
-    except PermissionError as error:
-        raise PermissionDeniedError(f"{target}: cannot be written; run as the user who owns the store") from error
-    except OSError as error:
-        raise StoreError(f"{target}: cannot be written: {error.strerror}") from error
-
-
-def _copy_files(source: Path, copy: Path) -> None:
-    for name in (*_FILES, *_OPTIONAL_FILES):
-        if name in _FILES or (source / name).is_file():
-            shutil.copyfile(source / name, copy / name)
-            with (copy / name).open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _put_in_place(copy: Path, target: Path, old: Path) -> None:
-    if target.exists():
-        target.rename(old)
-    try:
-        copy.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
 
 
 def _wanting(config: Config, name: str | None) -> Config:

@@ -58,6 +58,8 @@ class ModelChange:
     @property
     def lost(self) -> tuple[SubjectId, ...]:
         """Who can be recognized before, and not after. Before, of a kiosk that does not run: all with templates."""
+        if not self.changes_model:
+            return ()
         if isinstance(self.before, Use):
             before = self.before.readiness.recognized
         else:
@@ -118,7 +120,10 @@ def describe_change(change: ModelChange) -> Iterator[str]:
     daemon = change.daemon
     if daemon is not None and daemon.model_id != _model(after):
         loaded = daemon.model_id or "the model it has loaded"
-        yield f"the running kiosk (process {daemon.process}) goes on with {loaded} until it is restarted"
+        yield (
+            f"the running kiosk (process {daemon.process}) goes on with {loaded} until restarted "
+            "(the service: `systemctl restart kiosk`)"
+        )
 
 
 def describe_way_back(change: ModelChange, target: Path, config: Config) -> str | None:
