@@ -322,6 +322,36 @@ def test_reenroll_takes_no_photo_of_somebody_else(changed: Kiosk, people: Path, 
     assert [subject["subject_id"] for subject in report["subjects"]] == ["obama"]
 
 
+def test_photos_accepted_once_are_accepted_again_and_new_ones_are_checked(
+    kiosk: Kiosk, other: Path, samples: Path, tmp_path: Path
+) -> None:
+    """Twins, for once one and the same man: both were enrolled knowingly."""
+    people = tmp_path / "twins"
+    for subject_id, photo in {"E7": "obama3.jpg", "obama": "obama.jpg"}.items():
+        (people / subject_id).mkdir(parents=True)
+        shutil.copy(samples / photo, people / subject_id)
+        assert kiosk("enroll", subject_id, samples / photo, "--force").returncode == 0
+    shutil.copytree(other, kiosk.folder / "models" / OTHER)
+    result = kiosk("subjects", "reenroll", people)
+    assert result.returncode == 0, result.stderr
+    assert f"2 of 2 subjects can be recognized by {OTHER_MODEL}" in result.stdout
+    shutil.copy(samples / "obama2.jpg", people / "E7")
+    refused = kiosk("subjects", "reenroll", people)
+    assert refused.returncode == 65
+    assert "already enrolled as obama" in refused.stderr
+    forced = kiosk("subjects", "reenroll", people, "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert "E7: enrolled again with 1 photo, 1 of them new" in forced.stdout
+
+
+def test_a_store_that_cannot_be_read_leaves_everything_as_it_is(kiosk: Kiosk, other: Path) -> None:
+    kiosk.store.write_bytes(b"no database at all, just text " * 100)
+    result = kiosk("model", "install", other, "--yes")
+    assert result.returncode == 73
+    assert_one_line_error(result.stderr)
+    assert _installed(kiosk) == []
+
+
 def test_reenroll_without_a_store_creates_none(kiosk: Kiosk, people: Path) -> None:
     result = kiosk("subjects", "reenroll", people)
     assert result.returncode == 69
@@ -470,7 +500,9 @@ def test_what_cannot_be_removed(home: Kiosk, name: str, code: int) -> None:
 
 
 @pytest.mark.parametrize("missing", ["manifest.json", "model.tflite", "half of model.tflite"])
-def test_a_half_copied_bundle_stops_auto_and_the_fix_is_named(home: Kiosk, other: Path, missing: str) -> None:
+def test_a_half_copied_bundle_stops_auto_and_the_fix_is_named(
+    home: Kiosk, other: Path, samples: Path, missing: str
+) -> None:
     installed = home.folder / "models" / OTHER
     shutil.copytree(other, installed)
     if missing.startswith("half"):
@@ -483,18 +515,23 @@ def test_a_half_copied_bundle_stops_auto_and_the_fix_is_named(home: Kiosk, other
     (bundle,) = (bundle for bundle in document["bundles"] if bundle["name"] == OTHER)
     assert bundle["summary"].startswith("DAMAGED: ")
     assert f"kiosk model remove {OTHER}" in document["problem"]
-    assert "the kiosk does not run" in home("model", "list").stderr
     status, message = _check(home, "model")
     assert status == "fail"
     assert "`kiosk model install FOLDER` replaces it" in message
     assert f"`kiosk model remove {OTHER}` takes it away" in message
+    assert home("model", "remove", OTHER).returncode == 0
+    assert _decisions(home, samples / "obama3.jpg") == [("identified", "obama")]
+
+
+def test_a_damaged_bundle_in_words(home: Kiosk, other: Path) -> None:
+    shutil.copytree(other, home.folder / "models" / OTHER)
+    (home.folder / "models" / OTHER / "model.tflite").write_bytes(b"")
+    assert "the kiosk does not run" in home("model", "list").stderr
     assert home("run").returncode == 69
-    subjects = home("subjects", "list")
+    subjects = home("subjects", "list", "--json")
     assert subjects.returncode == 0
     assert "nobody can be recognized" in subjects.stderr
-    assert {subject["recognized"] for subject in _subjects(home).values()} == {None}
-    assert home("model", "remove", OTHER).returncode == 0
-    assert _check(home, "model")[0] == "ok"
+    assert {subject["recognized"] for subject in json.loads(subjects.stdout)["subjects"]} == {None}
 
 
 def test_installing_over_a_half_copied_bundle_mends_it(kiosk: Kiosk, other: Path) -> None:

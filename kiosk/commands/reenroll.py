@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +20,6 @@ from kiosk.gallery import Readiness
 from kiosk.photo import hash_photo
 from kiosk.pipeline import Pipeline, build_pipeline, model_id_of, open_bundle
 from kiosk.store import Store
-
-# Who reads the store does so for moments only.
-_CHECKPOINT_TRIES = 20
-_CHECKPOINT_WAIT_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +177,7 @@ def _check_daemon(config: Config, model_id: ModelId) -> None:
 def _drop(config: Config, model_id: ModelId) -> Drop:
     with open_store(config, writable=True) as store:
         dropped = store.drop_templates_except(model_id)
-        for _ in range(_CHECKPOINT_TRIES):
-            if store.checkpoint():
-                return Drop(dropped, complete=True)
-            time.sleep(_CHECKPOINT_WAIT_S)
-    return Drop(dropped, complete=False)
+        return Drop(dropped, complete=store.checkpoint())
 
 
 def tell_reenrollment(result: Reenrollment | None) -> None:
