@@ -9,8 +9,10 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -164,7 +166,9 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         text = manifest_path.read_bytes()
     except FileNotFoundError:
-        raise ModelError(f"{folder}: not a model bundle (no manifest.json); see `kiosk model list`") from None
+        raise ModelError(
+            f"{folder}: not a model bundle (no manifest.json); build or install the bundle again"
+        ) from None
     except OSError as error:
         raise ModelError(f"{manifest_path}: cannot be read: {error.strerror}") from error
     bundle = Bundle(folder, _parse_manifest(manifest_path, text))
@@ -177,36 +181,72 @@ def read_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def find_bundles(models_folder: Path) -> list[Bundle]:
-    """All sound bundles, installed ones first, each group in the order ``auto`` prefers them."""
-    installed = _bundles_in(models_folder) if models_folder != BUILT_IN else []
+Changes = Mapping[Path, "Bundle | None"]
+"""What would lie at a place (see :func:`place`) after a change that is only planned: a bundle, or None for nothing."""
+
+_NO_CHANGES: Changes = MappingProxyType({})
+
+
+def place(folder: Path) -> Path:
+    """A folder's absolute path; where it is a link itself, that of the link."""
+    return folder.parent.resolve() / folder.name
+
+
+def bundle_folders(parent: Path) -> list[Path]:
+    """The folders that hold a bundle or a part of one, by name."""
+    return sorted({path.parent for file in ("manifest.json", "model.tflite") for path in parent.glob(f"*/{file}")})
+
+
+def find_bundles(models_folder: Path, changes: Changes = _NO_CHANGES) -> list[Bundle]:
+    """All bundles, installed ones first, each group in the order ``auto`` prefers them.
+
+    Raises:
+        ModelError: one of them is damaged or only half copied.
+    """
+    installed = _bundles_in(models_folder, changes) if models_folder != BUILT_IN else []
     return sorted(installed, key=_preference) + sorted(_bundles_in(BUILT_IN), key=_preference)
 
 
-def select_bundle(wanted: str, models_folder: Path) -> Bundle:
+def select_bundle(wanted: str, models_folder: Path, changes: Changes = _NO_CHANGES) -> Bundle:
     """The bundle named in ``model.bundle``: ``auto``, an installed name, or a folder.
 
     ``auto`` takes the installed bundle with the best measured accuracy (the smallest variant among equals), and
-    the built-in one when none is installed, or none whose error rates are known.
+    the built-in one when none is installed, or none whose error rates are known. With ``changes`` it is the bundle
+    that would be taken after them.
 
     Raises:
         ModelError: there is no such bundle, or it is damaged.
     """
     if wanted == "auto":
-        bundles = find_bundles(models_folder)
+        bundles = find_bundles(models_folder, changes)
         if not bundles:
             raise ModelError(f"no model bundle in {models_folder} or {BUILT_IN}; reinstall the kiosk")
         return next((bundle for bundle in bundles if bundle.measured), bundles[0])
     for folder in (models_folder / wanted, BUILT_IN / wanted, Path(wanted)):
-        if (folder / "manifest.json").exists():
+        if place(folder) in changes:
+            planned = changes[place(folder)]
+            if planned is not None:
+                return planned
+        elif (folder / "manifest.json").exists():
             return read_bundle(folder)
     raise ModelError(f"model.bundle: no bundle {wanted!r}; `kiosk model list` names the installed ones")
 
 
-def _bundles_in(folder: Path) -> list[Bundle]:
-    if not folder.is_dir():
-        return []
-    return [read_bundle(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+def _bundles_in(parent: Path, changes: Changes = _NO_CHANGES) -> list[Bundle]:
+    planned = {folder: bundle for folder, bundle in changes.items() if folder.parent == parent.resolve()}
+    folders = [folder for folder in bundle_folders(parent) if place(folder) not in planned]
+    return [_read_installed(folder) for folder in folders] + [b for b in planned.values() if b is not None]
+
+
+def _read_installed(folder: Path) -> Bundle:
+    try:
+        return read_bundle(folder)
+    except ModelError as error:
+        if folder.parent == BUILT_IN:
+            raise
+        raise ModelError(
+            f"{error}; `kiosk model install FOLDER` replaces it, `kiosk model remove {folder.name}` takes it away"
+        ) from None
 
 
 def _preference(bundle: Bundle) -> tuple[float, int, str]:

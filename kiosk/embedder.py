@@ -30,7 +30,7 @@ class TfliteEmbedder:
         self, bundle: Bundle, *, threads: int = 2, runtime: Runtime = "auto", alignment: str | None = None
     ) -> None:
         manifest = bundle.manifest
-        self.model_id = ModelId(f"{bundle.model_id}+{alignment.split('-')[0]}") if alignment else bundle.model_id
+        self.model_id = embedding_model_id(bundle, alignment)
         self.size_px = manifest.input_size_px
         self.alignment: str = alignment or manifest.alignment
         self._preprocessing = manifest.preprocessing
@@ -76,6 +76,11 @@ class TfliteEmbedder:
 
 def _mirror(crop: Image) -> Image:
     return np.ascontiguousarray(crop[:, ::-1])
+
+
+def embedding_model_id(bundle: Bundle, alignment: str | None) -> ModelId:
+    """The model id of embeddings made by a bundle, with another crop geometry than its own where one is given."""
+    return ModelId(f"{bundle.model_id}+{alignment.split('-')[0]}") if alignment else bundle.model_id
 
 
 def _quantize(tensor: Tensor, detail: dict[str, Any]) -> NDArray[Any]:

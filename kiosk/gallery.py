@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,3 +70,34 @@ def fuse(embeddings: list[Embedding], weights: list[float] | None = None) -> Emb
     mean = np.average(np.stack(embeddings), axis=0, weights=weights)
     fused: Embedding = (mean / np.linalg.norm(mean)).astype(np.float32)
     return fused
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whom a model can recognize, given the templates there are."""
+
+    model_id: ModelId
+    recognized: tuple[SubjectId, ...]
+    """Have templates of this model."""
+    unrecognized: tuple[SubjectId, ...]
+    """Have templates, but of other models only: strangers until they are enrolled again."""
+    stranded: Mapping[ModelId, int]
+    """How many templates of each other model the unrecognized have."""
+    kept: Mapping[ModelId, int]
+    """How many templates of each other model the recognized have besides: for a way back."""
+
+    @classmethod
+    def of(cls, model_id: ModelId, templates: Mapping[SubjectId, Mapping[ModelId, int]]) -> Self:
+        """``templates``: how many each subject has of each model."""
+        stranded: Counter[ModelId] = Counter()
+        kept: Counter[ModelId] = Counter()
+        for counts in templates.values():
+            foreign = {model: count for model, count in counts.items() if model != model_id}
+            (kept if model_id in counts else stranded).update(foreign)
+        return cls(
+            model_id,
+            tuple(subject for subject, counts in templates.items() if model_id in counts),
+            tuple(subject for subject, counts in templates.items() if counts and model_id not in counts),
+            stranded,
+            kept,
+        )

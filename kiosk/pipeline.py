@@ -11,9 +11,9 @@ from kiosk.bundle import Bundle, select_bundle
 from kiosk.config import Config
 from kiosk.decision import DecisionRule
 from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
-from kiosk.embedder import TfliteEmbedder
+from kiosk.embedder import TfliteEmbedder, embedding_model_id
 from kiosk.errors import ConfigError
-from kiosk.gallery import Gallery
+from kiosk.gallery import Gallery, Readiness
 from kiosk.ports import Detector
 from kiosk.quality import QualityGate
 from kiosk.recognition import Recognizer
@@ -86,8 +86,17 @@ def build_embedder(config: Config, bundle: Bundle) -> TfliteEmbedder:
     Raises:
         ModelError: its shapes are not what the manifest states.
     """
-    alignment = _HAAR_ALIGNMENT if config.face.detector == "haar" else None
+    alignment = _other_alignment(config)
     return TfliteEmbedder(bundle, threads=config.model.threads, runtime=config.model.runtime, alignment=alignment)
+
+
+def model_id_of(config: Config, bundle: Bundle) -> ModelId:
+    """The id that templates made with this bundle carry; no network is loaded to know it."""
+    return embedding_model_id(bundle, _other_alignment(config))
+
+
+def _other_alignment(config: Config) -> str | None:
+    return _HAAR_ALIGNMENT if config.face.detector == "haar" else None
 
 
 def build_pipeline(config: Config) -> Pipeline:
@@ -180,10 +189,28 @@ def explain_accuracy(bundle: Bundle) -> str:
     return f"accuracy {accuracy.value:.1%} on {accuracy.pairs} pairs ({accuracy.protocol})"
 
 
-def describe_foreign(gallery: Gallery, models: Mapping[ModelId, int]) -> str | None:
-    """What to say about templates of other models, None when there are none. ``models``: templates per model id."""
-    foreign = {model: count for model, count in models.items() if model != gallery.model_id}
-    if not foreign:
+def describe_foreign(readiness: Readiness) -> str | None:
+    """Who cannot be recognized for want of templates of this model, and what to type; None when all can be."""
+    unrecognized = readiness.unrecognized
+    if not unrecognized:
         return None
-    made_with = ", ".join(f"{count} made with {model}" for model, count in sorted(foreign.items()))
-    return f"templates of another model are not compared: {made_with}; re-enroll these subjects"
+    everybody = len(unrecognized) + len(readiness.recognized)
+    return (
+        f"{len(unrecognized)} of {everybody} subjects cannot be recognized: they have only templates of another model "
+        f"({_counts(readiness.stranded)}), which {readiness.model_id} does not compare; `kiosk subjects reenroll DIR` "
+        "enrolls them again from their photos"
+    )
+
+
+def describe_kept(readiness: Readiness) -> str | None:
+    """Templates of other models that nobody depends on, None when there are none or somebody does."""
+    if readiness.unrecognized or not readiness.kept:
+        return None
+    kept = _counts(readiness.kept)
+    return (
+        f"templates of other models ({kept}) are kept for a way back; `kiosk subjects reenroll --drop-old` erases them"
+    )
+
+
+def _counts(templates: Mapping[ModelId, int]) -> str:
+    return ", ".join(f"{count} of {model}" for model, count in sorted(templates.items()))

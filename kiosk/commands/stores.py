@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kiosk.config import Config
-from kiosk.store import Store
+from kiosk.errors import KioskError
+from kiosk.store import RunningDaemon, Store
 
 
 def open_store(config: Config, *, writable: bool = False) -> Store:
@@ -16,3 +17,14 @@ def open_store(config: Config, *, writable: bool = False) -> Store:
         PermissionDeniedError: it may not be opened.
     """
     return Store.open(Path(config.store.path), writable=writable)
+
+
+def find_daemon(config: Config) -> RunningDaemon | None:
+    """The daemon on this configuration's store, None where there is none or nobody can tell."""
+    if not Path(config.store.path).exists():
+        return None
+    try:
+        with open_store(config) as store:
+            return store.running_daemon()
+    except KioskError:
+        return None
