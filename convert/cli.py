@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from kiosk import __version__
-from kiosk.errors import KioskError, UsageError
+from kiosk.errors import KioskError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from convert.pipelines import DetectorName
@@ -134,6 +134,8 @@ def evaluate_command(
     _check_options(images, pairs_file, (gallery, probes, strangers), templates, fuse)
     if len(set(detectors)) < len(detectors):
         raise UsageError("--detector: one of them is named twice")
+    if yunet is not None and "yunet" not in detectors:
+        raise UsageError("--yunet is for --detector yunet, which is not asked for")
     from convert.evaluate import PairList, Task, evaluate
     from convert.openset import read_open_set
     from convert.pairs import read_pairs
@@ -141,13 +143,15 @@ def evaluate_command(
     from convert.results import results_text, write_results
     from kiosk.bundle import read_bundle
 
+    if scores is not None and not scores.parent.is_dir():
+        # Before minutes of measuring, not after.
+        raise OutputError(f"{scores}: cannot be written: no folder {scores.parent}; make it or choose another place")
     pairs = PairList(images, read_pairs(pairs_file)) if images and pairs_file else None
     open_set = None
     if gallery and probes and strangers:
         open_set = read_open_set(gallery, probes, strangers, templates=templates, fuse=fuse or 1)
     pipelines = open_pipelines([read_bundle(folder) for folder in bundles], detectors, yunet=yunet, threads=threads)
     if plots is not None:
-        # Before minutes of measuring, not after.
         from convert.plots import draw_results, make_folder
 
         make_folder(plots)

@@ -21,10 +21,14 @@ def photos_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if _is_photo(path))
     if not paths:
         raise InputError(f"{folder}: no photos in it ({' '.join(sorted(_SUFFIXES))})")
     return paths
+
+
+def _is_photo(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and path.is_file()
 
 
 def photos_of_people(folder: Path) -> dict[str, list[Path]]:
@@ -33,13 +37,18 @@ def photos_of_people(folder: Path) -> dict[str, list[Path]]:
     Raises:
         InputError: no such folder, or no photo in any folder in it.
     """
-    people: dict[str, list[Path]] = {}
-    for path in photos_in(folder):
-        if len(path.relative_to(folder).parts) == 2:
-            people.setdefault(path.parent.name, []).append(path)
-    if not people:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    # Unlike photos_in this follows links to the folders of people: a set of them need not be copied.
+    people = {
+        person.name: sorted(path for path in person.iterdir() if _is_photo(path))
+        for person in sorted(folder.iterdir())
+        if person.is_dir()
+    }
+    found = {name: paths for name, paths in people.items() if paths}
+    if not found:
         raise InputError(f"{folder}: no photos of people in it; it wants {folder.name or 'FOLDER'}/<subject>/*.jpg")
-    return people
+    return found
 
 
 def main_face(image: Image, detector: Detector) -> Face | None:

@@ -134,8 +134,8 @@ def watch_photos(
         _watch(path, image, [*results[first:], *results[:first]])
     if unreadable and len(unreadable) == len(distinct):
         raise unreadable[0]
-    for error in unreadable:
-        say(f"counted as a photo without a face: {error}")
+    for problem in unreadable:
+        say(f"counted as a photo without a face: {problem}")
     return results
 
 

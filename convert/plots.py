@@ -15,6 +15,7 @@ from convert.verification import Comparisons
 from kiosk.charts import Axis, Line, Scores, Threshold, draw_curves, draw_scores
 from kiosk.errors import OutputError
 
+# No axis reaches below this, nor below what was counted: half an error.
 _LEAST_RATE = 1e-4
 
 
@@ -55,22 +56,22 @@ def _draw_verification(folder: Path, compared: Sequence[tuple[Result, Comparison
         name = result.label if eer is None else f"{result.label} (EER {eer:.2%})"
         roc.append(Line(name, points[:, 0], points[:, 1]))
         det.append(Line(name, points[:, 0], 1 - points[:, 1], marks))
-    pairs = len(compared[0][1].scores)
+    pairs, same = len(compared[0][1].scores), int(compared[0][1].same.sum())
+    least_far, least_frr = _least(pairs - same), _least(same)
     paths = [folder / name for name in ("roc.png", "det.png", "scores.png")]
-    rates = (_LEAST_RATE, 0.5)
     draw_curves(
         paths[0],
         roc,
         title=f"Verification, {pairs:,} pairs: ROC",
-        x=Axis("false accept rate (FAR)", "log", _LEAST_RATE, 1.0),
+        x=Axis("false accept rate (FAR)", "log", least_far, 1.0),
         y=Axis("true accept rate (TAR)", low=_floor([line.y for line in roc]), high=1.005),
     )
     draw_curves(
         paths[1],
         det,
         title=f"Verification, {pairs:,} pairs: DET (dots: equal error rate)",
-        x=Axis("false accept rate (FAR)", "probit", *rates),
-        y=Axis("false reject rate (1 − TAR)", "probit", *rates),
+        x=Axis("false accept rate (FAR)", "probit", least_far, 0.5),
+        y=Axis("false reject rate (1 − TAR)", "probit", least_frr, 0.5),
     )
     draw_scores(
         paths[2],
@@ -108,6 +109,7 @@ def _draw_identification(folder: Path, searched: Sequence[tuple[Result, Searches
                 impostor_label="strangers, best score",
             )
         )
+    first = searched[0][1]
     enrolled = searched[0][0].document["identification"]["enrolled"]
     title = f"Identification among {enrolled:,} subjects"
     paths = [folder / name for name in ("identification.png", "search-scores.png")]
@@ -115,11 +117,16 @@ def _draw_identification(folder: Path, searched: Sequence[tuple[Result, Searches
         paths[0],
         lines,
         title=f"{title} (dots: automatic thresholds)",
-        x=Axis("false positive identification rate (FPIR)", "log", _LEAST_RATE, 1.0),
-        y=Axis("false negative identification rate (FNIR)", "log", 1e-3, 1.0),
+        x=Axis("false positive identification rate (FPIR)", "log", _least(len(first.nearest_scores)), 1.0),
+        y=Axis("false negative identification rate (FNIR)", "log", _least(len(first.own_scores)), 1.0),
     )
     draw_scores(paths[1], panels, title=title)
     return paths
+
+
+def _least(count: int) -> float:
+    """The lower end of the axis of a rate that ``count`` trials show."""
+    return min(max(0.5 / max(count, 1), _LEAST_RATE), 0.1)
 
 
 def _floor(tars: Sequence[np.ndarray]) -> float:

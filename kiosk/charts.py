@@ -112,7 +112,8 @@ def _draw_panel(ax: Axes, panel: Scores) -> None:
         ax.axvline(line.score, color="black", linestyle=dashes, label=f"{line.label} {line.score:.3f}")
     ax.set_ylabel("share, %")
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
+    if len(everything):
+        ax.legend(fontsize=8)
 
 
 def draw_curves(path: Path, lines: Sequence[Line], *, title: str, x: Axis, y: Axis) -> None:
