@@ -144,6 +144,11 @@ def _last_allowed(curve: Curve, far: float) -> NDArray[np.intp]:
     return np.asarray(allowed.sum(axis=-1) - 1)
 
 
+def allowed_errors(rate: float, count: int) -> int:
+    """How many of ``count`` trials may fail at an error rate."""
+    return math.floor(rate * count + _ROUNDING)
+
+
 def unresolved(rate: float, count: int, what: str) -> str | None:
     """Why ``count`` trials cannot show an error rate this small; None where they can."""
     if rate * count + _ROUNDING >= _LEAST_EXPECTED:

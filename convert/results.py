@@ -81,7 +81,7 @@ def _pair_lines(run: dict[str, Any]) -> list[str]:
     wrong = len(run["stages"]["wrong_face"])
     lines = [
         f"accuracy   {run['accuracy']:.4f}{spread} of {run['pairs']} pairs ({run['protocol']})",
-        f"           {_interval(run['accuracy_ci'])}(95 %, people resampled)".rstrip(),
+        f"           {_fractions(run['accuracy_ci'])} (95 %, people resampled)",
         f"threshold  {run['threshold']:.3f}",
         f"EER        {_percent(run['eer'])} {_interval(run['eer_ci'])}".rstrip(),
         f"TAR        {rates or 'not defined'}",
@@ -91,7 +91,7 @@ def _pair_lines(run: dict[str, Any]) -> list[str]:
         f"not found  {run['undetected_photos']} of {run['photos']} photos, "
         f"{run['undetected_pairs']} pairs (counted as errors)"
     )
-    lines.append(f"wrong face {wrong} pairs (another face in the photo would have matched)")
+    lines.append(f"wrong face {wrong} pairs (another face in a photo would have matched)")
     return lines
 
 
@@ -99,10 +99,10 @@ def _identification_lines(figures: dict[str, Any]) -> list[str]:
     templates = figures["templates_per_subject"]
     lines = [
         (
-            f"1:N        {figures['enrolled']} subjects ({templates['min']} to {templates['max']} photos each), "
-            f"{figures['mated_searches']} searches by {figures['mated_people']} of them, "
-            f"{figures['stranger_searches']} by {figures['stranger_people']} strangers, "
-            f"{figures['photos_per_search']} photos each"
+            f"1:N        {figures['enrolled']} subjects, {templates['min']} to {templates['max']} photos each; "
+            f"searches: {figures['mated_searches']} by subjects ({figures['mated_people']} people), "
+            f"{figures['stranger_searches']} by strangers ({figures['stranger_people']} people), "
+            f"photos a search: {figures['photos_per_search']}"
         ),
         f"rank 1     {_percent(figures['rank1_rate'])} {_interval(figures['rank1_rate_ci'])}".rstrip(),
     ]
@@ -144,7 +144,7 @@ def _verification_row(result: Result) -> list[str]:
     run = result.document
     return [
         *_name_cells(result),
-        f"{run['accuracy']:.4f} {_interval(run['accuracy_ci'])}".strip(),
+        f"{run['accuracy']:.4f} {_fractions(run['accuracy_ci'])}",
         _percent(run["eer"]),
         _percent(run["tar_at_far"]["0.001"]),
         f"{run['undetected_pairs']} pairs",
@@ -203,8 +203,12 @@ def _percent(value: float | None) -> str:
 
 
 def _interval(interval: Sequence[float] | None) -> str:
-    """With a space behind it, nothing at all where there is none."""
+    """In percent, with a space behind it; nothing at all where there is none."""
     return "" if interval is None else f"({100 * interval[0]:.2f}–{100 * interval[1]:.2f}) "
+
+
+def _fractions(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"({interval[0]:.4f}–{interval[1]:.4f})"
 
 
 def _ms(value: float | None) -> str:

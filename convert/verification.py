@@ -16,6 +16,7 @@ from convert.metrics import (
     Flags,
     Scores,
     accuracy_at,
+    allowed_errors,
     best_accuracies,
     best_threshold,
     curve_points,
@@ -78,7 +79,7 @@ def verification_figures(
     ``accuracy``: one fold (View 1) at the best threshold of these very pairs; several folds (View 2) as the mean over
     folds, each at the best threshold of the others. A pair with a face not found is an error at every threshold.
     Thresholds are chosen anew in each resample. A TAR that this many different-person pairs cannot show is None, with
-    the reason in ``tar_at_far_reason``.
+    the reason in ``tar_at_far_reason``; ``false_accepts_at_far`` says how many false accepts each one allows.
     """
     scores, same, folds = comparisons.scores, comparisons.same, comparisons.folds
     curve = make_curve(scores, same)
@@ -113,6 +114,7 @@ def verification_figures(
         "tar_at_far": {far: true_accept_rate(curve, float(far)) if far in shown else None for far in FARS},
         "tar_at_far_ci": {far: found.get(far) for far in FARS},
         "tar_at_far_reason": reasons,
+        "false_accepts_at_far": {far: allowed_errors(float(far), different) for far in shown},
         "roc": [
             {"far": far, "tar": tar, "threshold": threshold} for far, tar, threshold in curve_points(curve).tolist()
         ],

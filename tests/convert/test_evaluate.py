@@ -218,7 +218,7 @@ def test_side_by_side_is_a_table(command: Command, images: Path, tmp_path: Path)
     head, default, notebook, *_ = command.out.splitlines()
     assert head.split("  ")[0] == "bundle"
     assert default.startswith("dlib-resnet29-int8  blazeface")
-    assert "haar (the notebook's)  1.0000 (100.00–100.00)" in notebook
+    assert "haar (the notebook's)  1.0000 (1.0000–1.0000)" in notebook
     assert "2 pairs of different people cannot show a rate of 0.001" in command.out
 
 

@@ -67,7 +67,9 @@ def test_people_are_identified(command: Command, folders: tuple[Path, Path, Path
 
 def test_text_says_it_all(command: Command, folders: tuple[Path, Path, Path]) -> None:
     assert command("evaluate", BUNDLE, *options(folders), "--templates", 1) == 0
-    assert "2 subjects (1 to 1 photos each), 2 searches by 2 of them, 1 by 1 strangers" in command.out
+    assert (
+        "2 subjects, 1 to 1 photos each; searches: 2 by subjects (2 people), 1 by strangers (1 people)" in command.out
+    )
     assert "rank 1     100.00%" in command.out
     assert "automatic  stated FPIR 0.001: score" in command.out
 
@@ -88,6 +90,17 @@ def test_a_search_without_a_face_is_a_miss_and_a_stranger_without_one_is_not_ide
     assert (figures["enrolled"], figures["failed_to_enroll"]) == (2, ["nobody"])
     assert figures["rank1_rate"] == 0.5
     assert [(point["fpir"], point["fnir"]) for point in figures["automatic"]] == [(0, 0.5), (0, 0.5)]
+
+
+def test_nobody_is_found_anywhere(command: Command, folders: tuple[Path, Path, Path]) -> None:
+    paths = [path for folder in folders for path in folder.rglob("*.jpg")]
+    for number, path in enumerate(paths):
+        cv2.imwrite(str(path), np.full((250, 250, 3), 50 + 10 * number, np.uint8))
+    assert command("evaluate", BUNDLE, *options(folders), "--json") == 0
+    figures = command.json()["identification"]
+    assert (figures["enrolled"], figures["rank1_rate"], figures["automatic"][0]["fnir"]) == (0, 0, 1)
+    assert command("evaluate", BUNDLE, *options(folders)) == 0
+    assert "2 subjects not enrolled" in command.out
 
 
 def test_error_rates_of_another_alignment_are_not_taken(command: Command, folders: tuple[Path, Path, Path]) -> None:

@@ -37,6 +37,7 @@ def test_intervals_hold_their_figures() -> None:
     for far in ("0.01", "0.001"):
         low, high = figures["tar_at_far_ci"][far]
         assert low <= figures["tar_at_far"][far] <= high
+    assert figures["false_accepts_at_far"] == {"0.01": 5, "0.001": 0}
     # Distributions two sigma from the middle: 2.3 % on either side.
     assert figures["eer"] == pytest.approx(0.0228, abs=0.01)
 
