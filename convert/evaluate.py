@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.bootstrap import LEVEL, RESAMPLES, SEED
+from convert.identification import Searches
 from convert.openset import OpenSet, find_wrong_searches, open_set_figures, search_open_set
 from convert.pairs import Pair
 from convert.photos import opencv_threads
@@ -114,14 +115,28 @@ def _make_result(label: str, sightings: Sightings, task: Task, threads: int) -> 
         figures = open_set_figures(
             task.open_set, searches, pipeline.bundle, pipeline.embedder.alignment, sightings.embedding
         )
-        threshold = figures["threshold_at_fpir"]["0.01"]
-        missed = (
-            []
-            if threshold is None
-            else find_wrong_searches(task.open_set, searches, threshold, sightings.embedding, others)
-        )
-        document["identification"] = figures | {"wrong_face": [str(path) for path in missed]}
+        document["identification"] = figures | {
+            "wrong_face": _wrong_searches(task.open_set, searches, figures, sightings, others)
+        }
     return Result(label, round_figures(document), comparisons, searches)
+
+
+def _wrong_searches(
+    photos: OpenSet,
+    searches: Searches,
+    figures: dict[str, Any],
+    sightings: Sightings,
+    others: Callable[[Path], Sequence[Embedding]],
+) -> list[str] | None:
+    """Photos in which the wrong face was taken, at the threshold of FPIR 1 % (the measured, else the automatic one);
+    None without either.
+    """
+    threshold = figures["threshold_at_fpir"]["0.01"]
+    if threshold is None:
+        threshold = figures["automatic"][0]["threshold"]
+    if threshold is None:
+        return None
+    return [str(path) for path in find_wrong_searches(photos, searches, threshold, sightings.embedding, others)]
 
 
 def _stages(sightings: Sightings) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def _identification_lines(figures: dict[str, Any]) -> list[str]:
         f"{figures['undetected_mated_searches']} searches by subjects (misses), "
         f"{figures['undetected_stranger_searches']} by strangers (not identified)"
     )
-    lines.append(f"wrong face {len(figures['wrong_face'])} photos of missed searches")
+    wrong = figures["wrong_face"]
+    lines.append("wrong face " + ("not defined" if wrong is None else f"{len(wrong)} photos of missed searches"))
     return lines
 
 

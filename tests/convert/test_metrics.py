@@ -32,6 +32,7 @@ def arrays(pairs: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([score for score, _ in pairs]), np.array([same for _, same in pairs])
 
 
+@settings(deadline=None)
 @given(PAIRS)
 def test_best_threshold_is_as_good_as_any(pairs: list[tuple[float, bool]]) -> None:
     scores, same = arrays(pairs)
@@ -43,6 +44,7 @@ def test_best_threshold_is_as_good_as_any(pairs: list[tuple[float, bool]]) -> No
     assert reached == pytest.approx(slow)
 
 
+@settings(deadline=None)
 @given(PAIRS, st.sampled_from([0.0, 0.1, 0.5, 1.0]))
 def test_true_accept_rate_by_definition(pairs: list[tuple[float, bool]], far: float) -> None:
     scores, same = arrays(pairs)

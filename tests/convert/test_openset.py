@@ -53,6 +53,7 @@ def test_people_are_identified(command: Command, folders: tuple[Path, Path, Path
     assert (one_percent["stated_fpir"], one_per_mille["stated_fpir"]) == (0.01, 0.001)
     assert one_percent["threshold"] < one_per_mille["threshold"]
     assert (one_per_mille["fpir"], one_per_mille["fnir"]) == (0, 0)
+    assert figures["wrong_face"] == []
     with scores.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["kind"], row["person"], row["best_other"]) for row in rows[:2]] == [
@@ -107,6 +108,7 @@ def test_error_rates_of_another_alignment_are_not_taken(command: Command, folder
     assert command("evaluate", BUNDLE, *options(folders), "--detector", "haar", "--json") == 0
     point = command.json()["identification"]["automatic"][0]
     assert point["threshold"] is None
+    assert command.json()["identification"]["wrong_face"] is None
     assert point["reason"] == "no error rates were measured for dlib-resnet29-int8 with haar-square-v1"
     assert command("evaluate", BUNDLE, *options(folders), "--detector", "haar", "--detector", "blazeface") == 0
     assert "haar (the notebook's)  100.00%" in command.out
