@@ -133,10 +133,12 @@ def draw_curves(path: Path, lines: Sequence[Line], *, title: str, x: Axis, y: Ax
             ax.plot(_clip(points[:, 0], x), _clip(points[:, 1], y), "o", color=colour, markeredgecolor="white")
     _set_axis(x, ax.set_xscale, ax.set_xlim, ax.set_xlabel)
     _set_axis(y, ax.set_yscale, ax.set_ylim, ax.set_ylabel)
-    for axis, scale in ((ax.xaxis, x.scale), (ax.yaxis, y.scale)):
-        if scale == "probit":
-            axis.set_ticks(list(_PROBIT_TICKS), [f"{tick:.4g}" for tick in _PROBIT_TICKS])
-            axis.set_ticks([], minor=True)
+    for drawn, axis in ((ax.xaxis, x), (ax.yaxis, y)):
+        if axis.scale == "probit":
+            # A tick beyond an end would move the end.
+            ticks = [tick for tick in _PROBIT_TICKS if axis.low <= tick <= axis.high]
+            drawn.set_ticks(ticks, [f"{tick:.4g}" for tick in ticks])
+            drawn.set_ticks([], minor=True)
     ax.grid(alpha=0.3, which="both" if x.scale == "log" else "major")
     ax.set_title(title)
     if lines:
