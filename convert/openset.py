@@ -12,10 +12,12 @@ import numpy as np
 
 from convert.identification import (
     Embeddings,
+    ScoreRule,
     Searches,
     figures_at,
     fuse_rows,
     identification_figures,
+    keep_scores,
     search_gallery,
 )
 from convert.photos import photos_of_people
@@ -94,7 +96,9 @@ def _sha256(path: Path) -> str:
         raise InputError(f"{path}: cannot be read: {error.strerror}; check its permissions") from error
 
 
-def search_open_set(photos: OpenSet, embedding: Callable[[Path], Embedding | None]) -> Searches:
+def search_open_set(
+    photos: OpenSet, embedding: Callable[[Path], Embedding | None], *, score: ScoreRule = keep_scores
+) -> Searches:
     """Enroll, and search with everybody; ``embedding`` gives that of a photo, None without a face."""
 
     def rows(paths: Sequence[Path]) -> list[Embedding | None]:
@@ -111,6 +115,7 @@ def search_open_set(photos: OpenSet, embedding: Callable[[Path], Embedding | Non
         np.stack([fuse(paths) for paths in photos.enrolled.values()]),
         [(name, fuse(paths)) for name, paths in photos.mated],
         [(name, fuse(paths)) for name, paths in photos.strangers],
+        score=score,
     )
 
 
