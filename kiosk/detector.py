@@ -1,6 +1,7 @@
 """Face detectors: a BGR image in, faces in image pixels out, highest score first.
 
-BlazeFace (MediaPipe short-range, TFLite) is the default; Haar cascades with eye cascades are the notebook's way.
+BlazeFace (MediaPipe short-range, TFLite) is the default; Haar cascades with eye cascades are the notebook's way; YuNet
+runs where the user gives its network.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _INPUT_PX = 128
 _ANCHOR_GRIDS = ((16, 2), (8, 6))
 _MAX_LOGIT = 100.0
 _MERGE_IOU = 0.3
+# YuNet is made for faces of 10 to 300 pixels (OpenCV's documentation of FaceDetectorYN).
+_YUNET_LONGEST_PX = 640
+_YUNET_MIN_SCORE = 0.9
 # The second look takes in this many box sides around a face: the proportion of LFW's photos, where landmarks are good.
 _SECOND_LOOK = 2.4
 
@@ -153,6 +157,67 @@ class HaarDetector:
         if not left or not right:
             return None
         return np.array([left[0], right[-1]], np.float32) + np.array([x, y], np.float32)
+
+
+class YuNetDetector:
+    """OpenCV's YuNet (``cv2.FaceDetectorYN``), from a network file that the user gives: four landmarks a face.
+
+    **Not measured.** The file (``face_detection_yunet_2023mar.onnx`` of OpenCV Zoo) was not at hand where this was
+    written: it follows OpenCV's documentation, and was never run with the real network.
+
+    Raises:
+        ModelError: the file is missing, or not YuNet.
+    """
+
+    def __init__(self, model: Path, *, min_score: float = _YUNET_MIN_SCORE) -> None:
+        if not model.is_file():
+            raise ModelError(f"{model}: no such file; download face_detection_yunet_2023mar.onnx from OpenCV Zoo")
+        self._model = model
+        try:
+            self._network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), min_score)
+        except cv2.error:
+            raise self._unusable() from None
+        # Another network loads, too, and only running it shows that it is not YuNet.
+        self.detect(np.zeros((320, 320, 3), np.uint8))
+
+    def detect(self, image: Image) -> list[Face]:
+        """All faces of a BGR image, highest score first.
+
+        Raises:
+            ModelError: the network has not YuNet's outputs.
+        """
+        height, width = image.shape[:2]
+        scale = min(_YUNET_LONGEST_PX / max(height, width), 1.0)
+        size = max(round(width * scale), 1), max(round(height * scale), 1)
+        small = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        try:
+            self._network.setInputSize(size)
+            _, rows = self._network.detect(small)
+        except cv2.error:
+            raise self._unusable() from None
+        return decode_yunet(rows, (size[0] / width, size[1] / height))
+
+    def _unusable(self) -> ModelError:
+        return ModelError(f"{self._model}: not a YuNet network; download face_detection_yunet_2023mar.onnx again")
+
+
+def decode_yunet(rows: NDArray[Any] | None, scale: tuple[float, float] = (1.0, 1.0)) -> list[Face]:
+    """Faces from the rows of ``FaceDetectorYN.detect`` (n, 15), None without any; highest score first.
+
+    A row is the box (x, y, w, h); right eye, left eye, nose tip, right and left corner of the mouth, as the person has
+    them: the right eye is on the image's left; and the score. The landmarks come out as those of every detector: eye
+    on the image's left, the other eye, nose tip, mouth centre. ``scale``: columns and rows of the image the network
+    saw per column and row of the original one.
+    """
+    if rows is None:
+        return []
+    faces = []
+    for row in np.asarray(rows, np.float32):
+        x, y, w, h = (float(value) for value in row[:4] / np.array([*scale, *scale], np.float32))
+        left, right, nose, *mouth = row[4:14].reshape(5, 2) / np.array(scale, np.float32)
+        landmarks = np.stack([left, right, nose, np.mean(mouth, axis=0)]).astype(np.float32)
+        faces.append(Face(Box(x, y, w, h), min(max(float(row[14]), 0.0), 1.0), landmarks))
+    return sorted(faces, key=lambda face: -face.score)
 
 
 def _cascade(path: Path) -> cv2.CascadeClassifier:
