@@ -11,7 +11,7 @@ from typing import Any
 
 from convert.bootstrap import LEVEL, RESAMPLES, SEED
 from convert.identification import Searches
-from convert.openset import OpenSet, find_wrong_searches, open_set_figures, search_open_set
+from convert.openset import OpenSet, find_wrong_searches, open_set_figures, score_rule, search_open_set
 from convert.pairs import Pair
 from convert.photos import opencv_threads
 from convert.pipelines import (
@@ -111,7 +111,8 @@ def _make_result(label: str, sightings: Sightings, task: Task, threads: int) -> 
             "wrong_face_rule": WRONG_FACE_RULE,
         }
     if task.open_set is not None:
-        searches = search_open_set(task.open_set, sightings.embedding)
+        score = score_rule(pipeline.bundle, pipeline.embedder.alignment)
+        searches = search_open_set(task.open_set, sightings.embedding, score=score)
         figures = open_set_figures(
             task.open_set, searches, pipeline.bundle, pipeline.embedder.alignment, sightings.embedding
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,14 @@ def automatic_threshold(bundle: Bundle, alignment: str, templates: Sequence[int]
     """
     if alignment != bundle.manifest.alignment:
         raise ModelError(f"no error rates were measured for {bundle.manifest.name} with {alignment}")
-    return bundle.identification_threshold(gallery_templates=len(templates), fpir=fpir)
+    return bundle.search_scores().threshold(Counter(templates), fpir)
+
+
+def score_rule(bundle: Bundle, alignment: str) -> ScoreRule:
+    """How the kiosk scores searches: with automatic thresholds the crowd's share is taken off."""
+    if bundle.manifest.search is None or alignment != bundle.manifest.alignment:
+        return keep_scores
+    return bundle.manifest.search.take_off_crowd
 
 
 def find_wrong_searches(
@@ -183,8 +191,8 @@ def find_wrong_searches(
     embedding: Callable[[Path], Embedding | None],
     others: Callable[[Path], Sequence[Embedding]],
 ) -> list[Path]:
-    """Photos of missed mated searches in which another detected face would have reached the threshold against the
-    right subject where the chosen one does not.
+    """Photos of missed mated searches in which another detected face is so much more like the right subject than the
+    chosen one that the search would have reached the threshold.
     """
     templates = {
         name: fuse_rows(np.stack(found))
@@ -194,14 +202,14 @@ def find_wrong_searches(
     with np.errstate(invalid="ignore"):
         missed = ~(searches.first & (searches.own_scores >= threshold))
     wrong = []
-    for (name, paths), is_missed in zip(photos.mated, missed.tolist(), strict=True):
+    for (name, paths), is_missed, own in zip(photos.mated, missed.tolist(), searches.own_scores.tolist(), strict=True):
         template = templates.get(name)
         if not is_missed or template is None:
             continue
         for path in paths:
             chosen = embedding(path)
-            if chosen is None or float(chosen @ template) >= threshold:
+            if chosen is None or own >= threshold:
                 continue
-            if any(float(other @ template) >= threshold for other in others(path)):
+            if any(float((other - chosen) @ template) >= threshold - own for other in others(path)):
                 wrong.append(path)
     return wrong

@@ -12,7 +12,7 @@ from typing import Literal, ParamSpec, TypeVar
 from kiosk.align import central_face
 from kiosk.biometrics import Embedding, Face, Image
 from kiosk.bundle import Bundle
-from kiosk.detector import BlazeFaceDetector, HaarDetector, YuNetDetector
+from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector, YuNetDetector
 from kiosk.embedder import TfliteEmbedder
 from kiosk.errors import InputError, UsageError
 from kiosk.photo import read_photo
@@ -97,7 +97,8 @@ def _load_detector(name: DetectorName, yunet: Path | None) -> Detector:
                 raise UsageError("--detector yunet needs its network: --yunet face_detection_yunet_2023mar.onnx")
             return YuNetDetector(yunet)
         case _:
-            return BlazeFaceDetector(threads=1)
+            # As for every single photo in the kiosk.
+            return PhotoDetector(BlazeFaceDetector(threads=1))
 
 
 def watch_photos(

@@ -197,6 +197,9 @@ class YuNetDetector:
             raise self._unusable() from None
         return decode_yunet(rows, (size[0] / width, size[1] / height))
 
+    def refine(self, image: Image, face: Face) -> Face:  # noqa: ARG002 - not measured, so taken as it is
+        return face
+
     def _unusable(self) -> ModelError:
         return ModelError(f"{self._model}: not a YuNet network; download face_detection_yunet_2023mar.onnx again")
 
@@ -352,7 +355,7 @@ def _mirrored(face: Face, width: int) -> Face:
     box = Box(width - face.box.x - face.box.w, face.box.y, face.box.w, face.box.h)
     if face.landmarks is None:
         return Face(box, face.score)
-    points = face.landmarks[_MIRRORED_ROWS].copy()
+    points = face.landmarks[_MIRRORED_ROWS]
     points[:, 0] = width - points[:, 0]
     return Face(box, face.score, points)
 
@@ -361,7 +364,7 @@ def _mean_face(a: Face, b: Face) -> Face:
     x, y, w, h = ((p + q) / 2 for p, q in zip(astuple(a.box), astuple(b.box), strict=True))
     landmarks = None
     if a.landmarks is not None and b.landmarks is not None:
-        landmarks = (a.landmarks + b.landmarks) / 2
+        landmarks = ((a.landmarks + b.landmarks) / 2).astype(np.float32)
     return Face(Box(x, y, w, h), a.score, landmarks)
 
 
