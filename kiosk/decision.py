@@ -23,15 +23,14 @@ class DecisionRule:
         *,
         frames: int = 1,
         quality: Quality | None = None,
-        frame_scores: tuple[float, ...] = (),
     ) -> Decision:
         """Judge candidates given in descending score."""
         verdict, reason = self._judge(candidates)
-        return Decision(verdict, reason, self.threshold, candidates, frames, quality, frame_scores)
+        return Decision(verdict, reason, self.threshold, candidates, frames, quality, self.margin)
 
     def reject(self, reason: Reason, quality: Quality | None = None) -> Decision:
         """The decision for a face that is not searched at all."""
-        return Decision(Verdict.REJECTED, reason, self.threshold, quality=quality, frames=0)
+        return Decision(Verdict.REJECTED, reason, self.threshold, (), 0, quality, self.margin)
 
     def _judge(self, candidates: tuple[Candidate, ...]) -> tuple[Verdict, Reason]:
         if not candidates:

@@ -1,7 +1,8 @@
-"""SQLite: subjects, templates, attendance, outbox. The only place with SQL besides the migrations."""
+"""SQLite: subjects, templates, attendance, rejections, outbox. The only place with SQL besides the migrations."""
 
 from kiosk.store._attendance import AttendanceRow
 from kiosk.store._outbox import OutboxCounts
+from kiosk.store._rejections import MAX_REJECTIONS, RejectionRow
 from kiosk.store._store import Store
 from kiosk.store._subjects import (
     Consent,
@@ -12,11 +13,13 @@ from kiosk.store._subjects import (
 )
 
 __all__ = [
+    "MAX_REJECTIONS",
     "AttendanceRow",
     "Consent",
     "ErasureReceipt",
     "NewTemplate",
     "OutboxCounts",
+    "RejectionRow",
     "Store",
     "Subject",
     "TemplateInfo",

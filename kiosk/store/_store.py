@@ -9,10 +9,11 @@ from typing import Self
 from kiosk.errors import KioskError
 from kiosk.store._attendance import Attendance
 from kiosk.store._outbox import OutboxTable
+from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, OutboxTable):
+class Store(Subjects, Attendance, Rejections, OutboxTable):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
