@@ -35,6 +35,7 @@ _PANEL_PX = 520
 _LINE_PX = 24
 _LINE_CHARACTERS = 58
 _CANDIDATES_SHOWN = 3
+_FEW_FACES = 6
 
 
 def draw_verification(crops: tuple[Image, Image], *, distance: float, threshold: float, same: bool) -> Image:
@@ -65,7 +66,11 @@ def draw_faces(image: Image, reports: Sequence[FaceReport]) -> Image:
         colour = _COLOURS[report.decision.verdict]
         cv2.rectangle(canvas, (x, y), (x + w, y + h), colour, thickness)
         number = f"{i + 1}: " if len(reports) > 1 else ""
-        _label(canvas, number + describe(report), (x, y, h), colour, scale)
+        # In a crowd long labels hide faces.
+        words = (
+            describe(report) if len(reports) <= _FEW_FACES else report.decision.subject_id or report.decision.verdict
+        )
+        _label(canvas, number + words, (x, y, h), colour, scale)
     return canvas
 
 

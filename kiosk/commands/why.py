@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from kiosk.biometrics import Candidate, Verdict
+from kiosk.charts import draw_decision
 from kiosk.commands.events import local_time
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
@@ -58,9 +59,7 @@ def command(*, event_id: str, as_json: bool, plot: Path | None, config_path: Pat
         row = find_decision(store, event_id)
     evidence = read_evidence(row.evidence)
     if plot is not None:
-        from kiosk.charts import plot_decision
-
-        plot_decision(plot, evidence, title=_title(row))
+        draw_decision(plot, evidence, title=_title(row), explanation=explain_outcome(evidence))
     if as_json:
         print_json(_document(row, evidence))
         return
