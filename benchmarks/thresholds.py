@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from convert.identification import Searches, random_galleries
 from numpy.typing import NDArray
 
+from convert.identification import Searches, random_galleries
 from convert.photos import photos_of_people
 from convert.pipelines import open_pipelines, watch_photos
 from kiosk.bundle import Bundle, read_bundle

@@ -138,10 +138,25 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameEvidence:
+    """One frame that was fused, and what it alone would have said.
+
+    ``offset_s``: seconds since the track began. ``weight``: the frame's share in the fusion, 0–1.
+    ``candidates``: the frame's own best two subjects and the fused search's best two, highest score first.
+    """
+
+    offset_s: float
+    quality: Quality
+    weight: float
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The outcome for one face or one track of faces.
 
-    ``margin`` is the lead of the first candidate over the next subject (None with fewer than two subjects).
+    ``margin`` is the lead of the first candidate over the next subject (None with fewer than two subjects);
+    ``margin_needed`` is the lead the rule asks for.
     """
 
     verdict: Verdict
@@ -150,8 +165,9 @@ class Decision:
     candidates: tuple[Candidate, ...] = ()
     frames: int = 1
     quality: Quality | None = None
-    frame_scores: tuple[float, ...] = ()
-    """The first candidate's score in each frame that was fused, oldest first."""
+    margin_needed: float | None = None
+    frame_evidence: tuple[FrameEvidence, ...] = ()
+    """The newest of the frames that were fused, oldest first. Only in final reports of a track."""
 
     @property
     def subject_id(self) -> SubjectId | None:

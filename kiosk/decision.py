@@ -30,16 +30,15 @@ class DecisionRule:
         *,
         frames: int = 1,
         quality: Quality | None = None,
-        frame_scores: tuple[float, ...] = (),
     ) -> Decision:
         """Judge candidates given in descending score. The decision's threshold has the crowd's share in it."""
         threshold = self.threshold + self._crowd(candidates)
         verdict, reason = self._judge(candidates, threshold)
-        return Decision(verdict, reason, threshold, candidates[:_KEPT_CANDIDATES], frames, quality, frame_scores)
+        return Decision(verdict, reason, threshold, candidates[:_KEPT_CANDIDATES], frames, quality, self.margin)
 
     def reject(self, reason: Reason, quality: Quality | None = None) -> Decision:
         """The decision for a face that is not searched at all."""
-        return Decision(Verdict.REJECTED, reason, self.threshold, quality=quality, frames=0)
+        return Decision(Verdict.REJECTED, reason, self.threshold, (), 0, quality, self.margin)
 
     def _crowd(self, candidates: tuple[Candidate, ...]) -> float:
         others = candidates[1 : 1 + self.crowd_size]

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
-from kiosk.biometrics import Candidate, Decision, Embedding, Face, FaceReport, Frame, Image, Quality, Verdict
+from kiosk.biometrics import (
+    Candidate,
+    Decision,
+    Embedding,
+    Face,
+    FaceReport,
+    Frame,
+    FrameEvidence,
+    Image,
+    Quality,
+    Verdict,
+)
 from kiosk.decision import DecisionRule
 from kiosk.gallery import Gallery
 from kiosk.ports import Detector, Embedder
@@ -12,6 +24,8 @@ from kiosk.tracks import Sample, Track, Tracker
 
 # An identified person keeps standing there: look again now and then, in case another steps into the same place.
 _CONFIRM_EVERY_S = 0.5
+# Two seconds of a usual camera; a bound on what is stored with every decision, whatever window is configured.
+_FRAMES_TOLD = 30
 
 
 class QualityCheck(Protocol):
@@ -80,7 +94,7 @@ class Recognizer:
         track.views += 1
         track = self._settle(face, track, embedding, frame.captured_s)
         track.add(Sample(frame.captured_s, embedding, quality), self._window_s)
-        return self._report(face, track, self._decide(track))
+        return self._with_frames(self._report(face, track, self._decide(track)), track)
 
     def _settle(self, face: Face, track: Track, embedding: Embedding, captured_s: float) -> Track:
         """The track this embedding really belongs to: overlap proposes, the face disposes."""
@@ -92,18 +106,32 @@ class Recognizer:
 
     def _decide(self, track: Track) -> Decision:
         candidates = self._gallery.search(track.probe())
-        return self._rule.decide(
-            candidates,
-            frames=len(track.samples),
-            quality=track.samples[-1].quality,
-            frame_scores=self._frame_scores(track, candidates),
-        )
+        return self._rule.decide(candidates, frames=len(track.samples), quality=track.samples[-1].quality)
 
-    def _frame_scores(self, track: Track, candidates: tuple[Candidate, ...]) -> tuple[float, ...]:
-        if not candidates:
-            return ()
-        first = candidates[0].subject_id
-        return tuple(self._gallery.score(first, sample.embedding) for sample in track.samples)
+    def _with_frames(self, report: FaceReport, track: Track) -> FaceReport:
+        """A final report with what its frames say one by one; searching for that at every frame would be waste."""
+        if not report.final:
+            return report
+        weights = track.weights()
+        total = sum(weights)
+        newest = list(zip(track.samples, weights, strict=True))[-_FRAMES_TOLD:]
+        frames = tuple(
+            FrameEvidence(
+                offset_s=sample.captured_s - track.started_s,
+                quality=sample.quality,
+                weight=weight / total,
+                candidates=self._frame_candidates(sample.embedding, report.decision.candidates[:2]),
+            )
+            for sample, weight in newest
+        )
+        return replace(report, decision=replace(report.decision, frame_evidence=frames))
+
+    def _frame_candidates(self, probe: Embedding, fused: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+        """The best two of one frame, and the best two of the fused search where they are others."""
+        best = self._gallery.search(probe, k=2)
+        missing = {candidate.subject_id for candidate in fused} - {candidate.subject_id for candidate in best}
+        others = [Candidate(subject_id, self._gallery.score(subject_id, probe)) for subject_id in missing]
+        return (*best, *sorted(others, key=lambda candidate: -candidate.score))
 
     def _report(self, face: Face, track: Track, decision: Decision) -> FaceReport:
         """Final once a track: as soon as enough frames identify, or when the window has passed without."""

@@ -45,9 +45,13 @@ class Track:
         while sample.captured_s - self.samples[0].captured_s > window_s:
             self.samples.popleft()
 
+    def weights(self) -> list[float]:
+        """What each sample counts in the fusion: by its face's size (small faces carry less detail)."""
+        return [min(s.quality.size_px, 160.0) for s in self.samples]
+
     def probe(self) -> Embedding:
-        """The samples fused, each weighted by its face's size (small faces carry less detail)."""
-        return fuse([s.embedding for s in self.samples], [min(s.quality.size_px, 160.0) for s in self.samples])
+        """The samples fused, each with its weight."""
+        return fuse([s.embedding for s in self.samples], self.weights())
 
     def resembles(self, embedding: Embedding, same_face_score: float) -> bool:
         """Whether an embedding can be of this person; true while nothing is known."""

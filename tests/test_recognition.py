@@ -1,6 +1,7 @@
 """The rules of recognition over time, with scripted faces: what is in front of the camera is data here, not pixels."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from kiosk.gallery import Gallery
 from kiosk.recognition import Recognizer
 
 MODEL = ModelId("m@000001")
-ALICE, BOB, STRANGER = np.eye(3, 8, dtype=np.float32)
+ALICE, BOB, STRANGER, CAROL = np.eye(4, 8, dtype=np.float32)
 HERE, THERE = Box(100, 100, 100, 100), Box(400, 100, 100, 100)
 GOOD = Quality(100, 100, 120, 0)
 
@@ -88,8 +89,46 @@ def test_identified_once_after_the_stated_frames() -> None:
     assert not door.finals((HERE, ALICE), times=2)
     (report,) = door.finals((HERE, ALICE), times=1)
     assert (report.decision.subject_id, report.decision.frames) == ("s0", 3)
-    assert report.decision.frame_scores == pytest.approx((1, 1, 1))
+    assert [frame.candidates[0].score for frame in report.decision.frame_evidence] == pytest.approx((1, 1, 1))
     assert not door.finals((HERE, ALICE), times=50)
+
+
+def test_a_final_report_tells_what_each_frame_said_and_counted() -> None:
+    door = Door(enrolled=(ALICE, BOB, CAROL))
+    mixed = (ALICE + 0.9 * BOB) / np.linalg.norm(ALICE + 0.9 * BOB)
+    near = replace(GOOD, size_px=160)
+    reports = [*door.see((HERE, ALICE)), *door.see((HERE, ALICE, near)), *door.see((HERE, mixed))]
+    assert [len(report.decision.frame_evidence) for report in reports] == [0, 0, 3]
+    frames = reports[-1].decision.frame_evidence
+    assert [frame.offset_s for frame in frames] == pytest.approx([0, 0.1, 0.2])
+    assert [frame.weight for frame in frames] == pytest.approx([100 / 360, 160 / 360, 100 / 360])
+    assert [frame.quality.size_px for frame in frames] == [100, 160, 100]
+    first = 1 / np.sqrt(1.81)
+    assert [(c.subject_id, pytest.approx(c.score)) for c in frames[2].candidates] == [
+        ("s0", first),
+        ("s1", 0.9 * first),
+    ]
+    assert reports[-1].decision.margin_needed == 0.05
+
+
+def test_a_frame_also_tells_of_the_fused_searchs_leaders() -> None:
+    """A frame in which two others are nearer still says how near the one was who was identified in the end."""
+    door = Door(enrolled=(ALICE, BOB, CAROL))
+    stray = (0.6 * ALICE + 0.7 * BOB + 0.65 * CAROL) / np.linalg.norm([0.6, 0.7, 0.65])
+    (report,) = [*door.finals((HERE, ALICE), times=2), *door.finals((HERE, stray), times=1)]
+    frames = report.decision.frame_evidence
+    assert report.decision.subject_id == "s0"
+    assert [c.subject_id for c in frames[2].candidates] == ["s1", "s2", "s0"]
+    assert [c.subject_id for c in frames[0].candidates[:1]] == ["s0"]
+
+
+def test_evidence_is_bounded_whatever_the_window() -> None:
+    (report,) = Door(frames=50).finals((HERE, ALICE), times=60, step_s=0.03)
+    assert report.decision.frames == 50
+    frames = report.decision.frame_evidence
+    assert len(frames) == 30
+    assert frames[-1].offset_s == pytest.approx(49 * 0.03)
+    assert sum(frame.weight for frame in frames) == pytest.approx(30 / 50)
 
 
 def test_a_stranger_is_told_unknown_once_after_the_window() -> None:
@@ -146,6 +185,7 @@ def test_poor_frames_are_not_embedded_and_told_once() -> None:
     blurred = Quality(100, 3, 120, 0, Reason.BLURRED)
     (report,) = door.finals((HERE, ALICE, blurred), times=40)
     assert report.decision.reason is Reason.BLURRED
+    assert report.decision.frame_evidence == ()
     assert door.scene.embedded == 0
     assert [r.decision.subject_id for r in door.finals((HERE, ALICE), times=3)] == ["s0"]
 

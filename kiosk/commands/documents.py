@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from kiosk.biometrics import Decision, FaceReport, Quality
+from kiosk.evidence import explain_outcome, gather_evidence
 
 
 def face_document(report: FaceReport) -> dict[str, object]:
@@ -17,7 +18,9 @@ def face_document(report: FaceReport) -> dict[str, object]:
         "subject_id": decision.subject_id,
         "score": rounded(decision.score),
         "margin": rounded(decision.margin),
+        "margin_needed": rounded(decision.margin_needed),
         "threshold": rounded(decision.threshold),
+        "explanation": explain_outcome(gather_evidence(decision)),
         "candidates": candidate_documents(decision),
         "quality": None if decision.quality is None else quality_document(decision.quality),
     }

@@ -205,6 +205,13 @@ class StoreSection(Section):
     retention_days: int = Field(
         default=365, ge=1, le=36_500, description="Sent events are deleted after so long, days; unsent ones never."
     )
+    rejected_days: int = Field(
+        default=7,
+        ge=0,
+        le=365,
+        description="Decisions without a check-in are kept for `kiosk why` so long, days, the newest 10,000; 0: never. "
+        "Scores and measures only, no pictures.",
+    )
     snapshots: Literal["none"] = Field(default="none", description="Pictures kept with events: none, in this version.")
 
 
