@@ -39,7 +39,7 @@ SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 TEMPLATES = (1, 2, 3)
 CROWD_SIZE, CROWD_WEIGHT = 5, 0.5
 # Enough random galleries that each size sees this many strangers' searches.
-SEARCHES = 60_000
+SEARCHES = 30_000
 LEAST_STRANGERS = 200
 TAIL = 10
 HOLD_OUT_SIZES = (10, 50, 200, 500)

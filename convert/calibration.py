@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 import kiosk
-from convert.photos import main_face, photos_in
+from convert.photos import main_face
 from kiosk.align import align_face
 from kiosk.biometrics import Box, Face, Image
 from kiosk.detector import BlazeFaceDetector
 from kiosk.errors import InputError
-from kiosk.photo import read_photo
+from kiosk.photo import photos_below, read_photo
 
 SAMPLE_PHOTOS = Path(kiosk.__file__).parent / "data" / "samples"
 """Calibrates a build that is given no photos: few people, so that your own photos are better."""
@@ -56,7 +56,7 @@ def collect_crops(
     """
     source = folder or SAMPLE_PHOTOS
     random = np.random.default_rng(_SEED)
-    paths = photos_in(source)
+    paths = photos_below(source)
     paths = [paths[index] for index in random.permutation(len(paths))]
     shots = _find_faces(paths, math.ceil(count / 2) + math.ceil(held_out / 2))
     if not shots:

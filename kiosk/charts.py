@@ -1,4 +1,5 @@
-"""Charts as pictures: score histograms, error rate curves, what a decision rests on. Matplotlib, without a display and without its global state.
+"""Charts as pictures: score histograms, error rate curves, what a decision rests on. Matplotlib, without a
+display and without its global state.
 
 Colours are those of Okabe and Ito, told apart by people with any colour vision; lines differ in their dashes as well.
 """

@@ -17,11 +17,9 @@ from kiosk.commands.stores import open_store
 from kiosk.enrollment import EnrolledPhoto, check_not_enrolled, check_same_person, embed_photo, parse_subject_id
 from kiosk.errors import InputError, UsageError
 from kiosk.gallery import Gallery
-from kiosk.photo import Photo, load_photo
+from kiosk.photo import Photo, is_photo, load_photo
 from kiosk.pipeline import Pipeline, build_pipeline
 from kiosk.store import Consent, NewTemplate, Store
-
-_PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +225,7 @@ def find_subjects(folder: Path) -> tuple[list[tuple[SubjectId, tuple[Path, ...]]
 
 
 def _photos_in(folder: Path) -> tuple[Path, ...]:
-    photos = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in _PHOTO_SUFFIXES))
+    photos = tuple(sorted(path for path in folder.iterdir() if is_photo(path)))
     if not photos:
         raise InputError(f"{folder}: no photos in it (.jpg, .png, …)")
     return photos
