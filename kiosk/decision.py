@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from kiosk.biometrics import Candidate, Decision, Quality, Reason, SubjectId, Verdict
+
+# One frame cannot contradict itself: a decisive score has to hold when a second one is fused with it.
+_DECISIVE_FRAMES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,10 +16,19 @@ class DecisionRule:
     """Identified: the first candidate reaches ``threshold`` and leads the next subject by ``margin``.
 
     Both are scores (cosine similarity). Within the margin two subjects are too alike to tell apart: ambiguous.
+    ``decisive``, at or above ``threshold``, is the score from which fewer frames than usual will do; never by default.
+
+    Raises:
+        ValueError: ``decisive`` lies below ``threshold``.
     """
 
     threshold: float
     margin: float
+    decisive: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.decisive < self.threshold:
+            raise ValueError(f"decisive {self.decisive} is below threshold {self.threshold}")
 
     def decide(
         self,
@@ -32,6 +45,11 @@ class DecisionRule:
     def reject(self, reason: Reason, quality: Quality | None = None) -> Decision:
         """The decision for a face that is not searched at all."""
         return Decision(Verdict.REJECTED, reason, self.threshold, quality=quality, frames=0)
+
+    def has_enough(self, decision: Decision, frames: int) -> bool:
+        """Whether a decision rests on as many frames as are asked for, or is so clear that fewer will do."""
+        decisive = decision.verdict is Verdict.IDENTIFIED and decision.candidates[0].score >= self.decisive
+        return decision.frames >= (min(frames, _DECISIVE_FRAMES) if decisive else frames)
 
     def _judge(self, candidates: tuple[Candidate, ...]) -> tuple[Verdict, Reason]:
         if not candidates:

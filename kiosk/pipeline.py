@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,10 +126,11 @@ def check_threshold(config: Config, bundle: Bundle) -> None:
 
 def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule:
     """The threshold that is configured, or the one that keeps the configured FPIR with a gallery of this size."""
-    threshold = config.match.threshold
+    threshold, decisive = config.match.threshold, math.inf
     if threshold == "auto":
         threshold = bundle.identification_threshold(gallery_templates=len(gallery), fpir=config.match.fpir)
-    return DecisionRule(threshold=threshold, margin=bundle.margin(config.match.margin))
+        decisive = bundle.identification_threshold(gallery_templates=len(gallery), fpir=config.match.fpir / 10)
+    return DecisionRule(threshold=threshold, margin=bundle.margin(config.match.margin), decisive=decisive)
 
 
 def build_recognizer(
