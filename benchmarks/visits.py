@@ -268,7 +268,7 @@ def summarize(
 
 
 def describe_time(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Of the right identifications: after how long, and how many embeddings; ``early_share``: on fewer than 3 frames."""
+    """Of the right identifications: time, embeddings until then, and the share that took fewer than 3 frames."""
     right = [(o.found, o.played.seen_s) for o in outcomes if o.right and o.found is not None]
     return {
         "time_s": percentiles([step.time_s - seen_s for step, seen_s in right]),
@@ -328,7 +328,7 @@ def peak(played: Played, frames: int, length_s: float, margin: float) -> float:
 
 
 def play_video(stage: Stage, clips: Sequence[Visit], templates: int) -> list[dict[str, Any]]:
-    """Clips against galleries of LFW people; and, of one person's clips, visits by somebody enrolled from its stills."""
+    """Clips against galleries of LFW people; of clips of one person, also visits once their stills are enrolled."""
     random = np.random.default_rng(11)
     names = list(stage.templates)
     rows = []
