@@ -22,6 +22,8 @@ from kiosk.recognition import Recognizer
 _HAAR_ALIGNMENT = "haar-square-v1"
 _SAME_FACE_FMR = 1e-2
 _DUPLICATE_FPIR = 1e-3
+# A score that ten times fewer strangers reach decides with fewer frames (docs/recognition.md, visits).
+_DECISIVE_FPIR_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +143,11 @@ def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule
 
 def _automatic_rule(bundle: Bundle, gallery: Gallery, fpir: float, margin: float) -> DecisionRule:
     search = bundle.search_scores()
-    threshold = search.threshold(gallery.subjects_by_templates, fpir) + gallery.score_shift
-    return DecisionRule(threshold, margin, search.crowd_size, search.crowd_weight)
+    threshold, decisive = (
+        search.threshold(gallery.subjects_by_templates, rate) + gallery.score_shift
+        for rate in (fpir, fpir * _DECISIVE_FPIR_SHARE)
+    )
+    return DecisionRule(threshold, margin, search.crowd_size, search.crowd_weight, decisive)
 
 
 def build_recognizer(
