@@ -14,7 +14,9 @@ from sqlite_utils import Database
 from test_evidence import OLD
 
 from kiosk import migrations
+from kiosk.biometrics import Decision, ModelId, Reason, Verdict
 from kiosk.demo import write_scenes
+from kiosk.events import Moment, Origin, rejected_event
 from kiosk.opencv import cv2
 from kiosk.store import Store
 
@@ -206,6 +208,34 @@ def test_a_store_of_the_version_before(kiosk: Kiosk, tmp_path: Path) -> None:
     assert "quality     size 81 px, sharpness 72, brightness 74, yaw -0.22 (last frame)" in lines
     assert lines[-1].split() == ["-", "-", "0.962", "obama", "-", "-"]
     assert cv2.imread(str(tmp_path / "old.png")).std() > 10  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("threshold 0.620 (match.threshold)", "0.620 (match.threshold)"),
+        (
+            "threshold 0.450 and 0.6 of the mean score of the next 10 (FPIR 0.001)",
+            "0.620 for this face: 0.450 and 0.6 of the mean score of the next 10 (FPIR 0.001)",
+        ),
+        (None, "0.620 (why not recorded)"),
+    ],
+)
+def test_the_threshold_is_shown_with_what_it_follows_from(kiosk: Kiosk, source: str | None, shown: str) -> None:
+    decision = Decision(Verdict.UNKNOWN, Reason.EMPTY_GALLERY, 0.62)
+    moment, origin = Moment(1_772_438_293_412, True, 1000, "boot"), Origin("hq", "door-1", "UTC")
+    event = rejected_event(decision, moment=moment, origin=origin)
+    with Store.open(kiosk.store) as store:
+        store.record_rejection(
+            decision,
+            event,
+            moment=moment,
+            origin=origin,
+            model_id=ModelId("m@1"),
+            gallery_size=0,
+            threshold_source=source,
+        )
+    assert f"threshold   {shown}" in _why(kiosk, event.event_id).splitlines()
 
 
 def test_an_erased_subject_is_no_longer_named(

@@ -142,8 +142,7 @@ def _lines(row: Row, evidence: Evidence, zone: ZoneInfo) -> Iterator[str]:
 
 
 def _figures(evidence: Evidence) -> Iterator[tuple[str, str]]:
-    source = evidence.threshold_source
-    yield "threshold", source.removeprefix("threshold ") if source else f"{evidence.threshold:.3f} (why not recorded)"
+    yield "threshold", _threshold_words(evidence)
     yield "margin", f"{_score(evidence.margin, 'none')}, needed {_score(evidence.margin_needed, 'not recorded')}"
     size = "not recorded" if evidence.gallery_size is None else f"{evidence.gallery_size} subjects"
     yield "gallery", size
@@ -152,6 +151,15 @@ def _figures(evidence: Evidence) -> Iterator[tuple[str, str]]:
     # The frames' own figures stand in their table.
     if evidence.quality is not None and not any(frame.quality for frame in evidence.frame_evidence):
         yield "quality", f"{_quality_words(evidence.quality)} (last frame)"
+
+
+def _threshold_words(evidence: Evidence) -> str:
+    """The threshold this face had to reach, and the rule it follows from."""
+    threshold = f"{evidence.threshold:.3f}"
+    if evidence.threshold_source is None:
+        return f"{threshold} (why not recorded)"
+    rule = evidence.threshold_source.removeprefix("threshold ")
+    return rule if rule.startswith(threshold) else f"{threshold} for this face: {rule}"
 
 
 def _candidate_lines(candidates: tuple[Candidate, ...]) -> Iterator[str]:
