@@ -46,7 +46,7 @@ def equalize(model: Model, seams: Iterable[Seam], epsilon: float) -> None:
         largest = np.concatenate([np.asarray(norm.beta) for norm in norms]) + _SPREADS
         factors = _factors(np.maximum(largest, 0.1), _folded(model, consumer, epsilon))
         consumer.kernel.assign(np.asarray(consumer.kernel) * factors[:, np.newaxis])
-        ends = np.cumsum([len(norm.beta) for norm in norms])[:-1]
+        ends = np.cumsum([norm.beta.shape[0] for norm in norms])[:-1]
         for name, norm, own in zip(seam.producers, norms, np.split(factors, ends), strict=True):
             for variable in (model.get_layer(name).kernel, norm.moving_mean, norm.beta):
                 variable.assign(np.asarray(variable) / own)

@@ -56,7 +56,8 @@ def measure_pairs(bundle: Bundle, pairs: CropPairs) -> PairFigures:
     try:
         scores = score_pairs(pairs, TfliteEmbedder(bundle, threads=2))
     except ModelError as error:
-        raise _refusal(bundle.manifest.name, f"the model fails ({error})", pairs) from error
+        why = str(error).removeprefix(f"{bundle.model_path}: ")
+        raise _refusal(bundle.manifest.name, f"it does not run ({why})", pairs) from error
     curve = make_curve(scores, pairs.same)
     eer, tar = equal_error_rate(curve), true_accept_rate(curve, FAR)
     if eer is None or tar is None:

@@ -81,7 +81,7 @@ def _gate_lines(gate: dict[str, Any]) -> list[str]:
     at_far = f"at FAR {gate['far']:g}"
     return [
         f"Measured on {gate['pairs']}; {undetected} of them with a face not found, counted as errors.",
-        f"At most {tolerance['accuracy']:g} less accuracy than float32, and {tolerance['tar']:g} less TAR {at_far}, pass.",
+        f"Tolerated below float32: {tolerance['accuracy']:g} of accuracy, {tolerance['tar']:g} of TAR {at_far}.",
         "",
         f"| variant | accuracy | EER | TAR {at_far} | best threshold (shift) | threshold {at_far} (shift) |",
         "|---|---|---|---|---|---|",
