@@ -23,7 +23,7 @@ Embedding = NDArray[np.float32]
 
 Landmarks = NDArray[np.float32]
 """Points in image pixels, shape (n, 2) of (x, y). Row 0 is the eye on the image's left, row 1 the eye on its
-right; with six rows: then nose tip, mouth centre, ear on the left, ear on the right."""
+right; with four or more rows: then nose tip, mouth centre; with six: then ear on the left, ear on the right."""
 
 
 @dataclass(frozen=True, slots=True)

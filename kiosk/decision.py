@@ -6,16 +6,23 @@ from dataclasses import dataclass
 
 from kiosk.biometrics import Candidate, Decision, Quality, Reason, SubjectId, Verdict
 
+# A crowd of likenesses decides nothing by itself: this many candidates tell a person enough.
+_KEPT_CANDIDATES = 5
+
 
 @dataclass(frozen=True, slots=True)
 class DecisionRule:
-    """Identified: the first candidate reaches ``threshold`` and leads the next subject by ``margin``.
+    """Identified: the first candidate reaches the threshold and leads the next subject by ``margin``.
 
-    Both are scores (cosine similarity). Within the margin two subjects are too alike to tell apart: ambiguous.
+    All are scores (cosine similarity). Within the margin two subjects are too alike to tell apart: ambiguous.
+    ``crowd_weight`` times the mean score of the ``crowd_size`` subjects after the first is added to ``threshold``: a
+    face that resembles many needs a higher score to be one of them (``kiosk.thresholds``).
     """
 
     threshold: float
     margin: float
+    crowd_size: int = 0
+    crowd_weight: float = 0.0
 
     def decide(
         self,
@@ -25,18 +32,25 @@ class DecisionRule:
         quality: Quality | None = None,
         frame_scores: tuple[float, ...] = (),
     ) -> Decision:
-        """Judge candidates given in descending score."""
-        verdict, reason = self._judge(candidates)
-        return Decision(verdict, reason, self.threshold, candidates, frames, quality, frame_scores)
+        """Judge candidates given in descending score. The decision's threshold has the crowd's share in it."""
+        threshold = self.threshold + self._crowd(candidates)
+        verdict, reason = self._judge(candidates, threshold)
+        return Decision(verdict, reason, threshold, candidates[:_KEPT_CANDIDATES], frames, quality, frame_scores)
 
     def reject(self, reason: Reason, quality: Quality | None = None) -> Decision:
         """The decision for a face that is not searched at all."""
         return Decision(Verdict.REJECTED, reason, self.threshold, quality=quality, frames=0)
 
-    def _judge(self, candidates: tuple[Candidate, ...]) -> tuple[Verdict, Reason]:
+    def _crowd(self, candidates: tuple[Candidate, ...]) -> float:
+        others = candidates[1 : 1 + self.crowd_size]
+        if not others:
+            return 0.0
+        return self.crowd_weight * sum(candidate.score for candidate in others) / len(others)
+
+    def _judge(self, candidates: tuple[Candidate, ...], threshold: float) -> tuple[Verdict, Reason]:
         if not candidates:
             return Verdict.UNKNOWN, Reason.EMPTY_GALLERY
-        if candidates[0].score < self.threshold:
+        if candidates[0].score < threshold:
             return Verdict.UNKNOWN, Reason.UNKNOWN
         if len(candidates) > 1 and candidates[0].score - candidates[1].score < self.margin:
             return Verdict.REJECTED, Reason.AMBIGUOUS

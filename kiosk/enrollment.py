@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kiosk.biometrics import Embedding, Image, ModelId, Quality, Reason, SubjectId, Template
+from kiosk.decision import DecisionRule
 from kiosk.errors import InputError
 from kiosk.gallery import Gallery, fuse
 from kiosk.ports import Detector, Embedder
@@ -94,17 +95,16 @@ def check_same_person(photos: Sequence[EnrolledPhoto], known: Sequence[Embedding
 
 
 def check_not_enrolled(
-    subject_id: SubjectId, photos: Sequence[EnrolledPhoto], gallery: Gallery, duplicate_score: float
+    subject_id: SubjectId, photos: Sequence[EnrolledPhoto], others: Gallery, rule: DecisionRule
 ) -> None:
-    """The same face must not be enrolled under two ids.
+    """The same face must not be enrolled under two ids. ``others``: everybody but the subject.
 
     Raises:
         InputError: naming the other id.
     """
-    probe = fuse([photo.embedding for photo in photos])
-    for candidate in gallery.search(probe, k=2):
-        if candidate.subject_id != subject_id and candidate.score >= duplicate_score:
-            raise InputError(
-                f"{photos[0].source}: this face is already enrolled as {candidate.subject_id} "
-                f"(score {candidate.score:.2f}); use that id, or --force to enroll it as {subject_id} too"
-            )
+    decision = rule.decide(others.search(fuse([photo.embedding for photo in photos])))
+    if decision.reason in {Reason.MATCH, Reason.AMBIGUOUS}:
+        raise InputError(
+            f"{photos[0].source}: this face is already enrolled as {decision.candidates[0].subject_id} "
+            f"(score {decision.score:.2f}); use that id, or --force to enroll it as {subject_id} too"
+        )

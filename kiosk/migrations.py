@@ -89,7 +89,20 @@ def _create_tables(db: Database) -> None:
         db.execute(statement)
 
 
-STEPS: tuple[Step, ...] = (_create_tables,)
+def _create_calibrations(db: Database) -> None:
+    db.execute(
+        """
+        CREATE TABLE calibrations (
+            id INTEGER PRIMARY KEY,
+            model_id TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            document TEXT NOT NULL
+        ) STRICT
+        """
+    )
+
+
+STEPS: tuple[Step, ...] = (_create_tables, _create_calibrations)
 
 
 def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:

@@ -58,6 +58,15 @@ def load_photo(path: Path) -> Photo:
     return Photo(path, _decode(path, data), hashlib.sha256(data).hexdigest())
 
 
+def hash_photo(path: Path) -> str:
+    """The SHA-256 of a photo's file, in hex, without decoding it.
+
+    Raises:
+        InputError: it is missing, unreadable, empty or too large.
+    """
+    return hashlib.sha256(_read(path)).hexdigest()
+
+
 def _read(path: Path) -> bytes:
     try:
         # Not blocking: a named pipe nobody writes to must not hang the command.

@@ -11,9 +11,9 @@ from kiosk.bundle import Bundle, select_bundle
 from kiosk.config import Config
 from kiosk.decision import DecisionRule
 from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
-from kiosk.embedder import TfliteEmbedder
+from kiosk.embedder import TfliteEmbedder, embedding_model_id
 from kiosk.errors import ConfigError
-from kiosk.gallery import Gallery
+from kiosk.gallery import Gallery, Readiness
 from kiosk.ports import Detector
 from kiosk.quality import QualityGate
 from kiosk.recognition import Recognizer
@@ -48,16 +48,15 @@ class Pipeline:
     @property
     def same_face_score(self) -> float:
         """Below it two embeddings are of different people, whatever else speaks for one."""
-        return self._score(1, _SAME_FACE_FMR)
-
-    def duplicate_score(self, gallery: Gallery) -> float:
-        """From it on a new face counts as one that is enrolled already."""
-        return self._score(len(gallery), _DUPLICATE_FPIR)
-
-    def _score(self, subjects: int, fpir: float) -> float:
         if self.configured_score is not None and not _measured(self.bundle, self.embedder.alignment):
             return self.configured_score
-        return self.bundle.identification_threshold(gallery_templates=subjects, fpir=fpir)
+        return self.bundle.verification_threshold(_SAME_FACE_FMR)
+
+    def duplicate_rule(self, gallery: Gallery) -> DecisionRule:
+        """By it a new face counts as one that is enrolled already."""
+        if self.configured_score is not None and not _measured(self.bundle, self.embedder.alignment):
+            return DecisionRule(self.configured_score, margin=0.0)
+        return _automatic_rule(self.bundle, gallery, _DUPLICATE_FPIR, margin=0.0)
 
 
 def models_folder(config: Config) -> Path:
@@ -87,8 +86,17 @@ def build_embedder(config: Config, bundle: Bundle) -> TfliteEmbedder:
     Raises:
         ModelError: its shapes are not what the manifest states.
     """
-    alignment = _HAAR_ALIGNMENT if config.face.detector == "haar" else None
+    alignment = _other_alignment(config)
     return TfliteEmbedder(bundle, threads=config.model.threads, runtime=config.model.runtime, alignment=alignment)
+
+
+def model_id_of(config: Config, bundle: Bundle) -> ModelId:
+    """The id that templates made with this bundle carry; no network is loaded to know it."""
+    return embedding_model_id(bundle, _other_alignment(config))
+
+
+def _other_alignment(config: Config) -> str | None:
+    return _HAAR_ALIGNMENT if config.face.detector == "haar" else None
 
 
 def build_pipeline(config: Config) -> Pipeline:
@@ -107,7 +115,7 @@ def build_pipeline(config: Config) -> Pipeline:
 
 def _measured(bundle: Bundle, alignment: str) -> bool:
     """Error rates hold for the crops they were measured with."""
-    return bool(bundle.manifest.thresholds) and alignment == bundle.manifest.alignment
+    return bundle.measured and alignment == bundle.manifest.alignment
 
 
 def check_threshold(config: Config, bundle: Bundle) -> None:
@@ -124,11 +132,17 @@ def check_threshold(config: Config, bundle: Bundle) -> None:
 
 
 def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule:
-    """The threshold that is configured, or the one that keeps the configured FPIR with a gallery of this size."""
-    threshold = config.match.threshold
-    if threshold == "auto":
-        threshold = bundle.identification_threshold(gallery_templates=len(gallery), fpir=config.match.fpir)
-    return DecisionRule(threshold=threshold, margin=bundle.margin(config.match.margin))
+    """The threshold that is configured, or the one that keeps the configured FPIR with a gallery like this."""
+    margin = bundle.margin(config.match.margin)
+    if config.match.threshold != "auto":
+        return DecisionRule(config.match.threshold, margin)
+    return _automatic_rule(bundle, gallery, config.match.fpir, margin)
+
+
+def _automatic_rule(bundle: Bundle, gallery: Gallery, fpir: float, margin: float) -> DecisionRule:
+    search = bundle.search_scores()
+    threshold = search.threshold(gallery.subjects_by_templates, fpir) + gallery.score_shift
+    return DecisionRule(threshold, margin, search.crowd_size, search.crowd_weight)
 
 
 def build_recognizer(
@@ -152,7 +166,19 @@ def explain_threshold(config: Config, bundle: Bundle, gallery: Gallery) -> str:
     rule = build_rule(config, bundle, gallery)
     if config.match.threshold != "auto":
         return f"threshold {rule.threshold:.3f} (match.threshold)"
-    return f"threshold {rule.threshold:.3f} (FPIR {config.match.fpir:g} with {len(gallery)} subjects)"
+    why = f"FPIR {config.match.fpir:g} with {len(gallery)} subjects of {_templates_text(gallery)}"
+    if gallery.score_shift:
+        why += f", {gallery.score_shift:+.3f} by `kiosk calibrate`"
+    crowd = f"{rule.crowd_weight:g} of the mean score of the next {rule.crowd_size}"
+    return f"threshold {rule.threshold:.3f} and {crowd} ({why})"
+
+
+def _templates_text(gallery: Gallery) -> str:
+    counts = sorted(gallery.subjects_by_templates)
+    if not counts:
+        return "1 template"
+    span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{span} template{'' if counts == [1] else 's'}"
 
 
 def explain_accuracy(bundle: Bundle) -> str:
@@ -163,10 +189,28 @@ def explain_accuracy(bundle: Bundle) -> str:
     return f"accuracy {accuracy.value:.1%} on {accuracy.pairs} pairs ({accuracy.protocol})"
 
 
-def describe_foreign(gallery: Gallery, models: Mapping[ModelId, int]) -> str | None:
-    """What to say about templates of other models, None when there are none. ``models``: templates per model id."""
-    foreign = {model: count for model, count in models.items() if model != gallery.model_id}
-    if not foreign:
+def describe_foreign(readiness: Readiness) -> str | None:
+    """Who cannot be recognized for want of templates of this model, and what to type; None when all can be."""
+    unrecognized = readiness.unrecognized
+    if not unrecognized:
         return None
-    made_with = ", ".join(f"{count} made with {model}" for model, count in sorted(foreign.items()))
-    return f"templates of another model are not compared: {made_with}; re-enroll these subjects"
+    everybody = len(unrecognized) + len(readiness.recognized)
+    return (
+        f"{len(unrecognized)} of {everybody} subjects cannot be recognized: they have only templates of another model "
+        f"({_counts(readiness.stranded)}), which {readiness.model_id} does not compare; `kiosk subjects reenroll DIR` "
+        "enrolls them again from their photos"
+    )
+
+
+def describe_kept(readiness: Readiness) -> str | None:
+    """Templates of other models that nobody depends on, None when there are none or somebody does."""
+    if readiness.unrecognized or not readiness.kept:
+        return None
+    kept = _counts(readiness.kept)
+    return (
+        f"templates of other models ({kept}) are kept for a way back; `kiosk subjects reenroll --drop-old` erases them"
+    )
+
+
+def _counts(templates: Mapping[ModelId, int]) -> str:
+    return ", ".join(f"{count} of {model}" for model, count in sorted(templates.items()))

@@ -35,6 +35,8 @@ class Track:
     samples: deque[Sample] = field(default_factory=deque)
     told: set[object] = field(default_factory=set)
     embedded_s: float = float("-inf")
+    views: int = 0
+    """Frames embedded so far."""
 
     def add(self, sample: Sample, window_s: float) -> None:
         """Add evidence and forget what is older than the window."""

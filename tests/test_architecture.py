@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"ai_edge_litert", "cv2", "numpy", "paho", "pydantic", "sqlite_utils", "tflite_runtime", "yaml"}
+HEAVY = {"ai_edge_litert", "cv2", "matplotlib", "numpy", "paho", "pydantic", "sqlite_utils", "tflite_runtime", "yaml"}
 PIXELS = {"align", "opencv", "quality"}
 """May use OpenCV although they lie among the core."""
 CONVERTER_MAY_USE = {
     "align",
     "biometrics",
     "bundle",
+    "charts",
     "detector",
     "embedder",
     "errors",
@@ -27,6 +28,7 @@ CONVERTER_MAY_USE = {
     "preprocessing",
     "quality",
     "tflite",
+    "thresholds",
 }
 
 

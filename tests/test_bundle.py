@@ -14,6 +14,7 @@ from kiosk.bundle import (
     Manifest,
     OperatingPoint,
     find_bundles,
+    place,
     read_bundle,
     select_bundle,
 )
@@ -99,6 +100,30 @@ def test_auto_prefers_accuracy_then_the_smaller_variant(folder: Path) -> None:
     shutil.rmtree(folder)
     names = [bundle.manifest.name for bundle in find_bundles(folder.parent)]
     assert names == ["small", "large", "poor", BUILT_IN_BUNDLE]
+
+
+def test_a_planned_change_is_chosen_from_as_if_it_had_happened(folder: Path, tmp_path: Path) -> None:
+    edit(folder, name="mine")
+    models = tmp_path / "empty"
+    planned = {place(models / "mine"): Bundle(models / "mine", read_bundle(folder).manifest)}
+    assert select_bundle("auto", models).built_in
+    for wanted in ("auto", "mine", str(models / "mine")):
+        assert select_bundle(wanted, models, planned).folder == models / "mine"
+    gone = {place(folder): None}
+    assert select_bundle("auto", folder.parent, gone).built_in
+    for wanted in ("mine", str(folder)):
+        assert select_bundle(wanted, folder.parent).folder == folder
+        with pytest.raises(ModelError, match="no bundle"):
+            select_bundle(wanted, folder.parent, gone)
+
+
+def test_a_damaged_installed_bundle_stops_auto_unless_it_is_to_be_replaced_or_removed(folder: Path) -> None:
+    manifest = read_bundle(folder).manifest
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ModelError, match=r"kiosk model remove mine"):
+        select_bundle("auto", folder.parent)
+    assert select_bundle("auto", folder.parent, {place(folder): None}).built_in
+    assert select_bundle("auto", folder.parent, {place(folder): Bundle(folder, manifest)}).folder == folder
 
 
 def test_a_name_a_folder_or_one_clear_line(folder: Path) -> None:

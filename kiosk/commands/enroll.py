@@ -86,7 +86,7 @@ def command(
     config = load(config_path, verbose)
     subjects = [] if subject_id is None else [(parse_subject_id(subject_id), images)]
     if folder is not None:
-        subjects, failures = _find_subjects(folder)
+        subjects, failures = find_subjects(folder)
     pipeline = build_pipeline(config)
     with open_store(config, writable=True) as store:
         enroller = Enroller(pipeline, store, force=force, consent=_consent(consent, consent_date))
@@ -98,22 +98,35 @@ def command(
 
 
 class Enroller:
-    """Enrolls subjects one after another into a store; each sees those before it."""
+    """Enrolls subjects one after another into a store; each sees those before it.
 
-    def __init__(self, pipeline: Pipeline, store: Store, *, force: bool, consent: Consent | None = None) -> None:
+    ``known_only``: never add a subject, only templates to those there are.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, store: Store, *, force: bool, consent: Consent | None = None, known_only: bool = False
+    ) -> None:
         self._pipeline = pipeline
         self._store = store
         self._force = force
+        self._known_only = known_only
         self._consent = consent
         self._model_id = pipeline.embedder.model_id
         self._templates = store.templates(self._model_id)
 
     def enroll(
-        self, subject_id: SubjectId, paths: Iterable[Path], *, name: str | None, skip_bad: bool = False
+        self,
+        subject_id: SubjectId,
+        paths: Iterable[Path],
+        *,
+        name: str | None,
+        skip_bad: bool = False,
+        trusted: bool = False,
     ) -> Enrollment:
         """Make templates of the photos and commit them in one transaction.
 
-        ``skip_bad``: leave unusable photos out instead of refusing them all.
+        ``skip_bad``: leave unusable photos out instead of refusing them all. ``trusted``: the photos are known to be
+        this subject's, whatever the model makes of them.
 
         Raises:
             InputError: a photo that is not fit, another person's, or of a face enrolled under another id.
@@ -123,12 +136,12 @@ class Enroller:
         if not photos and unusable and not known:
             raise InputError(f"{subject_id}: not enrolled, no photo can be used: {'; '.join(unusable.values())}")
         embedded = [photo for photo, _ in photos]
-        if embedded and not self._force:
+        if embedded and not (self._force or trusted):
             self._check(subject_id, embedded)
         # Without a name the id is the name; one that was given earlier stays.
         new_name = subject_id if name is None and not known else name
         templates = [self._template(*photo) for photo in photos]
-        self._store.enroll(subject_id, templates, name=new_name, consent=self._consent)
+        self._store.enroll(subject_id, templates, name=new_name, consent=self._consent, known_only=self._known_only)
         self._templates += [photo.template(subject_id, self._model_id) for photo in embedded]
         return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable)
 
@@ -171,7 +184,7 @@ class Enroller:
         known = [template.embedding for template in self._templates if template.subject_id == subject_id]
         check_same_person(photos, known, self._pipeline.same_face_score)
         others = Gallery(self._model_id, (t for t in self._templates if t.subject_id != subject_id))
-        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_score(others))
+        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
 
     def _template(self, photo: EnrolledPhoto, sha256: str) -> NewTemplate:
         return NewTemplate(self._model_id, photo.embedding, photo.quality, sha256)
@@ -195,7 +208,7 @@ def _check_usage(subject_id: str | None, images: tuple[Path, ...], name: str | N
         raise UsageError(f"enroll: no photo given; kiosk enroll {subject_id} PHOTO...")
 
 
-def _find_subjects(folder: Path) -> tuple[list[tuple[SubjectId, tuple[Path, ...]]], dict[str, str]]:
+def find_subjects(folder: Path) -> tuple[list[tuple[SubjectId, tuple[Path, ...]]], dict[str, str]]:
     """Subjects and their photos below a folder, and what cannot be one."""
     try:
         entries = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -79,7 +79,7 @@ def _find_face(path: Path, pipeline: Pipeline) -> _Side:
     if quality.failure is not None:
         log.warning("%s: poor photo of a face (%s); the distance says little", path, quality.failure)
     crop = pipeline.embedder.crop(image, face)
-    return _Side(path, face, crop, pipeline.embedder.embed_crop(crop))
+    return _Side(path, face, crop, pipeline.embedder.embed(image, face))
 
 
 def _document(a: _Side, b: _Side, score: float, score_threshold: float, model: str) -> dict[str, object]:
