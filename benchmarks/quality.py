@@ -33,13 +33,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from convert.photos import main_face, photos_in
+from convert.photos import main_face
 from kiosk.biometrics import Embedding, Face, Image
 from kiosk.bundle import Bundle, read_bundle
 from kiosk.detector import BlazeFaceDetector
 from kiosk.embedder import TfliteEmbedder
 from kiosk.opencv import cv2
-from kiosk.photo import read_photo
+from kiosk.photo import photos_below, read_photo
 from kiosk.quality import ENROLLMENT_GATE, PROBE_GATE, measure
 
 SEED = 1
@@ -174,7 +174,7 @@ def main() -> None:
 def people_in(folder: Path) -> list[list[Path]]:
     """The photos of each person who has two or more."""
     people: dict[Path, list[Path]] = defaultdict(list)
-    for path in photos_in(folder):
+    for path in photos_below(folder):
         people[path.parent].append(path)
     return [photos for photos in people.values() if len(photos) > 1]
 

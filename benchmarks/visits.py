@@ -34,11 +34,11 @@ import numpy as np
 from tqdm import tqdm
 from visit_frames import LONG_S, WALK_S, Cache, Playback, Shown, Visit
 
-from convert.photos import photos_in
 from kiosk.biometrics import Decision, Embedding, Frame, Reason, SubjectId, Template, Verdict
 from kiosk.bundle import Bundle, read_bundle
 from kiosk.decision import DecisionRule
 from kiosk.gallery import Gallery
+from kiosk.photo import photos_below
 from kiosk.recognition import Recognizer
 
 MATED, MATED_VARIED, LONG_MATED = 300, 150, 100
@@ -94,7 +94,7 @@ class Cast:
 def cast(folder: Path) -> Cast:
     """The people with the most photos are enrolled and come; of those with two, some are strangers shown by both."""
     people: dict[str, list[Path]] = {}
-    for path in photos_in(folder):
+    for path in photos_below(folder):
         people.setdefault(path.parent.name, []).append(path)
     names = np.random.default_rng(3).permutation(sorted(people)).tolist()
     ranked = sorted(names, key=lambda name: -len(people[name]))

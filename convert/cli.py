@@ -33,8 +33,8 @@ _PATH = click.Path(path_type=Path)
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 64 usage, 65 bad input or a variant below its floor, 69 download or package not "
-    "available, 73/74 cannot write, 77 not permitted.",
+    epilog="Exit codes: 0 done, 64 usage, 65 bad input or a variant that does not pass the gate, 69 download or "
+    "package not available, 73/74 cannot write, 77 not permitted.",
 )
 @click.version_option(__version__, prog_name="kiosk-convert", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks and what the libraries log.")
@@ -50,24 +50,44 @@ def cli(ctx: click.Context, debug: bool) -> None:
 @click.option("--weights", type=_PATH, help="Use this weights file instead of a download.")
 @click.option("--source", help="Which publisher's file to download, e.g. deepface; the first known by default.")
 @click.option("--calibration", type=_PATH, help="Folder of photos with faces, 150 or more.")
+@click.option("--crops", is_flag=True, help="--calibration holds aligned crops of the model's input size: used as is.")
+@click.option("--images", type=_PATH, help="Gate: folder of NAME/NAME_0001.jpg.")
+@click.option("--pairs", "pairs_file", type=_PATH, help="Gate: LFW pair list of these images.")
 @click.option("--out", type=_PATH, default=Path("bundles"), show_default=True)
 @click.option("--variants", help=f"Comma-separated, of {','.join(_VARIANTS)}; all by default.")
 def build_command(
-    *, name: str, weights: Path | None, source: str | None, calibration: Path | None, out: Path, variants: str | None
+    *,
+    name: str,
+    weights: Path | None,
+    source: str | None,
+    calibration: Path | None,
+    crops: bool,
+    images: Path | None,
+    pairs_file: Path | None,
+    out: Path,
+    variants: str | None,
 ) -> None:
-    """Build model bundles: .tflite variants with manifest and parity report.
+    """Build model bundles: .tflite variants with manifest and report, published when all pass the quantization gate.
 
     Without --weights the published file is downloaded to ~/.cache/kiosk (resumed when interrupted) and its SHA-256
     checked. Without --calibration the kiosk's few sample photos calibrate int8; photos from your own camera do it
     better.
+
+    The gate refuses variants that tell people apart worse than float32 does: on the pairs of --images and --pairs, else
+    on spoilt crops of the sample photos that did not calibrate. It refuses what wrong calibration has damaged.
     """
     wanted = _parse_variants(variants)
-    from convert.build import Job, build, find_weights
+    if crops and calibration is None:
+        raise click.UsageError("--crops says what --calibration holds: give both")
+    if (images is None) != (pairs_file is None):
+        raise click.UsageError("--images and --pairs belong together: give both or neither")
+    from convert.build import Job, Material, build, find_weights
     from convert.recipes import find_recipe
 
     recipe = find_recipe(name)
     found = find_weights(recipe, weights, source, _say)
-    for folder in build(Job(recipe, found, calibration, wanted, _say), out):
+    material = Material(calibration, crops, (images, pairs_file) if images and pairs_file else None)
+    for folder in build(Job(recipe, found, material, wanted, _say), out):
         click.echo(str(folder))
 
 

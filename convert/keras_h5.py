@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.inception_resnet_v1 import BOTTLENECK, build_inception_resnet_v1, residual_scales
+from convert.equalization import equalize
+from convert.inception_resnet_v1 import (
+    BATCH_NORM_EPSILON,
+    BOTTLENECK,
+    build_inception_resnet_v1,
+    residual_scales,
+    seams,
+)
 from convert.quiet import Model
 from kiosk.errors import InputError
 
@@ -33,8 +40,8 @@ class LayerArrays:
     arrays: dict[str, Array] = field(default_factory=dict)
 
 
-def load_facenet(path: Path, expected_dim: int) -> Model:
-    """Inception-ResNet-v1 with the file's weights.
+def load_facenet(path: Path, expected_dim: int, *, equalized: bool = True) -> Model:
+    """Inception-ResNet-v1 with the file's weights, equalized: the same function, with weights that quantize better.
 
     Raises:
         InputError: not such a file, damaged, or shapes that do not fit.
@@ -45,6 +52,8 @@ def load_facenet(path: Path, expected_dim: int) -> Model:
         raise InputError(f"{path}: holds a {dim}-d network, not {expected_dim}-d; build the one its width names")
     model = build_inception_resnet_v1(dim)
     assign_weights(model, stored, path, scales=residual_scales())
+    if equalized:
+        equalize(model, seams(), BATCH_NORM_EPSILON)
     return model
 
 
