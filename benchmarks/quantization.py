@@ -28,7 +28,7 @@ from convert.calibration import collect_crops
 from convert.keras_h5 import load_facenet
 from convert.metrics import accuracy_at, best_threshold, equal_error_rate, make_curve, true_accept_rate
 from convert.pairs import Pair, read_pairs
-from convert.photos import main_face, photos_in
+from convert.photos import main_face
 from convert.quiet import Model, import_tensorflow, output_logged
 from convert.recipes import FACENET512
 from convert.tflite import convert
@@ -36,7 +36,7 @@ from kiosk.align import align_face
 from kiosk.biometrics import Image
 from kiosk.bundle import Variant
 from kiosk.detector import BlazeFaceDetector
-from kiosk.photo import read_photo
+from kiosk.photo import photos_below, read_photo
 from kiosk.preprocessing import Tensor, preprocess
 from kiosk.tflite import make_interpreter
 
@@ -316,7 +316,7 @@ def main() -> None:
     pairs = read_pairs(arguments.pairs)
     paths = sorted({path for pair in pairs for path in (pair.path_a, pair.path_b)})
     tested = {path.split("/")[0] for path in paths}
-    every = [str(path.relative_to(arguments.images)) for path in photos_in(arguments.images)]
+    every = [str(path.relative_to(arguments.images)) for path in photos_below(arguments.images)]
     others = [path for path in every if path.split("/")[0] not in tested]
     others = [others[index] for index in np.random.default_rng(SEED).permutation(len(others))]
     tensors = [preprocess(crop, FACENET512.preprocessing) for crop in cut(arguments.images, paths)]

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from convert.identification import Searches, random_galleries
 from numpy.typing import NDArray
 
-from convert.evaluate import PhotoEmbeddings, embed_photos
-from convert.photos import photos_in
-from kiosk.bundle import read_bundle
+from convert.identification import Searches, random_galleries
+from convert.photos import photos_of_people
+from convert.pipelines import open_pipelines, watch_photos
+from kiosk.bundle import Bundle, read_bundle
 from kiosk.thresholds import SearchScores, StrangerScores, take_off_crowd
 
 Embeddings = NDArray[np.float32]
@@ -39,7 +39,7 @@ SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 TEMPLATES = (1, 2, 3)
 CROWD_SIZE, CROWD_WEIGHT = 5, 0.5
 # Enough random galleries that each size sees this many strangers' searches.
-SEARCHES = 60_000
+SEARCHES = 30_000
 LEAST_STRANGERS = 200
 TAIL = 10
 HOLD_OUT_SIZES = (10, 50, 200, 500)
@@ -55,9 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    paths = [str(path.relative_to(arguments.folder)) for path in photos_in(arguments.folder)]
-    embeddings = embed_photos(read_bundle(arguments.bundle), arguments.folder, paths, threads=arguments.threads)
-    figures = measure(embeddings)
+    figures = measure(read_bundle(arguments.bundle), arguments.folder, threads=arguments.threads)
     text = json.dumps(figures, indent=1) + "\n"
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")
@@ -65,31 +63,32 @@ def main() -> None:
         sys.stdout.write(text)
 
 
-def measure(embeddings: PhotoEmbeddings) -> dict[str, Any]:
-    people = by_person(embeddings)
-    search = search_scores(people, measured_on=describe(embeddings, people))
+def measure(bundle: Bundle, folder: Path, *, threads: int = 2) -> dict[str, Any]:
+    people, photos = embed_people(bundle, folder, threads=threads)
+    found = sum(map(len, people.values()))
+    measured_on = f"{found} photos of {len(people)} people, {bundle.model_id}, {bundle.manifest.alignment}"
+    search = search_scores(people, measured_on=measured_on)
     return {
-        "model": embeddings.model_id,
-        "alignment": embeddings.alignment,
+        "model": bundle.model_id,
+        "alignment": bundle.manifest.alignment,
         "people": len(people),
-        "photos": sum(map(len, people.values())),
-        "undetected_photos": sum(embedding is None for embedding in embeddings.by_path.values()),
+        "photos": photos,
+        "undetected_photos": photos - found,
         **comparisons(people),
         "search": search.model_dump(mode="json"),
         "held_out": held_out(people),
     }
 
 
-def describe(embeddings: PhotoEmbeddings, people: People) -> str:
-    return f"{sum(map(len, people.values()))} photos of {len(people)} people, {embeddings.alignment}"
-
-
-def by_person(embeddings: PhotoEmbeddings) -> dict[str, Embeddings]:
-    rows: dict[str, list[Embeddings]] = {}
-    for path, embedding in sorted(embeddings.by_path.items()):
-        if embedding is not None:
-            rows.setdefault(path.split("/")[0], []).append(embedding)
-    return {name: np.stack(found) for name, found in rows.items()}
+def embed_people(bundle: Bundle, folder: Path, *, threads: int) -> tuple[dict[str, Embeddings], int]:
+    """The embeddings (photos, d) of everybody with a face found, and how many photos there are."""
+    paths = photos_of_people(folder)
+    pipelines = open_pipelines([bundle], ["blazeface"], threads=threads)
+    sightings = watch_photos(pipelines, [path for found in paths.values() for path in found])[0]
+    rows = {
+        name: [row for path in found if (row := sightings.embedding(path)) is not None] for name, found in paths.items()
+    }
+    return {name: np.stack(found) for name, found in rows.items() if found}, len(sightings.by_path)
 
 
 def comparisons(people: People) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 import kiosk
-from convert.photos import main_face, photos_in
+from convert.photos import main_face
 from kiosk.align import align_face
 from kiosk.biometrics import Box, Face, Image
 from kiosk.detector import BlazeFaceDetector
 from kiosk.errors import InputError
-from kiosk.photo import read_photo
+from kiosk.photo import photos_below, read_photo
 
 SAMPLE_PHOTOS = Path(kiosk.__file__).parent / "data" / "samples"
 """Calibrates a build that is given no photos: few people, so that your own photos are better."""
@@ -117,7 +117,7 @@ def _read_crop(path: Path, size_px: int) -> Image:
 
 
 def _shuffled(folder: Path, apart: frozenset[Path], random: np.random.Generator) -> list[Path]:
-    paths = photos_in(folder)
+    paths = photos_below(folder)
     paths = [paths[index] for index in random.permutation(len(paths))]
     kept = [path for path in paths if path.resolve() not in apart] if apart else paths
     if not kept:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from convert.calibration import SAMPLE_PHOTOS, move_face
 from convert.metrics import Flags, Scores
 from convert.pairs import Pair
-from convert.photos import main_face, photos_in
+from convert.photos import main_face
 from kiosk.align import align_face
 from kiosk.biometrics import Face, Image
 from kiosk.detector import BlazeFaceDetector
 from kiosk.embedder import TfliteEmbedder
 from kiosk.errors import InputError
-from kiosk.photo import read_photo
+from kiosk.photo import photos_below, read_photo
 
 _SEED = 20170512
 # All pairs of these: more than 4,800 different ones, so that a false accept rate of 1e-3 is several of them.
@@ -87,9 +87,9 @@ def cut_pairs(images: Path, pairs: Sequence[Pair], *, alignment: str, size_px: i
 
 def sample_pairs(calibrated_with: frozenset[Path], *, alignment: str, size_px: int) -> CropPairs:
     """All pairs of differently spoilt crops of the sample photos that did not calibrate; always the same ones."""
-    apart = [path for path in photos_in(SAMPLE_PHOTOS) if path.resolve() not in calibrated_with]
+    apart = [path for path in photos_below(SAMPLE_PHOTOS) if path.resolve() not in calibrated_with]
     # The people of fewer photos may be one: then nobody is there to be told apart.
-    photos = apart if len({_person(path) for path in apart}) > 1 else photos_in(SAMPLE_PHOTOS)
+    photos = apart if len({_person(path) for path in apart}) > 1 else photos_below(SAMPLE_PHOTOS)
     random = np.random.default_rng(_SEED)
     detector = BlazeFaceDetector(threads=1)
     crops: list[Image | None] = []

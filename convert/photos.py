@@ -8,27 +8,8 @@ from kiosk.align import central_face
 from kiosk.biometrics import Face, Image
 from kiosk.errors import InputError
 from kiosk.opencv import cv2
+from kiosk.photo import is_photo
 from kiosk.ports import Detector
-
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-
-
-def photos_in(folder: Path) -> list[Path]:
-    """All photos below a folder, sorted.
-
-    Raises:
-        InputError: no such folder, or no photo in it.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if _is_photo(path))
-    if not paths:
-        raise InputError(f"{folder}: no photos in it ({' '.join(sorted(_SUFFIXES))})")
-    return paths
-
-
-def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and path.is_file()
 
 
 def photos_of_people(folder: Path) -> dict[str, list[Path]]:
@@ -39,9 +20,9 @@ def photos_of_people(folder: Path) -> dict[str, list[Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    # Unlike photos_in this follows links to the folders of people: a set of them need not be copied.
+    # Unlike kiosk.photo.photos_below this follows links to the folders of people: a set of them need not be copied.
     people = {
-        person.name: sorted(path for path in person.iterdir() if _is_photo(path))
+        person.name: sorted(path for path in person.iterdir() if is_photo(path))
         for person in sorted(folder.iterdir())
         if person.is_dir()
     }

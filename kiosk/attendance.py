@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from kiosk.biometrics import Decision, FaceReport, ModelId, SubjectId
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError
-from kiosk.events import AttendanceEvent, EventType, Moment, Origin
+from kiosk.events import AttendanceEvent, EventType, Moment, Origin, RejectedEvent, rejected_event
 from kiosk.gallery import Gallery
 from kiosk.ports import Clock
 
@@ -36,25 +36,42 @@ class Register(Protocol):
         gallery_size: int,
         include_name: bool,
         outbox: bool,
+        threshold_source: str | None,
     ) -> AttendanceEvent | None: ...
+
+    def record_rejection(
+        self,
+        decision: Decision,
+        event: RejectedEvent,
+        *,
+        moment: Moment,
+        origin: Origin,
+        model_id: ModelId,
+        gallery_size: int,
+        threshold_source: str | None,
+    ) -> None: ...
 
     def last_event_type(self, subject_id: str, since: datetime) -> EventType | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class AttendanceSettings:
-    """``outbox``: whether events are sent at all; ``include_name``: whether names leave the device."""
+    """``outbox``: whether events are sent at all; ``include_name``: whether names leave the device.
+
+    ``keep_rejections``: whether decisions without a check-in are stored.
+    """
 
     origin: Origin
     mode: Mode
     outbox: bool
     include_name: bool
+    keep_rejections: bool = True
 
 
 class AttendanceBook:
-    """Takes every face report; writes check-ins, counts the rest.
+    """Takes every face report; writes check-ins and what else is final.
 
-    ``on_check_in`` and ``on_rejected`` are called after the commit, and for final decisions without a subject.
+    ``on_check_in`` is called after the commit, ``on_rejected`` for final decisions without a subject.
     """
 
     def __init__(
@@ -66,7 +83,7 @@ class AttendanceBook:
         boot_id: str,
         refractory: RefractoryPeriod,
         on_check_in: Callable[[AttendanceEvent], None],
-        on_rejected: Callable[[Decision, Moment], None],
+        on_rejected: Callable[[RejectedEvent], None],
     ) -> None:
         self._register = register
         self._settings = settings
@@ -76,35 +93,50 @@ class AttendanceBook:
         self._on_check_in = on_check_in
         self._on_rejected = on_rejected
         # One report a visit is final. A check-in that could not be stored is owed until the person leaves.
-        self._owed: set[tuple[int | None, SubjectId]] = set()
+        # The decision is kept, for only a final one has its frames with it.
+        self._owed: dict[tuple[int | None, SubjectId], Decision] = {}
+        self._told_unkept = False
         self.counts: Counter[str] = Counter()
-        """Final decisions by reason, and ``check_ins``, ``refractory`` and ``store_failures``."""
+        """Final decisions by reason, and ``check_ins``, ``refractory``, ``store_failures`` and ``rejections_lost``."""
 
-    def consider(self, report: FaceReport, *, gallery: Gallery, captured_s: float) -> None:
-        """Act on a report: record a new visit, count everything else that is final."""
+    def consider(
+        self, report: FaceReport, *, gallery: Gallery, captured_s: float, threshold_source: str | None = None
+    ) -> None:
+        """Act on a report: record a new visit, keep and count everything else that is final.
+
+        ``threshold_source``: why the threshold is what it is, in words.
+        """
         decision = report.decision
         subject_id = decision.subject_id
         if not report.final and (subject_id is None or (report.track_id, subject_id) not in self._owed):
             return
         self.counts[decision.reason] += report.final
         if subject_id is None:
-            self._on_rejected(decision, self._moment())
+            self._on_rejected(self._keep(decision, gallery, threshold_source))
         elif not self._refractory.admits(subject_id, captured_s):
             self.counts["refractory"] += 1
         else:
-            self._record(report, subject_id, gallery, captured_s)
+            self._record(report, subject_id, gallery, captured_s, threshold_source)
 
-    def _record(self, report: FaceReport, subject_id: SubjectId, gallery: Gallery, captured_s: float) -> None:
+    def _record(
+        self,
+        report: FaceReport,
+        subject_id: SubjectId,
+        gallery: Gallery,
+        captured_s: float,
+        threshold_source: str | None,
+    ) -> None:
         owed = report.track_id, subject_id
+        decision = self._owed.get(owed, report.decision)
         try:
-            event = self._commit(report.decision, subject_id, gallery)
+            event = self._commit(decision, subject_id, gallery, threshold_source)
         except KioskError as error:
             if owed not in self._owed:
                 log.error("check-in of %s not recorded: %s", subject_id, error)  # noqa: TRY400 - told in one line
             self.counts["store_failures"] += 1
-            self._owed.add(owed)
+            self._owed[owed] = decision
             return
-        self._owed.discard(owed)
+        self._owed.pop(owed, None)
         if event is None:
             log.info("%s was erased a moment ago; nothing recorded", subject_id)
             return
@@ -112,7 +144,9 @@ class AttendanceBook:
         self.counts["check_ins"] += 1
         self._on_check_in(event)
 
-    def _commit(self, decision: Decision, subject_id: SubjectId, gallery: Gallery) -> AttendanceEvent | None:
+    def _commit(
+        self, decision: Decision, subject_id: SubjectId, gallery: Gallery, threshold_source: str | None
+    ) -> AttendanceEvent | None:
         moment = self._moment()
         return self._register.record_check_in(
             decision,
@@ -123,7 +157,33 @@ class AttendanceBook:
             gallery_size=len(gallery),
             include_name=self._settings.include_name,
             outbox=self._settings.outbox,
+            threshold_source=threshold_source,
         )
+
+    def _keep(self, decision: Decision, gallery: Gallery, threshold_source: str | None) -> RejectedEvent:
+        """Store a decision without a check-in. It is worth no repetition, and no more than one line a fault."""
+        moment = self._moment()
+        event = rejected_event(decision, moment=moment, origin=self._settings.origin)
+        if not self._settings.keep_rejections:
+            return event
+        try:
+            self._register.record_rejection(
+                decision,
+                event,
+                moment=moment,
+                origin=self._settings.origin,
+                model_id=gallery.model_id,
+                gallery_size=len(gallery),
+                threshold_source=threshold_source,
+            )
+        except KioskError as error:
+            if not self._told_unkept:
+                log.error("decisions without a check-in are not kept: %s", error)  # noqa: TRY400 - told in one line
+            self.counts["rejections_lost"] += 1
+            self._told_unkept = True
+        else:
+            self._told_unkept = False
+        return event
 
     def _moment(self) -> Moment:
         return Moment(

@@ -89,7 +89,9 @@ class Reason(StrEnum):
     BLURRED = "blurred"
     TOO_DARK = "too_dark"
     TOO_BRIGHT = "too_bright"
+    LOW_CONTRAST = "low_contrast"
     TURNED = "turned"
+    UNCLEAR = "unclear"
     UNKNOWN = "unknown"
     AMBIGUOUS = "ambiguous"
     EMPTY_GALLERY = "empty_gallery"
@@ -105,11 +107,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Measures of one face, and the first gate it fails (None: good enough).
+    """Measures of one face, and the first limit of a gate it breaks (None: good enough, or not judged).
 
-    ``size_px``: shorter side of the face box. ``sharpness``: variance of the Laplacian of the grey face scaled to
-    a fixed size. ``brightness``: mean grey level 0–255. ``yaw``: nose offset from the eyes' midpoint in eye
-    distances, signed, None without landmarks.
+    ``size_px``: shorter side of the face box. ``eye_distance_px``: between the eyes, in the picture. ``sharpness``:
+    0-100, higher is sharper, independent of size, contrast and (nearly) noise. Of the grey levels 0-255 between brows
+    and mouth: ``brightness`` is the mean, ``contrast`` the standard deviation, ``clipped`` the share that is white
+    (0-1). ``yaw``: nose off the eyes' midpoint, signed, positive to the image's right; ``pitch``: ears below the line
+    of the eyes, positive with the chin up; both in eye distances. ``detector_score``: the detector's confidence, 0-1,
+    which falls with whatever makes a face unlike a plain one. None: not measured.
     """
 
     size_px: float
@@ -117,6 +122,11 @@ class Quality:
     brightness: float
     yaw: float | None = None
     failure: Reason | None = None
+    eye_distance_px: float | None = None
+    contrast: float | None = None
+    clipped: float | None = None
+    pitch: float | None = None
+    detector_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +148,25 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameEvidence:
+    """One frame that was fused, and what it alone would have said.
+
+    ``offset_s``: seconds since the track began. ``weight``: the frame's share in the fusion, 0–1.
+    ``candidates``: the frame's own best two subjects and the fused search's best two, highest score first.
+    """
+
+    offset_s: float
+    quality: Quality
+    weight: float
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The outcome for one face or one track of faces.
 
-    ``margin`` is the lead of the first candidate over the next subject (None with fewer than two subjects).
+    ``margin`` is the lead of the first candidate over the next subject (None with fewer than two subjects);
+    ``margin_needed`` is the lead the rule asks for.
     """
 
     verdict: Verdict
@@ -150,8 +175,9 @@ class Decision:
     candidates: tuple[Candidate, ...] = ()
     frames: int = 1
     quality: Quality | None = None
-    frame_scores: tuple[float, ...] = ()
-    """The first candidate's score in each frame that was fused, oldest first."""
+    margin_needed: float | None = None
+    frame_evidence: tuple[FrameEvidence, ...] = ()
+    """The newest of the frames that were fused, oldest first. Only in final reports of a track."""
 
     @property
     def subject_id(self) -> SubjectId | None:

@@ -1,4 +1,5 @@
-"""Charts as PNG files: score histograms, error rate curves. Matplotlib, without a display and without its global state.
+"""Charts as pictures: score histograms, error rate curves, what a decision rests on. Matplotlib, without a
+display and without its global state.
 
 Colours are those of Okabe and Ito, told apart by people with any colour vision; lines differ in their dashes as well.
 """
@@ -6,8 +7,10 @@ Colours are those of Okabe and Ito, told apart by people with any colour vision;
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +26,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from kiosk.evidence import Evidence, FrameFigures, QualityFigures
+
 Scale = Literal["linear", "log", "probit"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 2)))
 _GENUINE, _IMPOSTOR = _COLOURS[0], _COLOURS[1]
+_FIRST, _SECOND = _COLOURS[:2]
+_PALE, _MUTED = "0.85", "0.5"
 _BINS = 60
 _DPI = 120
 _WIDTH_IN = 8.0
+_DECISION_HEIGHT_IN = 6.5
+_TITLE_CHARACTERS = 100
 # Where a probit axis is marked. Rates beyond its ends are drawn at the end.
 _PROBIT_TICKS = (1e-4, 1e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 _NORMAL = NormalDist()
@@ -182,6 +191,99 @@ def _repeat(styles: tuple[Any, ...], count: int) -> tuple[Any, ...]:
     return (styles * math.ceil(count / len(styles)))[:count]
 
 
+def draw_decision(path: Path, evidence: Evidence, *, title: str, explanation: str) -> None:
+    """The two leading subjects' scores over a track's frames, threshold and fused scores; below, each frame's quality.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    figure = _new_figure(_DECISION_HEIGHT_IN)
+    scores, measures = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    figure.suptitle(title)
+    scores.set_title(textwrap.fill(explanation, _TITLE_CHARACTERS), fontsize="small")
+    frames = evidence.frame_evidence
+    times_s = [i + 1 if frame.offset_s is None else frame.offset_s for i, frame in enumerate(frames)]
+    _draw_frame_scores(scores, times_s, evidence)
+    _draw_frame_quality(measures, times_s, frames)
+    if all(frame.offset_s is not None for frame in frames):
+        measures.set_xlabel("seconds since the face came into view")
+    else:
+        measures.set_xlabel("frame")
+        measures.xaxis.get_major_locator().set_params(integer=True)
+    _save(figure, path)
+
+
+def _draw_frame_scores(axes: Axes, times_s: Sequence[float], evidence: Evidence) -> None:
+    axes.axhline(evidence.threshold, color="black", linestyle="--", label=f"threshold {evidence.threshold:.3f}")
+    for candidate, colour, marker in zip(evidence.candidates, (_FIRST, _SECOND), "os", strict=False):
+        fused = f"fused {candidate.score:.3f}: {candidate.subject_id}"
+        axes.axhline(candidate.score, color=colour, linestyle=":", label=fused)
+        points = _frame_scores(candidate.subject_id, times_s, evidence.frame_evidence)
+        if points:
+            label = f"by frame: {candidate.subject_id}"
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=label)
+    leaders = {candidate.subject_id for candidate in evidence.candidates[:2]}
+    strays = [
+        (time_s, candidate.score)
+        for time_s, frame in zip(times_s, evidence.frame_evidence, strict=True)
+        for candidate in frame.candidates[:2]
+        if candidate.subject_id not in leaders
+    ]
+    if strays:
+        axes.plot(*zip(*strays, strict=True), "x", color=_MUTED, label="somebody else among a frame's best two")
+    if not evidence.frame_evidence:
+        axes.text(0.5, 0.5, "no frame was compared", transform=axes.transAxes, ha="center", color=_MUTED)
+    axes.set_ylabel("score (cosine similarity)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _frame_scores(
+    subject_id: str, times_s: Sequence[float], frames: Sequence[FrameFigures]
+) -> list[tuple[float, float]]:
+    """One subject's score in each frame that has one."""
+    found = []
+    for time_s, frame in zip(times_s, frames, strict=True):
+        score = next((candidate.score for candidate in frame.candidates if candidate.subject_id == subject_id), None)
+        if score is not None:
+            found.append((time_s, score))
+    return found
+
+
+def _draw_frame_quality(axes: Axes, times_s: Sequence[float], frames: Sequence[FrameFigures]) -> None:
+    """Weights as bars, and each measure of quality as a share of its largest, so that one scale shows them all."""
+    weights = [frame.weight or 0.0 for frame in frames]
+    if any(weights):
+        step_s = min((b - a for a, b in itertools.pairwise(times_s)), default=0.1)
+        heights = [weight / max(weights) for weight in weights]
+        axes.bar(times_s, heights, width=0.6 * step_s, color=_PALE, label=f"weight (1 = {max(weights):.0%})")
+    qualities = [frame.quality or {} for frame in frames]
+    for name, colour in zip(_measured(qualities), itertools.cycle(_COLOURS), strict=False):
+        known = [(t, quality[name]) for t, quality in zip(times_s, qualities, strict=True) if _is_number(quality, name)]
+        largest = max(abs(value) for _, value in known) or 1.0
+        unit = f"{largest:.0f}" if largest >= 10 else f"{largest:.2f}"
+        shown = f"|{name}|" if any(value < 0 for _, value in known) else name.replace("_", " ")
+        points = [(time_s, abs(value) / largest) for time_s, value in known]
+        axes.plot(*zip(*points, strict=True), marker=".", color=colour, label=f"{shown} (1 = {unit})")
+    if axes.has_data():
+        axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    else:
+        axes.text(0.5, 0.5, "no quality recorded by frame", transform=axes.transAxes, ha="center", color=_MUTED)
+    axes.set_ylim(0, 1.1)
+    axes.set_ylabel("share of the largest")
+    axes.grid(alpha=0.3)
+
+
+def _measured(qualities: Sequence[QualityFigures]) -> list[str]:
+    """The names of all measures that are numbers in at least one frame."""
+    return list(dict.fromkeys(name for quality in qualities for name in quality if _is_number(quality, name)))
+
+
+def _is_number(quality: QualityFigures, name: str) -> bool:
+    value = quality.get(name)
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
 def _new_figure(height_in: float) -> Figure:
     # An error is our one line: Matplotlib's remarks on its font cache are none.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -196,7 +298,7 @@ def _new_figure(height_in: float) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     try:
-        figure.savefig(part, format="png")
+        figure.savefig(part, format=path.suffix.lower().removeprefix("."))
         part.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

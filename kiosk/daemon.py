@@ -12,13 +12,13 @@ from pathlib import Path
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
-from kiosk.biometrics import Decision, Frame
+from kiosk.biometrics import Frame
 from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError
-from kiosk.events import AttendanceEvent, Info, Moment, Origin, Topics
+from kiosk.events import AttendanceEvent, Info, Origin, RejectedEvent, Topics
 from kiosk.gallery import Gallery, Readiness
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
@@ -71,6 +71,7 @@ def run_daemon(config: Config) -> None:
             store=store,
             notifier=notifier,
             retention_days=config.store.retention_days,
+            rejected_days=config.store.rejected_days,
         )
         daemon.watch(stopping)
         notifier.stopping()
@@ -88,6 +89,7 @@ class GalleryWatcher:
         self._stale = False
         self._foreign: str | None = None
         self.gallery: Gallery = self._load()
+        self.threshold_source = self._explain_threshold()
         self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
 
     def follow(self) -> None:
@@ -96,6 +98,7 @@ class GalleryWatcher:
         if not self._stale:
             return
         self.gallery = self._load()
+        self.threshold_source = self._explain_threshold()
         self.recognizer.use(self.gallery, build_rule(self._config, self._pipeline.bundle, self.gallery))
         self._stale = False
         log.info("gallery reloaded: %s", self.describe())
@@ -110,8 +113,10 @@ class GalleryWatcher:
 
     def describe(self) -> str:
         """Size and threshold in words."""
-        threshold = explain_threshold(self._config, self._pipeline.bundle, self.gallery)
-        return f"{len(self.gallery)} subjects, {self.gallery.template_count} templates; {threshold}"
+        return f"{len(self.gallery)} subjects, {self.gallery.template_count} templates; {self.threshold_source}"
+
+    def _explain_threshold(self) -> str:
+        return explain_threshold(self._config, self._pipeline.bundle, self.gallery)
 
     def _tell_foreign(self) -> None:
         """Who cannot be recognized, whenever that has changed."""
@@ -136,12 +141,14 @@ class Daemon:
         store: Store,
         notifier: Notifier,
         retention_days: int,
+        rejected_days: int,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
         self._store = store
         self._notifier = notifier
         self._retention_days = retention_days
+        self._rejected_days = rejected_days
         self._clock = SystemClock()
         self._fault: str | None = None
         self._next_look_s = 0.0
@@ -163,7 +170,12 @@ class Daemon:
 
     def _process(self, frame: Frame) -> None:
         for report in self._watcher.recognizer.process(frame):
-            self.book.consider(report, gallery=self._watcher.gallery, captured_s=frame.captured_s)
+            self.book.consider(
+                report,
+                gallery=self._watcher.gallery,
+                captured_s=frame.captured_s,
+                threshold_source=self._watcher.threshold_source,
+            )
         self.frames += 1
         if self.frames == 1:
             self._notifier.ready()
@@ -200,7 +212,10 @@ class Daemon:
         """Under a clock nobody has set, what looks old may be new."""
         # A reader may have kept an erasure from cutting the write-ahead log.
         self._store.finish_erasures()
-        if not self._clock.synchronized():
+        synchronized = self._clock.synchronized()
+        if synchronized or self._rejected_days == 0:
+            self._store.prune_rejections(self._rejected_days, now_ms=self._clock.utc_ms())
+        if not synchronized:
             return
         deleted = self._store.prune(self._retention_days, now_ms=self._clock.utc_ms())
         if deleted:
@@ -270,16 +285,21 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
         wake.set()
         log.info("%s of %s (event %s, score %.3f)", event.event_type, event.subject.id, event.seq, event.match.score)
 
-    def tell_rejected(decision: Decision, moment: Moment) -> None:
-        score = "" if decision.score is None else f", best score {decision.score:.3f}"
-        log.info("no check-in: %s%s", decision.reason, score)
+    def tell_rejected(event: RejectedEvent) -> None:
+        score = "" if event.score is None else f", best score {event.score:.3f}"
+        log.info("no check-in: %s%s (event %s)", event.reason, score, event.event_id)
         if publisher is not None and config.mqtt.rejected_events:
-            event = events.rejected_event(decision, moment=moment, origin=origin)
             publisher.offer(events.REJECTED, event.payload())
 
     return AttendanceBook(
         store,
-        AttendanceSettings(origin, config.attendance.mode, config.mqtt.enabled, config.mqtt.include_names),
+        AttendanceSettings(
+            origin,
+            config.attendance.mode,
+            outbox=config.mqtt.enabled,
+            include_name=config.mqtt.include_names,
+            keep_rejections=config.store.rejected_days > 0,
+        ),
         clock=clock,
         boot_id=clock.boot_id(),
         refractory=_recent_check_ins(config.match.refractory_s, store, clock),

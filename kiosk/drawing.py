@@ -6,13 +6,15 @@ OpenCV's fonts know ASCII alone: subject ids are ASCII by rule, names are never 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kiosk.biometrics import FaceReport, Image, Verdict
 from kiosk.errors import OutputError, UsageError
+from kiosk.evidence import advise, describe_quality, explain_outcome, gather_evidence
 from kiosk.opencv import cv2
 
 Colour = tuple[int, int, int]
@@ -26,7 +28,14 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _COLOURS = {Verdict.IDENTIFIED: _GREEN, Verdict.UNKNOWN: _RED, Verdict.REJECTED: _AMBER}
 _FACE_PX = 320
 _GAP_PX = 16
-_CELL_PX = (640, 480)
+# A sheet larger than this is no longer looked at, only carried about.
+_SHEET_PX = 6000
+# The panel beside a photo, at scale 1: that of a photo 1000 px long.
+_PANEL_PX = 520
+_LINE_PX = 24
+_LINE_CHARACTERS = 58
+_CANDIDATES_SHOWN = 3
+_FEW_FACES = 6
 
 
 def draw_verification(crops: tuple[Image, Image], *, distance: float, threshold: float, same: bool) -> Image:
@@ -52,12 +61,34 @@ def draw_faces(image: Image, reports: Sequence[FaceReport]) -> Image:
     # Text and lines readable whatever the photo's size: measured against its longer side.
     scale = max(max(image.shape[:2]) / 1000, 0.4)
     thickness = max(round(2 * scale), 1)
-    for report in reports:
+    for i, report in enumerate(reports):
         x, y, w, h = report.face.box.rounded()
         colour = _COLOURS[report.decision.verdict]
         cv2.rectangle(canvas, (x, y), (x + w, y + h), colour, thickness)
-        _label(canvas, describe(report), (x, y, h), colour, scale)
+        number = f"{i + 1}: " if len(reports) > 1 else ""
+        # In a crowd long labels hide faces.
+        words = (
+            describe(report) if len(reports) <= _FEW_FACES else report.decision.subject_id or report.decision.verdict
+        )
+        _label(canvas, number + words, (x, y, h), colour, scale)
     return canvas
+
+
+def explain_faces(image: Image, reports: Sequence[FaceReport]) -> Image:
+    """The photo with its faces drawn, and beside it (below, when they are many) what each decision rests on."""
+    drawn = draw_faces(image, reports)
+    if not reports:
+        return drawn
+    # Below 0.7 OpenCV's strokes run into each other.
+    scale = max(max(image.shape[:2]) / 1000, 0.7)
+    panels = [_panel(i + 1 if len(reports) > 1 else None, report, scale) for i, report in enumerate(reports)]
+    height, width = max(panel.shape[0] for panel in panels), panels[0].shape[1]
+    rows_beside = max(image.shape[0] // height, 1)
+    if len(panels) <= 2 * rows_beside:
+        return _joined([drawn, _grid(panels, rows_beside)], axis=1)
+    # As many columns as the photo is wide, or as make the panels about square together.
+    columns = max(image.shape[1] // width, math.ceil(math.sqrt(len(panels) * height / width)))
+    return _joined([drawn, _grid(panels, math.ceil(len(panels) / columns))], axis=0)
 
 
 def describe(report: FaceReport) -> str:
@@ -72,12 +103,13 @@ def describe(report: FaceReport) -> str:
 
 
 def contact_sheet(images: Sequence[Image]) -> Image:
-    """Several pictures on one sheet, row by row; a single one stays as it is."""
+    """Several pictures on one sheet, row by row, each as large as the sheet allows; a single one stays as it is."""
     if len(images) == 1:
         return images[0]
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    width, height = _CELL_PX
+    width = min(max(image.shape[1] for image in images), _SHEET_PX // columns)
+    height = min(max(image.shape[0] for image in images), _SHEET_PX // rows)
     sheet: Image = np.full((rows * height, columns * width, 3), _PAPER, np.uint8)
     for i, image in enumerate(images):
         small = _fit(image, width - _GAP_PX, height - _GAP_PX)
@@ -137,6 +169,69 @@ def _label(canvas: Image, text: str, place: tuple[int, int, int], colour: Colour
     bottom = y if y > height + 2 * baseline else min(y + h, canvas.shape[0])
     cv2.rectangle(canvas, (x, bottom - height - 2 * baseline), (x + width, bottom), colour, cv2.FILLED)
     cv2.putText(canvas, text, (x, bottom - baseline), _FONT, 0.7 * scale, (255, 255, 255), thickness, cv2.LINE_AA)
+
+
+def _panel(number: int | None, report: FaceReport, scale: float) -> Image:
+    """One face's figures, and its reason in words."""
+    lines = list(_panel_lines(number, report))
+    height, width = round((len(lines) + 1) * _LINE_PX * scale), round(_PANEL_PX * scale)
+    canvas: Image = np.full((height, width, 3), _PAPER, np.uint8)
+    colour = _COLOURS[report.decision.verdict]
+    cv2.rectangle(canvas, (0, 0), (max(round(5 * scale), 2), height), colour, cv2.FILLED)
+    for i, line in enumerate(lines):
+        at = round(14 * scale), round((i + 1) * _LINE_PX * scale)
+        size, ink = (0.5, _INK) if i else (0.6, colour)
+        cv2.putText(canvas, line, at, _FONT, size * scale, ink, max(round(scale), 1), cv2.LINE_AA)
+    return canvas
+
+
+def _panel_lines(number: int | None, report: FaceReport) -> Iterator[str]:
+    decision = report.decision
+    evidence = gather_evidence(decision)
+    why = decision.subject_id or decision.reason.replace("_", " ")
+    yield f"{'' if number is None else f'{number}: '}{decision.verdict}{'' if why == decision.verdict else f': {why}'}"
+    for candidate in decision.candidates[:_CANDIDATES_SHOWN]:
+        yield f"  {candidate.score:.3f}  {_shortened(candidate.subject_id)}"
+    had = "none" if decision.margin is None else f"{decision.margin:.3f}"
+    needed = "" if decision.margin_needed is None else f", {decision.margin_needed:.3f} needed"
+    yield f"threshold {decision.threshold:.3f}; margin {had}{needed}"
+    if evidence.quality is not None:
+        yield from _wrapped(", ".join(describe_quality(evidence.quality)))
+    yield from _wrapped(explain_outcome(evidence))
+    advice = None if decision.verdict is Verdict.IDENTIFIED else advise(evidence)
+    if advice is not None:
+        yield from _wrapped(f"what to do: {advice}")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _LINE_CHARACTERS)
+
+
+def _shortened(subject_id: str) -> str:
+    return subject_id if len(subject_id) <= 44 else subject_id[:41] + "..."
+
+
+def _grid(panels: Sequence[Image], rows: int) -> Image:
+    """Panels of one width, column by column, each at the height of the highest."""
+    height = max(panel.shape[0] for panel in panels)
+    padded = [_padded(panel, height, panel.shape[1]) for panel in panels]
+    columns = [padded[i : i + rows] for i in range(0, len(padded), rows)]
+    return _joined([_joined(column, axis=0) for column in columns], axis=1)
+
+
+def _joined(images: Sequence[Image], *, axis: int) -> Image:
+    """Images in a row (axis 1) or a column (axis 0), the smaller ones padded with paper."""
+    across = max(image.shape[1 - axis] for image in images)
+    padded = [
+        _padded(image, across, image.shape[1]) if axis else _padded(image, image.shape[0], across) for image in images
+    ]
+    return np.concatenate(padded, axis=axis)
+
+
+def _padded(image: Image, height: int, width: int) -> Image:
+    canvas: Image = np.full((height, width, 3), _PAPER, np.uint8)
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas
 
 
 def _text(canvas: Image, text: str, at: tuple[int, int], colour: Colour, size: float) -> None:

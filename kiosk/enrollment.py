@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kiosk.advice import advise
 from kiosk.biometrics import Embedding, Image, ModelId, Quality, Reason, SubjectId, Template
 from kiosk.decision import DecisionRule
 from kiosk.errors import InputError
@@ -17,14 +18,6 @@ _SUBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 # A face with less than a fifth of the largest one's area is a bystander in the background, not a second person posing.
 _RIVAL_AREA = 0.2
-
-_ADVICE = {
-    Reason.TOO_SMALL: "the face is too small ({quality.size_px:.0f} px); come closer or crop the photo less",
-    Reason.BLURRED: "the face is blurred (sharpness {quality.sharpness:.0f}); take a sharper photo",
-    Reason.TOO_DARK: "the face is too dark (brightness {quality.brightness:.0f} of 255); add light",
-    Reason.TOO_BRIGHT: "the face is too bright (brightness {quality.brightness:.0f} of 255); reduce light",
-    Reason.TURNED: "the face is turned away; look towards the camera",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +63,7 @@ def embed_photo(
         raise InputError(f"{source}: {len(rivals)} faces found where one is needed; crop the photo to one person")
     quality = gate.assess(image, face)
     if quality.failure is not None:
-        raise InputError(f"{source}: {_ADVICE[quality.failure].format(quality=quality)}")
+        raise InputError(f"{source}: {advise(quality)}")
     return EnrolledPhoto(source, quality, embedder.embed(image, face))
 
 
@@ -92,6 +85,32 @@ def check_same_person(photos: Sequence[EnrolledPhoto], known: Sequence[Embedding
             f"{photo.source}: does not look like the same person as the other photos "
             f"(score {worst:.2f}, {same_person_score:.2f} needed); leave it out, or use --force"
         )
+
+
+def find_near_copies(photos: Sequence[EnrolledPhoto], same_picture_score: float) -> list[str]:
+    """Notes on photos that show next to nothing new, as those of one burst do: one a group of photos that are alike.
+
+    Three different photos make a far better template than three of one moment.
+    """
+    groups: list[list[int]] = []
+    for number, photo in enumerate(photos):
+        score_of = (max(float(photo.embedding @ photos[n].embedding) for n in group) for group in groups)
+        alike = next(
+            (group for group, score in zip(groups, score_of, strict=True) if score >= same_picture_score), None
+        )
+        if alike is None:
+            groups.append([number])
+        else:
+            alike.append(number)
+    return [_describe_copies(group, [photos[n].source for n in group]) for group in groups if len(group) > 1]
+
+
+def _describe_copies(group: Sequence[int], sources: Sequence[str]) -> str:
+    numbers = [str(number + 1) for number in group]
+    return (
+        f"photos {', '.join(numbers[:-1])} and {numbers[-1]} are nearly the same picture ({', '.join(sources)}); "
+        "add one from another angle, or of another day"
+    )
 
 
 def check_not_enrolled(

@@ -132,7 +132,7 @@ class AttendanceEvent(_Document):
 
 
 class RejectedEvent(_Document):
-    """A face that led to no check-in. Carries no subject; not stored, sent at most once."""
+    """A face that led to no check-in. Carries no subject; sent at most once."""
 
     event_type: Rejection
     event_id: Uuid
@@ -231,8 +231,8 @@ def match_of(decision: Decision, *, gallery_size: int, model_id: ModelId) -> Mat
     if decision.score is None:
         raise ValueError("an attendance event needs a decision with candidates")
     return Match(
-        score=_rounded(decision.score),
-        threshold=_rounded(decision.threshold),
+        score=rounded_score(decision.score),
+        threshold=rounded_score(decision.threshold),
         margin=None if decision.margin is None else round(float(decision.margin), _SCORE_DIGITS),
         frames=decision.frames,
         gallery_size=gallery_size,
@@ -240,10 +240,15 @@ def match_of(decision: Decision, *, gallery_size: int, model_id: ModelId) -> Mat
     )
 
 
+def rejection_of(reason: str) -> Rejection:
+    """The event type a reason (a :class:`Reason`, or its text) is told under."""
+    return _REJECTIONS.get(reason, Rejection.QUALITY)
+
+
 def rejected_event(decision: Decision, *, moment: Moment, origin: Origin) -> RejectedEvent:
     """The event for an unknown or rejected face; leaves out whom it resembled."""
     return RejectedEvent(
-        event_type=_REJECTIONS.get(decision.reason, Rejection.QUALITY),
+        event_type=rejection_of(decision.reason),
         event_id=uuid7(moment.utc_ms),
         occurred_at=utc_text(moment.utc_ms),
         tz=origin.timezone,
@@ -251,12 +256,12 @@ def rejected_event(decision: Decision, *, moment: Moment, origin: Origin) -> Rej
         site=origin.site,
         device=origin.device,
         reason=decision.reason,
-        threshold=_rounded(decision.threshold),
-        score=None if decision.score is None else _rounded(decision.score),
+        threshold=rounded_score(decision.threshold),
+        score=None if decision.score is None else rounded_score(decision.score),
     )
 
 
-_REJECTIONS = {
+_REJECTIONS: dict[str, Rejection] = {
     Reason.UNKNOWN: Rejection.UNKNOWN,
     Reason.EMPTY_GALLERY: Rejection.UNKNOWN,
     Reason.AMBIGUOUS: Rejection.AMBIGUOUS,
@@ -311,6 +316,6 @@ def uuid7(utc_ms: int) -> str:
     return str(uuid.UUID(int=value))
 
 
-def _rounded(score: float) -> float:
+def rounded_score(score: float) -> float:
     """Cosine scores overshoot ±1 by a rounding error of the arithmetic."""
     return min(1.0, max(-1.0, round(float(score), _SCORE_DIGITS)))

@@ -89,6 +89,28 @@ def _create_tables(db: Database) -> None:
         db.execute(statement)
 
 
+def _create_rejections(db: Database) -> None:
+    # No AUTOINCREMENT: nobody outside ever sees the number.
+    db.execute(
+        """
+        CREATE TABLE rejections (
+            number INTEGER PRIMARY KEY,
+            event_id TEXT NOT NULL UNIQUE,
+            reason TEXT NOT NULL,
+            occurred_at TEXT NOT NULL,
+            tz TEXT NOT NULL,
+            clock_synchronized INTEGER NOT NULL,
+            boot_id TEXT NOT NULL,
+            boottime_ms INTEGER NOT NULL,
+            site TEXT NOT NULL,
+            device TEXT NOT NULL,
+            evidence TEXT NOT NULL
+        ) STRICT
+        """
+    )
+    db.execute("CREATE INDEX rejections_by_time ON rejections(occurred_at)")
+
+
 def _create_calibrations(db: Database) -> None:
     db.execute(
         """
@@ -102,7 +124,7 @@ def _create_calibrations(db: Database) -> None:
     )
 
 
-STEPS: tuple[Step, ...] = (_create_tables, _create_calibrations)
+STEPS: tuple[Step, ...] = (_create_tables, _create_rejections, _create_calibrations)
 
 
 def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:

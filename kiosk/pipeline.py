@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kiosk.biometrics import ModelId
@@ -15,13 +15,22 @@ from kiosk.embedder import TfliteEmbedder, embedding_model_id
 from kiosk.errors import ConfigError
 from kiosk.gallery import Gallery, Readiness
 from kiosk.ports import Detector
-from kiosk.quality import QualityGate
+from kiosk.quality import ENROLLMENT_GATE, PROBE_GATE, QualityGate
 from kiosk.recognition import Recognizer
 
 # The notebook's crop: its detector knows no landmarks that could level the eyes.
 _HAAR_ALIGNMENT = "haar-square-v1"
+# The cascade finds ever more faces in wallpaper below this.
+_HAAR_MIN_SIZE_PX = 40
 _SAME_FACE_FMR = 1e-2
 _DUPLICATE_FPIR = 1e-3
+# A score that ten times fewer strangers reach decides with fewer frames (docs/recognition.md, visits).
+_DECISIVE_FPIR_SHARE = 0.1
+_VERIFICATION_FMR = 1e-3
+# Two photos nearer to each other than this share of the distance that divides people (at FMR 1e-3) are nearly one
+# picture. Frames half a second apart in two videos of one sitting: 75 and 99 % are (FaceNet; dlib's network 46 and
+# 89 %); different photos of one person in LFW, some of which are one occasion's: 4 % (0.1 %).
+_SAME_PICTURE_SHARE = 0.18
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,8 @@ class Pipeline:
     detector: Detector
     embedder: TfliteEmbedder
     gate: QualityGate
+    enrollment_gate: QualityGate
+    """Stricter: for photos that become templates."""
     configured_score: float | None = None
     """``match.threshold`` where it is a number; stands in for error rates that nobody has measured."""
 
@@ -48,9 +59,17 @@ class Pipeline:
     @property
     def same_face_score(self) -> float:
         """Below it two embeddings are of different people, whatever else speaks for one."""
+        return self._comparison_score(_SAME_FACE_FMR)
+
+    @property
+    def same_picture_score(self) -> float:
+        """From it on two photos of a person show nearly the same picture."""
+        return 1 - _SAME_PICTURE_SHARE * (1 - self._comparison_score(_VERIFICATION_FMR))
+
+    def _comparison_score(self, fmr: float) -> float:
         if self.configured_score is not None and not _measured(self.bundle, self.embedder.alignment):
             return self.configured_score
-        return self.bundle.verification_threshold(_SAME_FACE_FMR)
+        return self.bundle.verification_threshold(fmr)
 
     def duplicate_rule(self, gallery: Gallery) -> DecisionRule:
         """By it a new face counts as one that is enrolled already."""
@@ -76,7 +95,7 @@ def open_bundle(config: Config) -> Bundle:
 def build_detector(config: Config) -> Detector:
     """Load the detector ``face.detector`` names."""
     if config.face.detector == "haar":
-        return HaarDetector(min_size_px=config.face.min_size_px)
+        return HaarDetector(min_size_px=max(config.face.min_size_px, _HAAR_MIN_SIZE_PX))
     return BlazeFaceDetector(min_score=config.face.min_score, runtime=config.model.runtime)
 
 
@@ -108,9 +127,20 @@ def build_pipeline(config: Config) -> Pipeline:
     """
     bundle = open_bundle(config)
     check_threshold(config, bundle)
-    gate = QualityGate(min_size_px=config.face.min_size_px, min_sharpness=config.face.min_sharpness)
+    gates = build_gate(config, PROBE_GATE), build_gate(config, ENROLLMENT_GATE)
     score = None if config.match.threshold == "auto" else config.match.threshold
-    return Pipeline(bundle, build_detector(config), build_embedder(config, bundle), gate, score)
+    return Pipeline(bundle, build_detector(config), build_embedder(config, bundle), *gates, score)
+
+
+def build_gate(config: Config, measured: QualityGate) -> QualityGate:
+    """The measured limits, but for those that the configuration sets."""
+    face = config.face
+    limits: dict[str, float] = {"min_size_px": face.min_size_px}
+    if face.min_eye_distance_px != "auto":
+        limits["min_eye_distance_px"] = face.min_eye_distance_px
+    if face.min_sharpness != "auto":
+        limits["min_sharpness"] = face.min_sharpness
+    return replace(measured, **limits)
 
 
 def _measured(bundle: Bundle, alignment: str) -> bool:
@@ -141,8 +171,11 @@ def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule
 
 def _automatic_rule(bundle: Bundle, gallery: Gallery, fpir: float, margin: float) -> DecisionRule:
     search = bundle.search_scores()
-    threshold = search.threshold(gallery.subjects_by_templates, fpir) + gallery.score_shift
-    return DecisionRule(threshold, margin, search.crowd_size, search.crowd_weight)
+    threshold, decisive = (
+        search.threshold(gallery.subjects_by_templates, rate) + gallery.score_shift
+        for rate in (fpir, fpir * _DECISIVE_FPIR_SHARE)
+    )
+    return DecisionRule(threshold, margin, search.crowd_size, search.crowd_weight, decisive)
 
 
 def build_recognizer(

@@ -17,6 +17,7 @@ from kiosk.biometrics import (
     Decision,
     Face,
     FaceReport,
+    FrameEvidence,
     ModelId,
     Quality,
     Reason,
@@ -26,13 +27,14 @@ from kiosk.biometrics import (
 )
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import StoreError
-from kiosk.events import AttendanceEvent, EventType, Moment, Origin
+from kiosk.events import AttendanceEvent, EventType, Origin, RejectedEvent
 from kiosk.gallery import Gallery
 from kiosk.store import NewTemplate, Store
 
 MODEL = ModelId("test@000000")
 FACE = Face(Box(0, 0, 100, 100), 0.9)
 VECTOR = np.eye(4, dtype=np.float32)[0]
+FRAMES = tuple(FrameEvidence(t, Quality(100, 50, 120, 0.1), 0.5, (Candidate(SubjectId("a"), 0.8),)) for t in (0.0, 0.1))
 GALLERY = Gallery(MODEL, [Template(SubjectId("a"), MODEL, VECTOR)])
 
 
@@ -55,7 +57,7 @@ class Told:
     """What the outside heard."""
 
     check_ins: list[AttendanceEvent] = field(default_factory=list)
-    rejected: list[tuple[Decision, Moment]] = field(default_factory=list)
+    rejected: list[RejectedEvent] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -71,16 +73,28 @@ def told() -> Told:
 
 
 def _book(
-    store: Store, told: Told, *, clock: Clock | None = None, mode: Mode = "check_in", period_s: float = 60
+    store: Store,
+    told: Told,
+    *,
+    clock: Clock | None = None,
+    mode: Mode = "check_in",
+    period_s: float = 60,
+    keep_rejections: bool = True,
 ) -> AttendanceBook:
     return AttendanceBook(
         store,
-        AttendanceSettings(Origin("hq", "door-1", "Asia/Seoul"), mode, outbox=True, include_name=False),
+        AttendanceSettings(
+            Origin("hq", "door-1", "Asia/Seoul"),
+            mode,
+            outbox=True,
+            include_name=False,
+            keep_rejections=keep_rejections,
+        ),
         clock=clock or Clock(),
         boot_id="boot",
         refractory=RefractoryPeriod(period_s),
         on_check_in=told.check_ins.append,
-        on_rejected=lambda decision, moment: told.rejected.append((decision, moment)),
+        on_rejected=told.rejected.append,
     )
 
 
@@ -92,14 +106,15 @@ def _seen(subject_id: str = "a", *, final: bool = True, track_id: int = 1) -> Fa
         (Candidate(SubjectId(subject_id), 0.8),),
         frames=3,
         quality=Quality(100, 50, 120, 0.1),
-        frame_scores=(0.7, 0.8, 0.75),
+        margin_needed=0.05,
+        frame_evidence=FRAMES if final else (),
     )
     return FaceReport(FACE, decision, track_id, final=final)
 
 
 def test_a_visit_is_committed_before_anybody_is_told(store: Store, told: Told) -> None:
     book = _book(store, told)
-    book.consider(_seen(), gallery=GALLERY, captured_s=100)
+    book.consider(_seen(), gallery=GALLERY, captured_s=100, threshold_source="threshold 0.600 (match.threshold)")
     (event,) = told.check_ins
     (row,) = store.attendance()
     assert row.event_id == event.event_id
@@ -109,6 +124,9 @@ def test_a_visit_is_committed_before_anybody_is_told(store: Store, told: Told) -
     assert row.evidence["match"]["score"] == 0.8
     assert row.evidence["candidates"] == [{"subject_id": "a", "score": 0.8}]
     assert row.evidence["quality"]["size_px"] == 100
+    assert [frame["offset_s"] for frame in row.evidence["frame_evidence"]] == [0.0, 0.1]
+    assert row.evidence["threshold_source"] == "threshold 0.600 (match.threshold)"
+    assert row.evidence["margin_needed"] == 0.05
     assert (row.boot_id, row.clock_synchronized) == ("boot", True)
     assert book.counts["check_ins"] == 1
 
@@ -128,14 +146,47 @@ def test_within_the_refractory_period_nothing_is_recorded(store: Store, told: To
     assert book.counts["refractory"] == 2
 
 
-def test_a_face_without_a_subject_is_told_and_never_stored(store: Store, told: Told) -> None:
+def _stranger(*, final: bool = True) -> FaceReport:
+    decision = Decision(
+        Verdict.UNKNOWN, Reason.UNKNOWN, 0.6, (Candidate(SubjectId("a"), 0.3),), 3, frame_evidence=FRAMES
+    )
+    return FaceReport(FACE, decision, 1, final=final)
+
+
+def test_a_face_without_a_subject_is_told_and_kept_under_the_events_id(store: Store, told: Told) -> None:
     book = _book(store, told)
-    decision = Decision(Verdict.UNKNOWN, Reason.UNKNOWN, 0.6, (Candidate(SubjectId("a"), 0.3),), 3)
-    book.consider(FaceReport(FACE, decision, 1, final=True), gallery=GALLERY, captured_s=1)
-    assert told.rejected[0][0] is decision
-    assert told.rejected[0][1].boot_id == "boot"
+    book.consider(_stranger(), gallery=GALLERY, captured_s=1, threshold_source="why")
+    book.consider(_stranger(final=False), gallery=GALLERY, captured_s=2)
+    (event,) = told.rejected
+    (row,) = store.rejections()
+    assert (row.event_id, row.reason, row.boot_id) == (event.event_id, "unknown", "boot")
+    assert (row.occurred_at, row.site, row.tz) == (event.occurred_at, "hq", "Asia/Seoul")
+    assert row.evidence["candidates"] == [{"subject_id": "a", "score": 0.3}]
+    assert row.evidence["match"]["gallery_size"] == 1
+    assert row.evidence["threshold_source"] == "why"
+    assert len(row.evidence["frame_evidence"]) == 2
     assert store.attendance() == []
     assert book.counts["unknown"] == 1
+
+
+def test_nothing_is_kept_of_rejected_faces_unless_wanted(store: Store, told: Told) -> None:
+    book = _book(store, told, keep_rejections=False)
+    book.consider(_stranger(), gallery=GALLERY, captured_s=1)
+    assert len(told.rejected) == 1
+    assert store.rejections() == []
+
+
+def test_a_rejected_face_that_cannot_be_kept_disturbs_nothing(
+    store: Store, told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = _book(Failing(store, 3), told)  # type: ignore[arg-type]
+    for captured_s in range(5):
+        book.consider(_stranger(), gallery=GALLERY, captured_s=captured_s)
+    assert len(told.rejected) == 5
+    assert [row.event_id for row in store.rejections()] == [event.event_id for event in told.rejected[3:]]
+    assert book.counts["rejections_lost"] == 3
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "no space left" in caplog.text
 
 
 def test_a_subject_erased_a_moment_ago_is_not_recorded(store: Store, told: Told) -> None:
@@ -159,6 +210,12 @@ class Failing:
             raise StoreError("no space left")
         return self.store.record_check_in(*args, **kwargs)  # type: ignore[arg-type]
 
+    def record_rejection(self, *args: object, **kwargs: object) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreError("no space left")
+        self.store.record_rejection(*args, **kwargs)  # type: ignore[arg-type]
+
     def last_event_type(self, subject_id: str, since: datetime) -> EventType | None:
         return self.store.last_event_type(subject_id, since)
 
@@ -174,6 +231,8 @@ def test_a_check_in_that_could_not_be_stored_is_tried_again_while_the_person_sta
         book.consider(_seen(final=False), gallery=GALLERY, captured_s=captured_s)
     assert len(told.check_ins) == 1
     assert book.counts["store_failures"] == 2
+    # The decision that was final, with its frames, not the one at hand when the store was well again.
+    assert len(store.attendance()[0].evidence["frame_evidence"]) == 2
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 

@@ -16,7 +16,7 @@ from runner import assert_one_line_error
 from kiosk.biometrics import Candidate, Decision, ModelId, Reason, SubjectId, Verdict
 from kiosk.commands.events import parse_time
 from kiosk.errors import UsageError
-from kiosk.events import EventType, Moment, Origin
+from kiosk.events import EventType, Moment, Origin, rejected_event
 from kiosk.store import NewTemplate, Store
 
 SEOUL = ZoneInfo("Asia/Seoul")
@@ -25,9 +25,7 @@ MODEL = ModelId("test@000000")
 
 
 def _record(store: Store, subject_id: str, moment: datetime, *, synchronized: bool = True) -> None:
-    decision = Decision(
-        Verdict.IDENTIFIED, Reason.MATCH, 0.6, (Candidate(SubjectId(subject_id), 0.8),), 3, frame_scores=(0.8,)
-    )
+    decision = Decision(Verdict.IDENTIFIED, Reason.MATCH, 0.6, (Candidate(SubjectId(subject_id), 0.8),), 3)
     store.record_check_in(
         decision,
         event_type=EventType.CHECK_IN,
@@ -36,6 +34,17 @@ def _record(store: Store, subject_id: str, moment: datetime, *, synchronized: bo
         model_id=MODEL,
         gallery_size=2,
     )
+
+
+def _reject(store: Store, reason: Reason, moment: datetime, *scores: float) -> str:
+    names = zip("ab", scores, strict=False)
+    decision = Decision(
+        Verdict.UNKNOWN, reason, 0.6, tuple(Candidate(SubjectId(name), score) for name, score in names), len(scores)
+    )
+    at, origin = Moment(round(moment.timestamp() * 1000), True, 1000, "boot"), Origin("hq", "door-1", "Asia/Seoul")
+    event = rejected_event(decision, moment=at, origin=origin)
+    store.record_rejection(decision, event, moment=at, origin=origin, model_id=MODEL, gallery_size=2)
+    return event.event_id
 
 
 @pytest.fixture
@@ -103,9 +112,53 @@ def test_csv(week: Kiosk) -> None:
     assert rows[0]["occurred_at"] == "2026-03-02T12:00:00.000Z"
 
 
+@pytest.fixture
+def rejected(week: Kiosk) -> list[str]:
+    """Ids of a blurred face on the first day of the week and of a stranger on the second."""
+    with Store.open(week.store) as store:
+        return [
+            _reject(store, Reason.BLURRED, NOON),
+            _reject(store, Reason.UNKNOWN, NOON + timedelta(days=1), 0.4, 0.3),
+        ]
+
+
+def test_rejected_json(week: Kiosk, rejected: list[str]) -> None:
+    blurred, unknown = _events(week, "--rejected")
+    assert [blurred["event_id"], unknown["event_id"]] == rejected
+    assert (blurred["event_type"], blurred["reason"], blurred["score"]) == ("quality", "blurred", None)
+    assert (unknown["event_type"], unknown["reason"], unknown["score"]) == ("unknown", "unknown", 0.4)
+    assert unknown["margin"] == 0.1
+    assert not {"subject_id", "seq"} & set(unknown)
+
+
+def test_rejected_within_times(week: Kiosk, rejected: list[str]) -> None:
+    assert [event["event_id"] for event in _events(week, "--rejected", "--since", "2026-03-03")] == rejected[1:]
+    assert [event["event_id"] for event in _events(week, "--rejected", "--until", "2026-03-02")] == rejected[:1]
+
+
+def test_rejected_table_and_csv(week: Kiosk, rejected: list[str]) -> None:
+    lines = week("events", "--rejected").stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["event_id", "time", "reason", "score"],
+        [rejected[0], "2026-03-02", "21:00:00", "blurred"],
+        [rejected[1], "2026-03-03", "21:00:00", "unknown", "0.40"],
+    ]
+    rows = list(csv.DictReader(week("events", "--rejected", "--format", "csv").stdout.splitlines()))
+    assert [row["event_id"] for row in rows] == rejected
+    assert rows[0]["score"] == ""
+
+
+@pytest.mark.parametrize("arguments", [["--follow"], ["--subject", "a"]])
+def test_rejected_goes_with_check_ins_options_only_where_they_make_sense(week: Kiosk, arguments: list[str]) -> None:
+    result = week("events", "--rejected", *arguments)
+    assert result.returncode == 64
+    assert "--rejected" in assert_one_line_error(result.stderr)
+
+
 def test_an_empty_log(kiosk: Kiosk) -> None:
     Store.open(kiosk.store).close()
     assert _events(kiosk) == []
+    assert _events(kiosk, "--rejected") == []
 
 
 def test_no_store(kiosk: Kiosk) -> None:

@@ -87,11 +87,15 @@ def test_identify_json(home: Kiosk, samples: Path, two_people: Path) -> None:
     assert face["score"] == face["candidates"][0]["score"]
     assert face["margin"] == pytest.approx(face["score"] - face["candidates"][1]["score"], abs=1e-3)
     assert face["quality"]["size_px"] > 60
+    assert face["score"] > face["threshold"] > 0.5
+    assert face["margin"] > face["margin_needed"] > 0
+    assert face["explanation"].startswith(f"accepted: obama scored {face['score']:.3f}")
     assert len(face["box"]) == 4
     by_decision = {face["decision"]: face for face in pair["faces"]}
     assert by_decision["identified"]["subject_id"] == "obama"
     assert by_decision["unknown"]["subject_id"] is None
     assert by_decision["unknown"]["reason"] == "unknown"
+    assert by_decision["unknown"]["explanation"].startswith("not accepted: ")
     assert dump(home.store) == before
 
 
@@ -106,15 +110,23 @@ def test_identify_in_words(home: Kiosk, samples: Path) -> None:
 def test_identify_plots_several_photos_on_one_sheet(home: Kiosk, samples: Path, tmp_path: Path) -> None:
     plot = tmp_path / "sheet.png"
     assert home("identify", *(samples / name for name in OBAMA), "--plot", plot).returncode == 0
-    assert cv2.imread(str(plot)).shape == (960, 1280, 3)
+    heights, widths = zip(*(cv2.imread(str(samples / name)).shape[:2] for name in OBAMA), strict=True)  # type: ignore[union-attr]
+    sheet = cv2.imread(str(plot))
+    assert sheet.shape[0] == 2 * max(heights)
+    assert sheet.shape[1] > 2 * max(widths)
 
 
-def test_identify_plots_a_single_photo_in_its_own_size(home: Kiosk, samples: Path, tmp_path: Path) -> None:
+def test_identify_plots_a_single_photo_in_its_own_size_beside_its_explanation(
+    home: Kiosk, samples: Path, tmp_path: Path
+) -> None:
     plot = tmp_path / "one.png"
     assert home("identify", samples / OBAMA[0], "--plot", plot).returncode == 0
     drawn, photo = cv2.imread(str(plot)), cv2.imread(str(samples / OBAMA[0]))
-    assert drawn.shape == photo.shape
-    assert (drawn != photo).any()
+    height, width = photo.shape[:2]
+    assert drawn.shape[0] == height
+    assert drawn.shape[1] > width + 300
+    assert (drawn[:, :width] != photo).any()
+    assert (drawn[:, width + 20 :] < 100).any()
 
 
 def test_an_unreadable_photo_does_not_stop_the_others(home: Kiosk, samples: Path, tmp_path: Path) -> None:

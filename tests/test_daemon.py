@@ -157,6 +157,25 @@ def test_rejected_events_are_opt_in_and_name_nobody(home: Kiosk, demo_clip: Path
     assert not rejected.retain
     assert "subject" not in rejected.json()
     assert {event.json()["subject"]["name"] for event in events} == {"Barack Obama", "조 바이든"}
+    # What is told can be looked up under the id it is told with; of all of it nothing but ids is kept.
+    with Store.open(home.store, writable=False) as store:
+        (kept,) = store.rejections()
+    assert (kept.event_id, kept.reason) == (rejected.json()["event_id"], "unknown")
+    assert kept.evidence["frame_evidence"]
+    assert not {"Barack Obama", "조 바이든"} & set(str(kept).split("'"))
+
+
+def test_rejected_decisions_are_dropped_at_once_when_none_are_to_be_kept(home: Kiosk, short_clip: Path) -> None:
+    _play(home, short_clip, None)
+    home.configure(match={"threshold": 0.999, "window_s": 0.5})
+    assert home("run").returncode == 0
+    with Store.open(home.store, writable=False) as store:
+        assert len(store.rejections()) == 1
+    home.configure(store={"rejected_days": 0})
+    log = home("run").stderr
+    assert "no check-in: unknown" in log
+    with Store.open(home.store, writable=False) as store:
+        assert store.rejections() == []
 
 
 def test_a_broker_killed_and_restarted_loses_nothing(home: Kiosk, demo_clip: Path, broker: Mosquitto) -> None:

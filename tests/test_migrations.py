@@ -27,7 +27,17 @@ def test_new_database_gets_all_tables_and_the_marks(db: Database) -> None:
     migrations.migrate(db, PATH)
     assert version(db) == len(migrations.STEPS)
     assert db.execute("PRAGMA application_id").fetchone()[0] == migrations.APPLICATION_ID
-    assert {"subjects", "templates", "attendance", "outbox", "erasures"} <= set(db.table_names())
+    assert {"subjects", "templates", "attendance", "outbox", "erasures", "rejections"} <= set(db.table_names())
+
+
+def test_a_store_of_the_first_schema_gets_the_rejections_and_keeps_its_rows(db: Database) -> None:
+    migrations.migrate(db, PATH, migrations.STEPS[:1])
+    assert "rejections" not in db.table_names()
+    db.execute("INSERT INTO subjects (id, created_at) VALUES ('E1', 'now')")
+    migrations.migrate(db, PATH)
+    assert version(db) == 2
+    assert db.execute("SELECT id FROM subjects").fetchall() == [("E1",)]
+    assert db.execute("SELECT COUNT(*) FROM rejections").fetchone() == (0,)
 
 
 def test_migrating_twice_changes_nothing(db: Database) -> None:

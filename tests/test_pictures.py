@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kiosk.biometrics import Box, Candidate, Decision, Face, FaceReport, Image, Reason, SubjectId, Verdict
+from kiosk.biometrics import Box, Candidate, Decision, Face, FaceReport, Image, Quality, Reason, SubjectId, Verdict
 from kiosk.clip import Person, Scene, Walk, draw_frames, write_clip
 from kiosk.detector import BlazeFaceDetector
-from kiosk.drawing import check_plot_path, contact_sheet, describe, draw_faces, draw_verification, write_image
+from kiosk.drawing import (
+    check_plot_path,
+    contact_sheet,
+    describe,
+    draw_faces,
+    draw_verification,
+    explain_faces,
+    write_image,
+)
 from kiosk.errors import OutputError, UsageError
 from kiosk.opencv import cv2
 
@@ -105,9 +114,62 @@ def test_any_distance_can_be_shown(distance: float) -> None:
 
 
 @pytest.mark.parametrize(("count", "rows", "columns"), [(2, 1, 2), (4, 2, 2), (5, 2, 3), (9, 3, 3)])
-def test_a_contact_sheet_is_about_square(count: int, rows: int, columns: int) -> None:
+def test_a_contact_sheet_has_room_for_the_largest_picture(count: int, rows: int, columns: int) -> None:
     sheet = contact_sheet([_blank(100 * (i + 1), 333) for i in range(count)])
-    assert sheet.shape == (rows * 480, columns * 640, 3)
+    assert sheet.shape == (rows * 100 * count, columns * 333, 3)
+
+
+def test_a_contact_sheet_stays_small_enough_to_look_at() -> None:
+    assert contact_sheet([_blank(2000, 4000) for _ in range(4)]).shape == (4000, 6000, 3)
+
+
+def _decided(verdict: Verdict, reason: Reason, *candidates: tuple[str, float]) -> FaceReport:
+    report = _report(verdict, reason, Box(20, 60, 80, 80), *candidates)
+    quality = Quality(80.0, 50.0, 120.0, -0.1)
+    return replace(report, decision=replace(report.decision, quality=quality, margin_needed=0.05))
+
+
+def test_an_explained_face_has_its_figures_beside_the_photo() -> None:
+    report = _decided(Verdict.IDENTIFIED, Reason.MATCH, ("E1", 0.8), ("E2", 0.5))
+    photo = _blank(480, 640)
+    picture = explain_faces(photo, [report])
+    assert picture.shape[0] == 480
+    assert picture.shape[1] == 640 + round(520 * 0.7)
+    assert np.array_equal(picture[:, :640], draw_faces(photo, [report]))
+    panel = picture[:, 640:]
+    # Ink down to the words of the reason, which take longer to say than the header alone.
+    assert np.flatnonzero((panel[:, 20:] < 100).any(axis=(1, 2))).max() > 100
+    assert panel.max() == 250
+
+
+def test_an_explanation_says_more_of_a_rejected_face() -> None:
+    accepted, rejected = (
+        explain_faces(_blank(10, 100), [report]).shape[0]
+        for report in (
+            _decided(Verdict.IDENTIFIED, Reason.MATCH, ("E1", 0.8)),
+            _decided(Verdict.REJECTED, Reason.AMBIGUOUS, ("E1", 0.8), ("E2", 0.79)),
+        )
+    )
+    assert rejected > accepted > 10
+
+
+@pytest.mark.parametrize("faces", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("shape", [(480, 640), (60, 40), (1500, 1000)])
+def test_many_faces_are_explained_without_covering_the_photo(faces: int, shape: tuple[int, int]) -> None:
+    reports = [_decided(Verdict.UNKNOWN, Reason.UNKNOWN, ("x" * 64, 0.3))] * faces
+    picture = explain_faces(_blank(*shape), reports)
+    assert np.array_equal(picture[: shape[0], : shape[1]], draw_faces(_blank(*shape), reports))
+    # Every face's panel begins with a bar in its decision's colour.
+    red = (picture == (60, 60, 220)).all(axis=2)
+    red[: shape[0], : shape[1]] = False
+    bars = [x for x in np.flatnonzero(red.sum(axis=0) > 50) if x == 0 or red[:, x - 1].sum() <= 50]
+    assert bars
+    assert red[:, bars].sum() > faces * 50
+    assert picture.shape[0] <= max(shape[0], 4000)
+
+
+def test_a_photo_without_faces_has_nothing_to_explain() -> None:
+    assert np.array_equal(explain_faces(_blank(), []), _blank())
 
 
 def test_pictures_are_written_by_the_names_ending(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kiosk.biometrics import Candidate, Decision, ModelId, Quality, Reason, SubjectId, Verdict
+from kiosk.biometrics import Candidate, Decision, FrameEvidence, ModelId, Quality, Reason, SubjectId, Verdict
 from kiosk.errors import InputError, PermissionDeniedError, StoreError, UnavailableError
-from kiosk.events import AttendanceEvent, EventType, Moment, Origin, utc_text
-from kiosk.store import Consent, NewTemplate, RunningDaemon, Store
+from kiosk.events import AttendanceEvent, EventType, Moment, Origin, RejectedEvent, rejected_event, utc_text
+from kiosk.store import MAX_REJECTIONS, Consent, NewTemplate, RunningDaemon, Store
 
 MODEL = ModelId("test-int8@abcdef")
 ORIGIN = Origin("hq", "door-1", "UTC")
@@ -67,6 +68,17 @@ def check_in(store: Store, subject_id: str = ANA, at: Moment | None = None, **op
         **arguments,  # type: ignore[arg-type]
     )
     assert event is not None
+    return event
+
+
+def reject(store: Store, *subject_ids: str, at: Moment | None = None) -> RejectedEvent:
+    """A stranger who looked a little like these subjects, in the whole and in each of two frames."""
+    candidates = tuple(Candidate(SubjectId(subject_id), 0.3) for subject_id in subject_ids)
+    frames = tuple(FrameEvidence(t, Quality(90.0, 90.0, 128.0), 0.5, candidates) for t in (0.0, 0.1))
+    rejected = Decision(Verdict.UNKNOWN, Reason.UNKNOWN, 0.62, candidates, 2, frames[0].quality, 0.05, frames)
+    at = at or moment()
+    event = rejected_event(rejected, moment=at, origin=ORIGIN)
+    store.record_rejection(rejected, event, moment=at, origin=ORIGIN, model_id=MODEL, gallery_size=2)
     return event
 
 
@@ -410,6 +422,51 @@ def test_reader_in_the_way_of_erasure_is_admitted_and_made_up_for(
         assert b"Canary-Name" not in file_bytes(path)
 
 
+def test_removal_takes_the_subject_out_of_what_is_stored_about_others(store: Store, path: Path) -> None:
+    for subject_id in ("E1", "E2", "E10"):
+        store.enroll(SubjectId(subject_id), [template()])
+    others = decision("E2")
+    others = replace(
+        others,
+        candidates=(others.candidates[0], Candidate(ANA, 0.5)),
+        frame_evidence=(FrameEvidence(0.0, Quality(90.0, 90.0, 128.0), 1.0, (Candidate(ANA, 0.6),)),),
+    )
+    arguments = {"event_type": EventType.CHECK_IN, "moment": moment(), "origin": ORIGIN}
+    store.record_check_in(others, model_id=MODEL, gallery_size=3, **arguments)  # type: ignore[arg-type]
+    reject(store, "E1", "E10")
+    assert file_bytes(path).count(b'"subject_id":"E1"') >= 5
+    store.remove_subject("E1")
+    (kept,) = store.attendance()
+    assert kept.evidence["candidates"] == [{"subject_id": "E2", "score": 0.81}, {"subject_id": None, "score": 0.5}]
+    assert kept.evidence["frame_evidence"][0]["candidates"] == [{"subject_id": None, "score": 0.6}]
+    (rejection,) = store.rejections()
+    without = [{"subject_id": None, "score": 0.3}, {"subject_id": "E10", "score": 0.3}]
+    assert rejection.evidence["candidates"] == without
+    assert [frame["candidates"] for frame in rejection.evidence["frame_evidence"]] == [without, without]
+    assert b'"subject_id":"E1"' not in file_bytes(path)
+
+
+def test_removal_keeps_the_bare_id_in_the_subjects_own_attendance(store: Store) -> None:
+    store.enroll(ANA, [template()])
+    check_in(store)
+    store.remove_subject(ANA)
+    (row,) = store.attendance()
+    assert row.subject_id == ANA
+    assert row.evidence["candidates"][0] == {"subject_id": ANA, "score": 0.81}
+
+
+def test_a_decision_made_before_an_erasure_and_stored_after_it_names_nobody_erased(store: Store) -> None:
+    store.enroll(ANA, [template()])
+    store.enroll(SubjectId("other"), [template(1)])
+    store.remove_subject("other")
+    reject(store, "other", ANA)
+    check_in(store)
+    (rejection,) = store.rejections()
+    assert [candidate["subject_id"] for candidate in rejection.evidence["candidates"]] == [None, ANA]
+    (row,) = store.attendance()
+    assert [candidate["subject_id"] for candidate in row.evidence["candidates"]] == [ANA, None]
+
+
 def test_removing_nobody(store: Store) -> None:
     with pytest.raises(InputError, match="no subject 'nobody'"):
         store.remove_subject("nobody")
@@ -428,6 +485,7 @@ def test_check_in_of_someone_erased_meanwhile_is_not_recorded(store: Store) -> N
 
 def test_check_in_and_outbox_row_are_one(store: Store) -> None:
     store.enroll(ANA, [template()], name="Ana")
+    store.enroll(SubjectId("other"), [template(1)])
     event = check_in(store)
     row = store.attendance()[0]
     assert (row.seq, row.event_id, row.delivery) == (1, event.event_id, "pending")
@@ -547,6 +605,80 @@ def test_prune_works_for_a_kiosk_that_never_knew_the_time(store: Store) -> None:
     store.enroll(ANA, [])
     store.mark_sent(check_in(store, at=moment(NOW_MS, synchronized=False)).seq)
     assert store.prune(5, now_ms=NOW_MS + 9 * DAY_MS) == 1
+
+
+# --- rejections
+
+
+def test_a_rejection_is_kept_with_its_evidence_and_no_more(store: Store) -> None:
+    store.enroll(ANA, [template()], name="Ana")
+    event = reject(store, ANA)
+    (row,) = store.rejections()
+    assert (row.event_id, row.reason, row.occurred_at) == (event.event_id, "unknown", utc_text(NOW_MS))
+    assert (row.boot_id, row.boottime_ms, row.clock_synchronized) == ("boot", 1000, True)
+    assert (row.site, row.device, row.tz) == ("hq", "door-1", "UTC")
+    assert row.evidence["match"] == {
+        "score": 0.3, "threshold": 0.62, "margin": None, "frames": 2, "gallery_size": 2, "model": MODEL,
+    }  # fmt: skip
+    assert [frame["offset_s"] for frame in row.evidence["frame_evidence"]] == [0.0, 0.1]
+    assert "Ana" not in str(row)
+    assert store.find_rejections(event.event_id[:8]) == [row]
+    assert store.find_rejections(event.event_id[:-1] + "g") == []
+    assert store.next_pending() is None
+
+
+def test_rejections_within_times(store: Store) -> None:
+    ids = [reject(store, at=moment(NOW_MS + n * DAY_MS)).event_id for n in range(3)]
+    day = datetime.fromtimestamp(NOW_MS / 1000, UTC) + timedelta(days=1)
+    assert [row.event_id for row in store.rejections(since=day)] == ids[1:]
+    assert [row.event_id for row in store.rejections(until=day)] == ids[:1]
+
+
+def test_measures_that_are_no_numbers_are_stored_as_none(store: Store) -> None:
+    bad = Decision(Verdict.REJECTED, Reason.BLURRED, 0.6, (), 0, Quality(float("nan"), float("inf"), 1.0))
+    store.record_rejection(
+        bad,
+        rejected_event(bad, moment=moment(), origin=ORIGIN),
+        moment=moment(),
+        origin=ORIGIN,
+        model_id=MODEL,
+        gallery_size=0,
+    )
+    assert store.rejections()[0].evidence["quality"]["sharpness"] is None
+
+
+def test_no_more_rejections_than_the_cap_and_the_oldest_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_REJECTIONS == 10_000
+    monkeypatch.setattr("kiosk.store._rejections.MAX_REJECTIONS", 3)
+    ids = [reject(store).event_id for _ in range(7)]
+    assert [row.event_id for row in store.rejections()] == ids[-3:]
+
+
+def test_rejections_are_pruned_by_their_own_days(store: Store) -> None:
+    store.enroll(ANA, [])
+    check_in(store)
+    ids = [reject(store, at=moment(NOW_MS + n * DAY_MS)).event_id for n in range(3)]
+    assert store.prune_rejections(7, now_ms=NOW_MS + 8 * DAY_MS) == 1
+    assert [row.event_id for row in store.rejections()] == ids[1:]
+    assert len(store.attendance()) == 1
+    assert store.prune_rejections(0, now_ms=0) == 2
+    assert store.rejections() == []
+
+
+def test_pruning_rejections_does_not_believe_an_unset_clock(store: Store) -> None:
+    reject(store, at=moment(NOW_MS))
+    reject(store, at=moment(0, synchronized=False))
+    assert store.prune_rejections(7, now_ms=NOW_MS + DAY_MS) == 0
+    reject(store, at=moment(NOW_MS + DAY_MS))
+    assert store.prune_rejections(7, now_ms=NOW_MS + 9 * DAY_MS) == 3
+
+
+def test_events_are_found_by_the_beginning_of_their_id(store: Store) -> None:
+    store.enroll(ANA, [])
+    first, second = check_in(store, at=moment(NOW_MS)), check_in(store, at=moment(NOW_MS + DAY_MS))
+    assert [row.seq for row in store.find_events(first.event_id)] == [1]
+    assert [row.seq for row in store.find_events(second.event_id[:10])] == [2]
+    assert [row.seq for row in store.find_events("019")] == [1, 2]
 
 
 # --- outbox

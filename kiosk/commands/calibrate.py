@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,7 @@ def command(
     with open_store(config, writable=apply_it or reset) as store:
         if reset:
             _reset(store, pipeline.embedder.model_id)
-        findings = _measure(config, pipeline, store, fpir or config.match.fpir, strangers, events)
+        findings = _Desk(config, pipeline, store).measure(fpir or config.match.fpir, strangers, events)
         if apply_it:
             _apply(store, findings)
         if plot is not None:
@@ -138,35 +139,42 @@ def command(
         click.echo("nothing changed; --apply makes the kiosk use it")
 
 
-def _measure(
-    config: Config, pipeline: Pipeline, store: Store, fpir: float, strangers: Path | None, events: int
-) -> _Findings:
-    from kiosk.calibration import calibrate, find_alike, search_strangers, search_without_own
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """What a calibration works with."""
 
-    search = pipeline.bundle.search_scores()
-    gallery = store.gallery(pipeline.embedder.model_id)
-    if not len(gallery):
-        raise InputError("nobody is enrolled with the model in use; `kiosk enroll ID PHOTO...` enrolls")
-    searches = search_without_own(store.templates(gallery.model_id), gallery, search)
-    photos = 0
-    if strangers is not None:
-        embeddings, people = _embed_strangers(pipeline, strangers)
-        photos = len(embeddings)
-        searches += search_strangers(embeddings, people, gallery, search)
-    problem, calibration = None, None
-    try:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        calibration = calibrate(searches, gallery, search, created_at=now, stranger_photos=photos)
-    except InputError as error:
-        problem = str(error)
-    threshold = search.threshold(gallery.subjects_by_templates, fpir)
-    shift = gallery.score_shift if calibration is None else calibration.score_shift
-    in_force = search.threshold(gallery.subjects_by_templates, config.match.fpir) + gallery.score_shift
-    judged, changes = _judge_again(store, events, threshold + shift - in_force)
-    alike = find_alike(gallery, search, threshold + shift)
-    return _Findings(
-        gallery, search, fpir, threshold, calibration, problem, searches, alike, judged, changes
-    )  # fmt: skip
+    config: Config
+    pipeline: Pipeline
+    store: Store
+
+    def measure(self, fpir: float, strangers: Path | None, events: int) -> _Findings:
+        """Raises InputError: nobody is enrolled, or the strangers' photos cannot be used."""
+        from kiosk.calibration import calibrate, find_alike, search_strangers, search_without_own
+
+        search = self.pipeline.bundle.search_scores()
+        gallery = self.store.gallery(self.pipeline.embedder.model_id)
+        if not len(gallery):
+            raise InputError("nobody is enrolled with the model in use; `kiosk enroll ID PHOTO...` enrolls")
+        searches = search_without_own(self.store.templates(gallery.model_id), gallery, search)
+        photos = 0
+        if strangers is not None:
+            embeddings, people = _embed_strangers(self.pipeline, strangers)
+            photos = len(embeddings)
+            searches += search_strangers(embeddings, people, gallery, search)
+        problem, calibration = None, None
+        try:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            calibration = calibrate(searches, gallery, search, created_at=now, stranger_photos=photos)
+        except InputError as error:
+            problem = str(error)
+        threshold = search.threshold(gallery.subjects_by_templates, fpir)
+        shift = gallery.score_shift if calibration is None else calibration.score_shift
+        configured = search.threshold(gallery.subjects_by_templates, self.config.match.fpir)
+        judged, changes = _judge_again(self.store, events, threshold + shift - configured - gallery.score_shift)
+        alike = find_alike(gallery, search, threshold + shift)
+        return _Findings(
+            gallery, search, fpir, threshold, calibration, problem, searches, alike, judged, changes
+        )  # fmt: skip
 
 
 def _embed_strangers(pipeline: Pipeline, folder: Path) -> tuple[list[Embedding], list[str]]:
@@ -220,9 +228,12 @@ def _last_decisions(store: Store, count: int) -> Iterator[tuple[str, str, Mappin
     """Check-ins and rejections, newest first."""
     if not count:
         return
-    rows = [*store.attendance(newest_first=True, limit=count), *store.rejections()]
-    for row in sorted(rows, key=lambda row: row.occurred_at, reverse=True)[:count]:
-        yield row.event_id, row.occurred_at, row.evidence
+    check_ins = [(r.occurred_at, r.event_id, r.evidence) for r in store.attendance(newest_first=True, limit=count)]
+    rejections = [(r.occurred_at, r.event_id, r.evidence) for r in store.rejections()]
+    for occurred_at, event_id, evidence in sorted([*check_ins, *rejections], key=itemgetter(0, 1), reverse=True)[
+        :count
+    ]:
+        yield event_id, occurred_at, evidence
 
 
 def _apply(store: Store, findings: _Findings) -> None:
@@ -277,8 +288,8 @@ def _print(findings: _Findings) -> None:
     _print_alike(findings.alike)
     accepted = sum(change.accepted for change in findings.changes)
     click.echo(
-        f"events     of the last {findings.judged} decisions {len(findings.changes) - accepted} check-ins would not have "
-        f"been made, and {accepted} faces that were unknown would have been"
+        f"events     of the last {findings.judged} decisions {len(findings.changes) - accepted} check-ins would not "
+        f"have been made, and {accepted} faces that were unknown would have been"
     )
     for change in findings.changes[:_CHANGES_SHOWN]:
         what = "accepted" if change.accepted else "refused"
@@ -293,8 +304,8 @@ def _print_alike(alike: list[AlikePair]) -> None:
         click.echo("alike      no two subjects are too alike to tell apart")
     for pair in alike[:_ALIKE_SHOWN]:
         click.echo(
-            f"alike      {pair.a} and {pair.b} score {pair.score:.3f}: too alike to tell apart; look whether they are one "
-            "person, else enroll better photos of both"
+            f"alike      {pair.a} and {pair.b} score {pair.score:.3f}: too alike to tell apart; look whether they are "
+            "one person, else enroll better photos of both"
         )
     if len(alike) > _ALIKE_SHOWN:
         click.echo(f"           and {len(alike) - _ALIKE_SHOWN} more pairs (--json lists all)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from kiosk.biometrics import Decision, FaceReport, Quality
+from kiosk.evidence import explain_outcome, gather_evidence
 
 
 def face_document(report: FaceReport) -> dict[str, object]:
@@ -17,7 +18,9 @@ def face_document(report: FaceReport) -> dict[str, object]:
         "subject_id": decision.subject_id,
         "score": rounded(decision.score),
         "margin": rounded(decision.margin),
+        "margin_needed": rounded(decision.margin_needed),
         "threshold": rounded(decision.threshold),
+        "explanation": explain_outcome(gather_evidence(decision)),
         "candidates": candidate_documents(decision),
         "quality": None if decision.quality is None else quality_document(decision.quality),
     }
@@ -32,9 +35,14 @@ def quality_document(quality: Quality) -> dict[str, object]:
     """A face's measures; ``failure`` names the first limit it breaks."""
     return {
         "size_px": rounded(quality.size_px),
+        "eye_distance_px": rounded(quality.eye_distance_px),
         "sharpness": rounded(quality.sharpness),
         "brightness": rounded(quality.brightness),
+        "contrast": rounded(quality.contrast),
+        "clipped": rounded(quality.clipped),
         "yaw": rounded(quality.yaw),
+        "pitch": rounded(quality.pitch),
+        "detector_score": rounded(quality.detector_score),
         "failure": quality.failure,
     }
 

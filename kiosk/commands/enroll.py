@@ -14,14 +14,19 @@ from kiosk.biometrics import SubjectId
 from kiosk.commands.documents import quality_document
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
-from kiosk.enrollment import EnrolledPhoto, check_not_enrolled, check_same_person, embed_photo, parse_subject_id
+from kiosk.enrollment import (
+    EnrolledPhoto,
+    check_not_enrolled,
+    check_same_person,
+    embed_photo,
+    find_near_copies,
+    parse_subject_id,
+)
 from kiosk.errors import InputError, UsageError
 from kiosk.gallery import Gallery
-from kiosk.photo import Photo, load_photo
+from kiosk.photo import Photo, is_photo, load_photo
 from kiosk.pipeline import Pipeline, build_pipeline
 from kiosk.store import Consent, NewTemplate, Store
-
-_PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class Enrollment:
     """Files that were enrolled already, passed over."""
     unusable: dict[str, str] = field(default_factory=dict)
     """Files that were left out, each with the reason."""
+    notes: tuple[str, ...] = ()
+    """What would make the templates better."""
 
 
 @click.command("enroll")
@@ -143,7 +150,8 @@ class Enroller:
         templates = [self._template(*photo) for photo in photos]
         self._store.enroll(subject_id, templates, name=new_name, consent=self._consent, known_only=self._known_only)
         self._templates += [photo.template(subject_id, self._model_id) for photo in embedded]
-        return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable)
+        notes = find_near_copies(embedded, self._pipeline.same_picture_score)
+        return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable, tuple(notes))
 
     def _embed_all(
         self, subject_id: SubjectId, paths: Iterable[Path], *, skip_bad: bool
@@ -177,7 +185,7 @@ class Enroller:
             photo.image,
             detector=pipeline.photo_detector,
             embedder=pipeline.embedder,
-            gate=pipeline.gate,
+            gate=pipeline.enrollment_gate,
         )
 
     def _check(self, subject_id: SubjectId, photos: list[EnrolledPhoto]) -> None:
@@ -227,7 +235,7 @@ def find_subjects(folder: Path) -> tuple[list[tuple[SubjectId, tuple[Path, ...]]
 
 
 def _photos_in(folder: Path) -> tuple[Path, ...]:
-    photos = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in _PHOTO_SUFFIXES))
+    photos = tuple(sorted(path for path in folder.iterdir() if is_photo(path)))
     if not photos:
         raise InputError(f"{folder}: no photos in it (.jpg, .png, …)")
     return photos
@@ -261,6 +269,7 @@ def _tell(enrollment: Enrollment, *, as_json: bool, model: str) -> None:
     click.echo(_describe(enrollment))
     for path in enrollment.known_photos:
         click.echo(f"note: {path} is enrolled already; passed over", err=True)
+    _note(enrollment)
 
 
 def _tell_all(done: list[Enrollment], failures: dict[str, str], *, as_json: bool) -> None:
@@ -275,6 +284,7 @@ def _tell_all(done: list[Enrollment], failures: dict[str, str], *, as_json: bool
     else:
         for enrollment in done:
             click.echo(_describe(enrollment))
+            _note(enrollment)
         for error in failures.values():
             click.echo(f"left out: {error}", err=True)
     if failures:
@@ -283,6 +293,11 @@ def _tell_all(done: list[Enrollment], failures: dict[str, str], *, as_json: bool
             f"{len(done)} people enrolled from {photos} new photos; {len(failures)} folders or photos could not be "
             "used: mend or remove them and run this again"
         )
+
+
+def _note(enrollment: Enrollment) -> None:
+    for note in enrollment.notes:
+        click.echo(f"note: {enrollment.subject_id}: {note}", err=True)
 
 
 def _describe(enrollment: Enrollment) -> str:
@@ -299,4 +314,5 @@ def _document(enrollment: Enrollment) -> dict[str, object]:
         "new": enrollment.new,
         "photos": [{"path": photo.source, "quality": quality_document(photo.quality)} for photo in enrollment.photos],
         "known_photos": list(enrollment.known_photos),
+        "notes": list(enrollment.notes),
     }

@@ -1,4 +1,4 @@
-"""``kiosk events``: the attendance log."""
+"""``kiosk events``: the attendance log, and the decisions that led to no check-in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as day_time
 from pathlib import Path
@@ -20,13 +21,18 @@ from kiosk.commands.options import common_options, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import UsageError
-from kiosk.store import AttendanceRow, Store
+from kiosk.events import rejection_of
+from kiosk.store import AttendanceRow, RejectionRow, Store
 
 Format = Literal["table", "json", "csv"]
 
+_MATCH_COLUMNS = ("score", "threshold", "margin", "frames", "model")
 _COLUMNS = (
     "seq", "event_id", "event_type", "subject_id", "occurred_at", "tz", "clock_synchronized",
-    "site", "device", "score", "threshold", "margin", "frames", "model", "delivery",
+    "site", "device", *_MATCH_COLUMNS, "delivery",
+)  # fmt: skip
+_REJECTED_COLUMNS = (
+    "event_id", "event_type", "reason", "occurred_at", "tz", "clock_synchronized", "site", "device", *_MATCH_COLUMNS,
 )  # fmt: skip
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _FOLLOW_EVERY_S = 0.5
@@ -44,6 +50,12 @@ _FOLLOW_SHOWS = 10
     is_flag=True,
     help="Print the last ten (or those --since) and then events as they happen; JSON as one document a line.",
 )
+@click.option(
+    "--rejected",
+    is_flag=True,
+    help="Instead: faces that led to no check-in, with the ids `kiosk why` takes; kept store.rejected_days (7), "
+    "the newest 10,000.",
+)
 @common_options
 def command(
     *,
@@ -53,14 +65,17 @@ def command(
     output: Format,
     as_json: bool,
     follow: bool,
+    rejected: bool,
     config_path: Path | None,
     verbose: int,
 ) -> None:
     """Show the attendance log.
 
     The oldest event comes first. Times without a zone are meant, and the table shows them, in the site's time zone
-    (device.timezone); JSON and CSV carry UTC.
+    (device.timezone); JSON and CSV carry UTC. `kiosk why` explains one event, by its seq or event_id.
     """
+    if rejected and (follow or subject is not None):
+        raise UsageError("--rejected goes with neither --follow nor --subject: leave one out")
     config = load(config_path, verbose)
     zone = ZoneInfo(config.device.timezone)
     now = datetime.now(UTC)
@@ -68,7 +83,11 @@ def command(
     last = parse_time(until, zone, now, end_of_day=True) if until is not None else None
     wanted = None if subject is None else parse_subject_id(subject)
     with open_store(config) as store:
-        printer = _Printer("json" if as_json else output, zone, one_by_one=follow)
+        kind = "json" if as_json else output
+        if rejected:
+            _Printer(_REJECTED, kind, zone).print(store.rejections(since=first, until=last))
+            return
+        printer = _Printer(_CHECK_INS, kind, zone, one_by_one=follow)
         # Looked up first: what happens between the two queries is then printed by one of them, never by none.
         newest_seq = _newest_seq(store)
         rows = store.attendance(since=first, until=last, subject=wanted)
@@ -101,56 +120,71 @@ def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = F
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
 
 
+Row = AttendanceRow | RejectionRow
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How one kind of row is printed: its fields as a document, and the table's ``line`` of ``head`` or cells."""
+
+    columns: Sequence[str]
+    document: Callable[[Any], dict[str, Any]]
+    line: str
+    head: Sequence[str]
+    cells: Callable[[dict[str, Any], str], Sequence[object]]
+    """From a document and its local time."""
+
+
 class _Printer:
     """Writes rows in one of the formats; headers once. ``one_by_one``: rows come as they happen."""
 
-    def __init__(self, output: Format, zone: ZoneInfo, *, one_by_one: bool) -> None:
+    def __init__(self, layout: _Layout, output: Format, zone: ZoneInfo, *, one_by_one: bool = False) -> None:
+        self._layout = layout
         self._output = output
         self._zone = zone
         self._one_by_one = one_by_one
         self._headed = False
 
-    def print(self, rows: Iterable[AttendanceRow]) -> None:
+    def print(self, rows: Iterable[Row]) -> None:
+        documents = [self._layout.document(row) for row in rows]
         match self._output:
             case "json":
-                self._print_json(rows)
+                self._print_json(documents)
             case "csv":
-                self._print_csv(rows)
+                self._print_csv(documents)
             case "table":
-                self._print_table(rows)
+                self._print_table(documents)
         sys.stdout.flush()
 
-    def _print_json(self, rows: Iterable[AttendanceRow]) -> None:
-        documents = [_document(row) for row in rows]
+    def _print_json(self, documents: list[dict[str, Any]]) -> None:
         if not self._one_by_one:
             print_json({"events": documents})
             return
         for document in documents:
             click.echo(json.dumps(document, ensure_ascii=False))
 
-    def _print_csv(self, rows: Iterable[AttendanceRow]) -> None:
-        writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+    def _print_csv(self, documents: list[dict[str, Any]]) -> None:
+        writer = csv.DictWriter(sys.stdout, self._layout.columns, lineterminator="\n")
         if not self._headed:
             writer.writeheader()
             self._headed = True
-        writer.writerows(_document(row) for row in rows)
+        writer.writerows(documents)
 
-    def _print_table(self, rows: Iterable[AttendanceRow]) -> None:
-        line = "{:>7}  {:<23}  {:<9}  {:<20}  {:>5}  {}".format
+    def _print_table(self, documents: list[dict[str, Any]]) -> None:
+        line = self._layout.line.format
         if not self._headed:
-            click.echo(line("seq", "time", "event", "subject", "score", "delivery"))
+            click.echo(line(*self._layout.head))
             self._headed = True
-        for row in rows:
-            document = _document(row)
-            score = "" if document["score"] is None else f"{document['score']:.2f}"
-            click.echo(
-                line(row.seq, self._local(row), row.event_type, row.subject_id, score, row.delivery or "not sent")
-            )
+        for document in documents:
+            # A clock that nobody had set is marked: the order is right, the time may not be.
+            doubt = "" if document["clock_synchronized"] else " ?"
+            time = f"{local_time(document['occurred_at'], self._zone)}{doubt}"
+            click.echo(line(*self._layout.cells(document, time)).rstrip())
 
-    def _local(self, row: AttendanceRow) -> str:
-        moment = datetime.fromisoformat(row.occurred_at).astimezone(self._zone)
-        # A clock that nobody had set is marked: the order is right, the time may not be.
-        return f"{moment:%Y-%m-%d %H:%M:%S}{'' if row.clock_synchronized else ' ?'}"
+
+def local_time(occurred_at: str, zone: ZoneInfo) -> str:
+    """A stored UTC time in the site's zone."""
+    return f"{datetime.fromisoformat(occurred_at).astimezone(zone):%Y-%m-%d %H:%M:%S}"
 
 
 def _newest_seq(store: Store) -> int:
@@ -168,18 +202,73 @@ def _follow(store: Store, printer: _Printer, seen_seq: int, *, until: datetime |
             printer.print(news)
 
 
-def _document(row: AttendanceRow) -> dict[str, Any]:
-    match: dict[str, Any] = row.evidence.get("match", {})
+def _check_in_document(row: AttendanceRow) -> dict[str, Any]:
     return {
         "seq": row.seq,
         "event_id": row.event_id,
         "event_type": row.event_type,
         "subject_id": row.subject_id,
+        **_place_and_time(row),
+        **_match_figures(row),
+        "delivery": row.delivery,
+    }
+
+
+def _check_in_cells(document: dict[str, Any], time: str) -> Sequence[object]:
+    return (
+        document["seq"],
+        time,
+        document["event_type"],
+        document["subject_id"],
+        _short(document["score"]),
+        document["delivery"] or "not sent",
+    )
+
+
+def _rejection_document(row: RejectionRow) -> dict[str, Any]:
+    return {
+        "event_id": row.event_id,
+        "event_type": rejection_of(row.reason).value,
+        "reason": row.reason,
+        **_place_and_time(row),
+        **_match_figures(row),
+    }
+
+
+def _rejection_cells(document: dict[str, Any], time: str) -> Sequence[object]:
+    return document["event_id"], time, document["reason"], _short(document["score"])
+
+
+def _place_and_time(row: Row) -> dict[str, Any]:
+    return {
         "occurred_at": row.occurred_at,
         "tz": row.tz,
         "clock_synchronized": row.clock_synchronized,
         "site": row.site,
         "device": row.device,
-        **{key: match.get(key) for key in ("score", "threshold", "margin", "frames", "model")},
-        "delivery": row.delivery,
     }
+
+
+def _match_figures(row: Row) -> dict[str, Any]:
+    match: dict[str, Any] = row.evidence.get("match", {})
+    return {key: match.get(key) for key in _MATCH_COLUMNS}
+
+
+def _short(score: float | None) -> str:
+    return "" if score is None else f"{score:.2f}"
+
+
+_CHECK_INS = _Layout(
+    _COLUMNS,
+    _check_in_document,
+    "{:>7}  {:<23}  {:<9}  {:<20}  {:>5}  {}",
+    ("seq", "time", "event", "subject", "score", "delivery"),
+    _check_in_cells,
+)
+_REJECTED = _Layout(
+    _REJECTED_COLUMNS,
+    _rejection_document,
+    "{:<36}  {:<23}  {:<13}  {:>5}",
+    ("event_id", "time", "reason", "score"),
+    _rejection_cells,
+)

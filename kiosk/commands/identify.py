@@ -11,7 +11,7 @@ from kiosk.biometrics import FaceReport, Image
 from kiosk.commands.documents import face_document
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
-from kiosk.drawing import check_plot_path, contact_sheet, describe, draw_faces, write_image
+from kiosk.drawing import check_plot_path, contact_sheet, describe, explain_faces, write_image
 from kiosk.errors import InputError
 from kiosk.photo import read_photo
 from kiosk.pipeline import build_pipeline, build_recognizer
@@ -34,7 +34,7 @@ class _Outcome:
     "--plot",
     type=PATH,
     metavar="OUT.png",
-    help="Draw boxes, ids, scores and decisions; several photos become one contact sheet.",
+    help="Draw the faces, and what each decision rests on in words and figures; several photos become one sheet.",
 )
 @json_option
 @common_options
@@ -68,7 +68,7 @@ def _examine(path: Path, recognizer: Recognizer, *, draw: bool) -> _Outcome:
     except InputError as error:
         return _Outcome(path, error=str(error))
     reports = tuple(recognizer.analyse(image))
-    return _Outcome(path, reports, picture=draw_faces(image, reports) if draw else None)
+    return _Outcome(path, reports, picture=explain_faces(image, reports) if draw else None)
 
 
 def _save(plot: Path, outcomes: list[_Outcome]) -> None:

@@ -1,8 +1,9 @@
-"""SQLite: subjects, templates, attendance, outbox. The only place with SQL besides the migrations."""
+"""SQLite: subjects, templates, attendance, rejections, outbox. The only place with SQL besides the migrations."""
 
 from kiosk.store._attendance import AttendanceRow
 from kiosk.store._connection import RunningDaemon
 from kiosk.store._outbox import OutboxCounts
+from kiosk.store._rejections import MAX_REJECTIONS, RejectionRow
 from kiosk.store._store import Store
 from kiosk.store._subjects import (
     Consent,
@@ -13,11 +14,13 @@ from kiosk.store._subjects import (
 )
 
 __all__ = [
+    "MAX_REJECTIONS",
     "AttendanceRow",
     "Consent",
     "ErasureReceipt",
     "NewTemplate",
     "OutboxCounts",
+    "RejectionRow",
     "RunningDaemon",
     "Store",
     "Subject",

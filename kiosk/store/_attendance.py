@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlite_utils import Database
@@ -14,7 +14,6 @@ from kiosk.events import (
     ATTENDANCE,
     AttendanceEvent,
     EventType,
-    Match,
     Moment,
     Origin,
     Pad,
@@ -25,7 +24,9 @@ from kiosk.events import (
     utc_text,
     uuid7,
 )
-from kiosk.store._connection import Connection, scalar
+from kiosk.evidence import gather_evidence
+from kiosk.store._connection import Connection, prefix_range, scalar, time_text
+from kiosk.store._mentions import without_erased
 
 _DAY_MS = 86_400_000
 
@@ -64,21 +65,25 @@ class Attendance(Connection):
         include_name: bool = False,
         outbox: bool = True,
         pad: Pad | None = None,
+        threshold_source: str | None = None,
     ) -> AttendanceEvent | None:
         """Commit a check-in; tell the person only after this has returned an event.
 
         With ``outbox=False`` (MQTT switched off) the event is logged and never sent. None when there is nobody to
-        record it for: the subject was erased in the meantime.
+        record it for: the subject was erased in the meantime. ``threshold_source``: why the threshold is what it is,
+        kept for `kiosk why`.
         """
         if decision.subject_id is None:
             raise ValueError("only an identified decision makes a check-in")
         match = match_of(decision, gallery_size=gallery_size, model_id=model_id)
+        evidence = gather_evidence(
+            decision, gallery_size=gallery_size, model_id=model_id, threshold_source=threshold_source, pad=pad
+        ).document()
         with self._writing() as db:
             name = _name(db, decision.subject_id)
             if name is None:
                 return None
             event_id = uuid7(moment.utc_ms)
-            evidence = _evidence(decision, match, pad)
             seq = _insert(
                 db,
                 event_id=event_id,
@@ -86,7 +91,7 @@ class Attendance(Connection):
                 subject_id=decision.subject_id,
                 moment=moment,
                 origin=origin,
-                evidence=evidence,
+                evidence=without_erased(db, evidence),
             )
             event = attendance_event(
                 event_type=event_type,
@@ -124,8 +129,8 @@ class Attendance(Connection):
             """,
             {
                 "after_seq": after_seq,
-                "since": _text(since),
-                "until": _text(until),
+                "since": time_text(since),
+                "until": time_text(until),
                 "subject": subject,
                 "limit": -1 if limit is None else limit,
             },
@@ -134,6 +139,10 @@ class Attendance(Connection):
     def event(self, event_id: str) -> AttendanceRow | None:
         found = self._select("WHERE a.event_id = :event_id", {"event_id": event_id})
         return found[0] if found else None
+
+    def find_events(self, id_prefix: str) -> list[AttendanceRow]:
+        """Those whose event id begins so (lower case)."""
+        return self._select("WHERE a.event_id >= :low AND a.event_id < :high", prefix_range(id_prefix))
 
     def last_attendance(self, subject_id: str) -> AttendanceRow | None:
         found = self.attendance(subject=subject_id, newest_first=True, limit=1)
@@ -221,22 +230,6 @@ def _queue(db: Database, event: AttendanceEvent) -> None:
     )
 
 
-def _evidence(decision: Decision, match: Match, pad: Pad | None) -> dict[str, object]:
-    """What `kiosk why` shows. Stays on the device."""
-    return {
-        "match": match.payload(),
-        "candidates": [{"subject_id": c.subject_id, "score": round(float(c.score), 4)} for c in decision.candidates],
-        "frame_scores": [round(float(score), 4) for score in decision.frame_scores],
-        "quality": None if decision.quality is None else _plain(asdict(decision.quality)),
-        "pad": (pad or Pad()).payload(),
-    }
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Without numpy's scalars, which JSON does not know."""
-    return {key: value.item() if hasattr(value, "item") else value for key, value in values.items()}
-
-
 def _row(row: dict[str, Any]) -> AttendanceRow:
     return AttendanceRow(
         **{
@@ -245,11 +238,3 @@ def _row(row: dict[str, Any]) -> AttendanceRow:
             "evidence": json.loads(row["evidence"]),
         }
     )
-
-
-def _text(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone does not say when")
-    return utc_text(round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000))

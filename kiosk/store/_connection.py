@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +26,7 @@ from sqlite_utils import Database
 from kiosk import migrations
 from kiosk.biometrics import ModelId
 from kiosk.errors import KioskError, PermissionDeniedError, StoreError, UnavailableError
+from kiosk.events import utc_text
 
 log = logging.getLogger(__name__)
 
@@ -252,6 +254,20 @@ def scalar(db: Database, sql: str, params: Params = ()) -> Any:  # noqa: ANN401 
     """First column of the first row, None without a row."""
     row = db.conn.execute(sql, params).fetchone()
     return None if row is None else row[0]
+
+
+def time_text(moment: datetime | None) -> str | None:
+    """As the tables store times, for comparing with them."""
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone does not say when")
+    return utc_text(round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000))
+
+
+def prefix_range(prefix: str) -> dict[str, object]:
+    """Parameters ``low`` and ``high`` between which all ids that begin with ``prefix`` (lower case hex) lie."""
+    return {"low": prefix, "high": prefix + "g"}
 
 
 def _data_version(db: Database) -> int:

@@ -12,10 +12,11 @@ from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
 from kiosk.store._calibrations import Calibrations
 from kiosk.store._outbox import OutboxTable
+from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Calibrations, OutboxTable):
+class Store(Subjects, Attendance, Rejections, Calibrations, OutboxTable):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod

@@ -19,6 +19,7 @@ from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError
 from kiosk.events import utc_text
 from kiosk.store._connection import Connection, rows, scalar
+from kiosk.store._mentions import forget_subject
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,9 @@ class Subjects(Connection):
                 raise _unknown(subject_id)
 
     def remove_subject(self, subject_id: str) -> ErasureReceipt:
-        """Erase a subject: name, consent and templates, from the bytes of the files. Attendance stays under the id.
+        """Erase a subject: name, consent and templates, from the bytes of the files.
+
+        Attendance stays under the id; what is stored about others no longer says how alike they were to it.
 
         Raises:
             InputError: no such subject.
@@ -288,6 +291,7 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         " WHERE seq IN (SELECT seq FROM attendance WHERE subject_id = ?)",
         [subject_id],
     )
+    forget_subject(db, subject_id)
     db.table("erasures").insert(receipt)
     return receipt
 

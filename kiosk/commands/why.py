@@ -1,0 +1,218 @@
+"""``kiosk why``: what one decision rests on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import click
+
+from kiosk.biometrics import Candidate, Verdict
+from kiosk.charts import draw_decision
+from kiosk.commands.events import local_time
+from kiosk.commands.options import PATH, common_options, json_option, load, print_json
+from kiosk.commands.stores import open_store
+from kiosk.drawing import check_plot_path
+from kiosk.errors import InputError
+from kiosk.events import rejection_of
+from kiosk.evidence import (
+    Evidence,
+    FrameFigures,
+    QualityFigures,
+    advise,
+    describe_quality,
+    explain_outcome,
+    read_evidence,
+)
+from kiosk.store import AttendanceRow, RejectionRow, Store
+
+Row = AttendanceRow | RejectionRow
+
+_SHORTEST_PREFIX = 8
+_HOW_TO_LIST = "`kiosk events` lists check-ins, `kiosk events --rejected` the other decisions"
+
+
+@click.command("why")
+@click.argument("event_id")
+@json_option
+@click.option(
+    "--plot",
+    type=PATH,
+    metavar="OUT.png",
+    help="Draw each frame's scores, threshold, fused score and quality to this file.",
+)
+@common_options
+def command(*, event_id: str, as_json: bool, plot: Path | None, config_path: Path | None, verbose: int) -> None:
+    """Show what one decision rests on, accepted or not.
+
+    EVENT_ID is an event's id, the first characters of it (8 or more, as long as only one event begins so), or the
+    seq of a check-in. Shown are the outcome in words, candidates and scores, threshold and margin, and frame by frame
+    the two best scores, the quality and the weight in the fusion. `kiosk events` and `kiosk events --rejected` list
+    the ids; decisions without a check-in are kept store.rejected_days.
+    """
+    config = load(config_path, verbose)
+    check_plot_path(plot)
+    with open_store(config) as store:
+        row = find_decision(store, event_id)
+    evidence = read_evidence(row.evidence)
+    if plot is not None:
+        draw_decision(plot, evidence, title=_title(row), explanation=explain_outcome(evidence))
+    if as_json:
+        print_json(_document(row, evidence))
+        return
+    for line in _lines(row, evidence, ZoneInfo(config.device.timezone)):
+        click.echo(line.rstrip())
+
+
+def find_decision(store: Store, text: str) -> Row:
+    """The event that an id, the beginning of one or a seq stands for.
+
+    Raises:
+        InputError: none or several.
+    """
+    shown = ascii(text if len(text) <= 40 else text[:37] + "...")
+    wanted = text.strip().lower()
+    found: list[AttendanceRow | RejectionRow]
+    # No id begins with 1 to 9 before the year 2527: its first digits are milliseconds since 1970.
+    if re.fullmatch(r"[1-9]\d{0,17}", wanted):
+        found = [row for row in store.attendance(after_seq=int(wanted) - 1, limit=1) if row.seq == int(wanted)]
+    elif re.fullmatch(rf"[0-9a-f-]{{{_SHORTEST_PREFIX},36}}", wanted):
+        found = [*store.find_events(wanted), *store.find_rejections(wanted)]
+    else:
+        raise InputError(
+            f"{shown} is neither a seq nor an event id, nor {_SHORTEST_PREFIX} or more of its first characters; "
+            f"{_HOW_TO_LIST}"
+        )
+    if not found:
+        raise InputError(f"no event {shown} in {store.path}; {_HOW_TO_LIST}")
+    if len(found) > 1:
+        raise InputError(f"{shown} is the beginning of {len(found)} events' ids; give more of it: {_HOW_TO_LIST}")
+    return found[0]
+
+
+def _document(row: Row, evidence: Evidence) -> dict[str, Any]:
+    stored = evidence.document()
+    match = stored["match"]
+    return {
+        "event_id": row.event_id,
+        "seq": row.seq if isinstance(row, AttendanceRow) else None,
+        "event_type": _event_type(row),
+        "occurred_at": row.occurred_at,
+        "tz": row.tz,
+        "clock_synchronized": row.clock_synchronized,
+        "site": row.site,
+        "device": row.device,
+        "decision": stored["decision"],
+        "reason": stored["reason"],
+        "explanation": explain_outcome(evidence),
+        "advice": _advice(evidence),
+        "subject_id": row.subject_id if isinstance(row, AttendanceRow) else None,
+        "score": match["score"],
+        "threshold": match["threshold"],
+        "threshold_source": stored["threshold_source"],
+        "margin": match["margin"],
+        "margin_needed": stored["margin_needed"],
+        "model": match["model"],
+        "gallery_size": match["gallery_size"],
+        "candidates": stored["candidates"],
+        "frames": match["frames"],
+        "frame_evidence": stored["frame_evidence"],
+        "quality": stored["quality"],
+        "pad": stored["pad"],
+    }
+
+
+def _lines(row: Row, evidence: Evidence, zone: ZoneInfo) -> Iterator[str]:
+    yield f"{_title(row)}, {row.site}/{row.device}"
+    doubt = "" if row.clock_synchronized else " (the clock was not synchronized)"
+    yield f"event {row.event_id} at {local_time(row.occurred_at, zone)} {zone.key}{doubt}"
+    yield ""
+    yield explain_outcome(evidence)
+    advice = _advice(evidence)
+    if advice is not None:
+        yield f"what to do: {advice}"
+    yield ""
+    for name, value in _figures(evidence):
+        yield f"{name:<12}{value}"
+    yield from _candidate_lines(evidence.candidates)
+    yield from _frame_lines(evidence)
+
+
+def _figures(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    source = evidence.threshold_source
+    yield "threshold", source.removeprefix("threshold ") if source else f"{evidence.threshold:.3f} (why not recorded)"
+    yield "margin", f"{_score(evidence.margin, 'none')}, needed {_score(evidence.margin_needed, 'not recorded')}"
+    size = "not recorded" if evidence.gallery_size is None else f"{evidence.gallery_size} subjects"
+    yield "gallery", size
+    yield "model", evidence.model or "not recorded"
+    yield "PAD", _pad_words(evidence)
+    # The frames' own figures stand in their table.
+    if evidence.quality is not None and not any(frame.quality for frame in evidence.frame_evidence):
+        yield "quality", f"{_quality_words(evidence.quality)} (last frame)"
+
+
+def _candidate_lines(candidates: tuple[Candidate, ...]) -> Iterator[str]:
+    if not candidates:
+        return
+    yield ""
+    yield "candidates"
+    for candidate in candidates:
+        yield f"  {candidate.score:6.3f}  {candidate.subject_id}"
+
+
+def _frame_lines(evidence: Evidence) -> Iterator[str]:
+    frames = evidence.frame_evidence
+    yield ""
+    if not frames:
+        yield f"frames: {evidence.frames} fused" if evidence.frames else "frames: none was good enough to be compared"
+        return
+    shown = "" if len(frames) == evidence.frames else f", the newest {len(frames)} of them"
+    yield f"frames: {evidence.frames} fused{shown}"
+    cells = [_frame_cells(frame) for frame in frames]
+    head = ("time", "weight", "first", "second", "quality")
+    widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
+    for row in [head, *cells]:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+
+
+def _frame_cells(frame: FrameFigures) -> tuple[str, str, str, str, str]:
+    best = [f"{candidate.score:.3f} {candidate.subject_id}" for candidate in frame.candidates[:2]]
+    return (
+        "-" if frame.offset_s is None else f"{frame.offset_s:.2f} s",
+        "-" if frame.weight is None else f"{frame.weight:.0%}",
+        best[0] if best else "-",
+        best[1] if len(best) > 1 else "-",
+        "-" if frame.quality is None else _quality_words(frame.quality),
+    )
+
+
+def _quality_words(quality: QualityFigures) -> str:
+    return ", ".join(describe_quality(quality))
+
+
+def _pad_words(evidence: Evidence) -> str:
+    pad = evidence.pad or {}
+    if not pad.get("checked"):
+        return "not checked"
+    return f"{'passed' if pad.get('passed') else 'failed'}, score {_score(pad.get('score'), 'not recorded')}"
+
+
+def _advice(evidence: Evidence) -> str | None:
+    return None if evidence.verdict is Verdict.IDENTIFIED else advise(evidence)
+
+
+def _title(row: Row) -> str:
+    if isinstance(row, AttendanceRow):
+        return f"{row.event_type} of {row.subject_id} (seq {row.seq})"
+    return f"no check-in: {row.reason.replace('_', ' ')}"
+
+
+def _event_type(row: Row) -> str:
+    return row.event_type if isinstance(row, AttendanceRow) else rejection_of(row.reason).value
+
+
+def _score(value: float | None, otherwise: str) -> str:
+    return otherwise if value is None else f"{value:.3f}"

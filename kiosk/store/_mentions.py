@@ -1,0 +1,39 @@
+"""Whom stored decisions compared a face with: an erased subject is not named there either."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlite_utils import Database
+
+from kiosk.biometrics import SubjectId
+from kiosk.events import encode
+from kiosk.evidence import erase_mentions, mentioned_subjects
+
+_MENTIONING = (
+    ("rejections", "SELECT number FROM rejections WHERE instr(evidence, :mention)", "number"),
+    # The subject's own rows keep the bare id, as does everything in them.
+    ("attendance", "SELECT seq FROM attendance WHERE subject_id <> :id AND instr(evidence, :mention)", "seq"),
+)
+
+
+def without_erased(db: Database, evidence: dict[str, Any]) -> dict[str, Any]:
+    """A document about to be stored, without subjects erased since their templates were read; changes it in place."""
+    mentioned = mentioned_subjects(evidence)
+    sql = "SELECT id FROM subjects WHERE id IN (SELECT value FROM json_each(?))"
+    enrolled = {row[0] for row in db.execute(sql, [json.dumps(sorted(mentioned))])}
+    erase_mentions(evidence, mentioned - enrolled)
+    return evidence
+
+
+def forget_subject(db: Database, subject_id: SubjectId) -> None:
+    """Take a subject out of all decisions about others. The caller holds the transaction."""
+    mention = encode({"subject_id": subject_id}).decode().strip("{}")
+    for table, select, key in _MENTIONING:
+        numbers = [row[0] for row in db.execute(select, {"id": subject_id, "mention": mention})]
+        for number in numbers:
+            (text,) = db.execute(f"SELECT evidence FROM {table} WHERE {key} = ?", [number]).fetchone()  # noqa: S608 - names from above
+            evidence = json.loads(text)
+            erase_mentions(evidence, {subject_id})
+            db.execute(f"UPDATE {table} SET evidence = ? WHERE {key} = ?", [encode(evidence).decode(), number])  # noqa: S608

@@ -1,0 +1,122 @@
+"""Decisions that led to no check-in, kept some days for `kiosk why` to explain. No image, no embedding, no name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kiosk.biometrics import Decision, ModelId
+from kiosk.events import Moment, Origin, RejectedEvent, encode, utc_text
+from kiosk.evidence import gather_evidence
+from kiosk.store._connection import Connection, prefix_range, scalar, time_text
+from kiosk.store._mentions import without_erased
+
+MAX_REJECTIONS = 10_000
+"""The oldest go first: a busy street, or somebody who dances before the camera, must not fill the disk."""
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionRow:
+    """One stored decision without a check-in; ``reason`` is one of :class:`kiosk.biometrics.Reason`."""
+
+    event_id: str
+    reason: str
+    occurred_at: str
+    tz: str
+    clock_synchronized: bool
+    boot_id: str
+    boottime_ms: int
+    site: str
+    device: str
+    evidence: dict[str, Any]
+
+
+class Rejections(Connection):
+    """The table ``rejections``."""
+
+    def record_rejection(
+        self,
+        decision: Decision,
+        event: RejectedEvent,
+        *,
+        moment: Moment,
+        origin: Origin,
+        model_id: ModelId,
+        gallery_size: int,
+        threshold_source: str | None = None,
+    ) -> None:
+        """Keep a decision under the id of the event that tells of it."""
+        evidence = gather_evidence(
+            decision, gallery_size=gallery_size, model_id=model_id, threshold_source=threshold_source
+        ).document()
+        with self._writing() as db:
+            cursor = db.execute(
+                "INSERT INTO rejections (event_id, reason, occurred_at, tz, clock_synchronized, boot_id, boottime_ms,"
+                " site, device, evidence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    event.event_id,
+                    decision.reason.value,
+                    event.occurred_at,
+                    origin.timezone,
+                    int(moment.synchronized),
+                    moment.boot_id,
+                    moment.boottime_ms,
+                    origin.site,
+                    origin.device,
+                    encode(without_erased(db, evidence)).decode(),
+                ],
+            )
+            # Numbers only grow while there are rows: at most so many can be above this one.
+            db.execute("DELETE FROM rejections WHERE number <= ?", [(cursor.lastrowid or 0) - MAX_REJECTIONS])
+
+    def rejections(self, *, since: datetime | None = None, until: datetime | None = None) -> list[RejectionRow]:
+        """In the order they happened. ``since`` is included, ``until`` is not; both carry a zone."""
+        return self._select_rejections(
+            "WHERE (:since IS NULL OR occurred_at >= :since) AND (:until IS NULL OR occurred_at < :until)",
+            {"since": time_text(since), "until": time_text(until)},
+        )
+
+    def find_rejections(self, id_prefix: str) -> list[RejectionRow]:
+        """Those whose event id begins so (lower case)."""
+        return self._select_rejections("WHERE event_id >= :low AND event_id < :high", prefix_range(id_prefix))
+
+    def prune_rejections(self, days: int, *, now_ms: int) -> int:
+        """Delete what is older than ``days``, everything with 0; returns how many.
+
+        Unless ``days`` is 0 call it only while the clock can be trusted; a row written under a clock that nobody had
+        set is treated as :meth:`kiosk.store._attendance.Attendance.prune` does.
+        """
+        cutoff = utc_text(now_ms - days * _DAY_MS)
+        with self._writing() as db:
+            if days == 0:
+                return db.execute("DELETE FROM rejections").rowcount
+            old = scalar(db, _OLDEST_TRUSTED, {"cutoff": cutoff}) or 0
+            return db.execute("DELETE FROM rejections WHERE number <= ? AND occurred_at < ?", [old, cutoff]).rowcount
+
+    def _select_rejections(self, where: str, params: dict[str, object]) -> list[RejectionRow]:
+        found = self._rows(f"{_SELECT} {where} ORDER BY number", params)
+        return [
+            RejectionRow(
+                **{
+                    **row,
+                    "clock_synchronized": bool(row["clock_synchronized"]),
+                    "evidence": json.loads(row["evidence"]),
+                }
+            )
+            for row in found
+        ]
+
+
+_SELECT = """
+    SELECT event_id, reason, occurred_at, tz, clock_synchronized, boot_id, boottime_ms, site, device, evidence
+    FROM rejections
+"""
+_OLDEST_TRUSTED = """
+    SELECT MAX(number) FROM rejections
+    WHERE occurred_at < :cutoff
+      AND (clock_synchronized OR NOT EXISTS (SELECT 1 FROM rejections WHERE clock_synchronized))
+"""
