@@ -1,6 +1,6 @@
 """Score distributions of a bundle from photos of many people: what its manifest needs for automatic thresholds.
 
-    python benchmarks/thresholds.py BUNDLE FOLDER [--threads N] [--out FILE.json]
+    python benchmarks/thresholds.py BUNDLE FOLDER [--threads N] [--out FILE.json] [--record]
 
 FOLDER holds one folder per person (LFW's layout). Embeddings are made as photos are (plain and mirrored). Measured:
 
@@ -9,6 +9,8 @@ FOLDER holds one folder per person (LFW's layout). Embeddings are made as photos
   is searched once. The score that a share of the strangers reaches, the crowd's share taken off, for every size. Where
   too few people have three photos, the difference to single templates at the largest measured size is carried on.
 - how far such thresholds hold: fitted on half of the people, the FPIR measured on the other half.
+
+``--record`` writes 1:1 and 1:N into convert/measured.json, for the next build of this network.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ HOLD_OUT_SIZES = (10, 50, 200, 500)
 HOLD_OUT_RATES = (0.01, 0.001)
 HOLD_OUT_SPLITS = 6
 SEED = 20180402
+MEASURED = Path(__file__).parent.parent / "convert" / "measured.json"
 
 
 def main() -> None:
@@ -54,8 +57,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     figures = measure(read_bundle(arguments.bundle), arguments.folder, threads=arguments.threads)
+    if arguments.record:
+        record(read_bundle(arguments.bundle), figures)
     text = json.dumps(figures, indent=1) + "\n"
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")
@@ -66,7 +72,7 @@ def main() -> None:
 def measure(bundle: Bundle, folder: Path, *, threads: int = 2) -> dict[str, Any]:
     people, photos = embed_people(bundle, folder, threads=threads)
     found = sum(map(len, people.values()))
-    measured_on = f"{found} photos of {len(people)} people, {bundle.model_id}, {bundle.manifest.alignment}"
+    measured_on = f"LFW View 1: {found} photos of {len(people)} people, {bundle.model_id}, {bundle.manifest.alignment}"
     search = search_scores(people, measured_on=measured_on)
     return {
         "model": bundle.model_id,
@@ -78,6 +84,17 @@ def measure(bundle: Bundle, folder: Path, *, threads: int = 2) -> dict[str, Any]
         "search": search.model_dump(mode="json"),
         "held_out": held_out(people),
     }
+
+
+def record(bundle: Bundle, figures: dict[str, Any]) -> None:
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    own = measured.setdefault(bundle.manifest.architecture, {})
+    own["thresholds"] = [{"fmr": point["fmr"], "score": point["score"]} for point in figures["comparisons"]]
+    own["thresholds_measured_on"] = (
+        f"{figures['search']['measured_on']}; {figures['impostor_pairs']} pairs of different people, one photo each"
+    )
+    own["search"] = figures["search"]
+    MEASURED.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 def embed_people(bundle: Bundle, folder: Path, *, threads: int) -> tuple[dict[str, Embeddings], int]:

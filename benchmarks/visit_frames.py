@@ -27,7 +27,7 @@ from convert.photos import main_face
 from kiosk.biometrics import Box, Embedding, Face, Image, ModelId, Quality, Reason
 from kiosk.bundle import Bundle, read_bundle
 from kiosk.clip import Person, cut_out
-from kiosk.detector import BlazeFaceDetector
+from kiosk.detector import BlazeFaceDetector, PhotoDetector
 from kiosk.embedder import TfliteEmbedder
 from kiosk.opencv import cv2
 from kiosk.photo import read_photo
@@ -105,6 +105,12 @@ class Playback:
         return self._seen(face).quality
 
     def embed(self, image: Image, face: Face) -> Embedding:  # noqa: ARG002
+        raise ValueError("visits are made of frames, not of photos")
+
+    def refine(self, image: Image, face: Face) -> Face:  # noqa: ARG002
+        return face
+
+    def embed_frame(self, image: Image, face: Face, *, mirrored: bool) -> Embedding:  # noqa: ARG002
         self.embedded += 1
         embedding = self._seen(face).embedding
         if embedding is None:
@@ -122,19 +128,25 @@ class Looker:
         self.detector = BlazeFaceDetector()
         self.gate = QualityGate()
         self.embedder = TfliteEmbedder(bundle, threads=1)
+        self._photo_detector = PhotoDetector(self.detector)
+        self._embedded = 0
 
     def look(self, image: Image, time_s: float) -> SeenFrame:
         faces = []
         for face in self.detector.detect(image):
             quality = self.gate.assess(image, face)
-            embedding = self.embedder.embed(image, face) if quality.failure is None else None
+            embedding = None
+            if quality.failure is None:
+                # Every second one mirrored, as the recognizer does it in a track.
+                embedding = self.embedder.embed_frame(image, face, mirrored=self._embedded % 2 == 1)
+                self._embedded += 1
             faces.append(SeenFace(face, quality, embedding))
         return SeenFrame(time_s, tuple(faces))
 
     def embed_photo(self, path: Path) -> Embedding | None:
         """The template an enrollment would take from a photo."""
         image = read_photo(path)
-        face = main_face(image, self.detector)
+        face = main_face(image, self._photo_detector)
         return None if face is None else self.embedder.embed(image, face)
 
     def walk(self, shown: Shown) -> Visit:

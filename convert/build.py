@@ -175,7 +175,7 @@ def _write_bundle(job: Job, variant: Variant, content: bytes, folder: Path) -> B
     folder.mkdir()
     (folder / "model.tflite").write_bytes(content)
     # Figures belong to weights: another file's bundle starts without any.
-    figures = measured(recipe.name, variant) if weights.known else Measured((), None, None)
+    figures = measured(recipe.name, variant) if weights.known else Measured((), None, None, None)
     manifest = Manifest(
         schema=1,
         name=folder.name,
@@ -190,6 +190,7 @@ def _write_bundle(job: Job, variant: Variant, content: bytes, folder: Path) -> B
         alignment=recipe.alignment,
         thresholds=figures.thresholds,
         thresholds_measured_on=figures.thresholds_measured_on,
+        search=figures.search,
         accuracy=figures.accuracy,
     )
     _write_manifest(folder, manifest)

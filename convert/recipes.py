@@ -15,6 +15,7 @@ from convert.quiet import Model
 from convert.weights import WeightsFile
 from kiosk.bundle import Accuracy, Alignment, OperatingPoint, Preprocessing
 from kiosk.errors import UsageError
+from kiosk.thresholds import SearchScores
 
 _FACENET_LICENCE = "MIT (davidsandberg/facenet); the training images have terms of their own"
 
@@ -37,10 +38,11 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Figures from ``kiosk-convert evaluate`` and ``benchmarks/measure_thresholds.py`` for one bundle."""
+    """Figures from ``kiosk-convert evaluate`` and ``benchmarks/thresholds.py`` for one bundle."""
 
     thresholds: tuple[OperatingPoint, ...]
     thresholds_measured_on: str | None
+    search: SearchScores | None
     accuracy: Accuracy | None
 
 
@@ -136,6 +138,7 @@ def measured(name: str, variant: str) -> Measured:
     return Measured(
         thresholds=tuple(OperatingPoint(**point) for point in figures.get("thresholds", ())),
         thresholds_measured_on=figures.get("thresholds_measured_on"),
+        search=SearchScores(**figures["search"]) if "search" in figures else None,
         accuracy=Accuracy(**accuracy) if accuracy else None,
     )
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from kiosk.biometrics import Candidate, Decision, Quality, Reason, SubjectId, Verdict
 
-# A crowd of likenesses decides nothing by itself: this many candidates tell a person enough.
-_KEPT_CANDIDATES = 5
+# The first candidate and as many others as bundles take into the crowd: a reader can do the sum again.
+_KEPT_CANDIDATES = 6
 # One frame cannot contradict itself: a decisive score has to hold when a second one is fused with it.
 _DECISIVE_FRAMES = 2
 
