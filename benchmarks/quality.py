@@ -135,8 +135,15 @@ class Examiner:
         values = {name: value for name, value in asdict(quality).items() if isinstance(value, float)}
         values |= other_measures(image, face)
         passes = {name: gate.failure(quality) is None for name, gate in GATES.items()}
-        embeddings = tuple(embedder.embed(image, face) for embedder in self.embedders)
+        embeddings = tuple(self._embed(embedder, image, face, kind) for embedder in self.embedders)
         return Probe(person, kind, step, values, passes, embeddings)
+
+    @staticmethod
+    def _embed(embedder: TfliteEmbedder, image: Image, face: Face, kind: str) -> Embedding:
+        """As at enrollment, or as one frame at the door."""
+        if kind == "photo":
+            return embedder.embed(image, face)
+        return embedder.embed_frame(image, face, mirrored=False)
 
 
 def main() -> None:
@@ -181,7 +188,7 @@ def people_in(folder: Path) -> list[list[Path]]:
 
 def examine_natural(examiner: Examiner, people: list[list[Path]]) -> list[Probe]:
     found = (
-        examiner.probe(read_photo(path), person, "none", 0)
+        examiner.probe(read_photo(path), person, "photo", 0)
         for person, photos in enumerate(tqdm(people, desc="photos as they are", mininterval=5))
         for path in photos[:PHOTOS_EACH]
     )
@@ -189,11 +196,11 @@ def examine_natural(examiner: Examiner, people: list[list[Path]]) -> list[Probe]
 
 
 def examine_spoiled(examiner: Examiner, people: list[list[Path]]) -> tuple[list[Probe], dict[tuple[str, Step], int]]:
-    """Templates (kind "template") and probes; and how many faces were not found, per step."""
+    """Templates (kind "photo") and probes; and how many faces were not found, per step."""
     probes: list[Probe] = []
     lost: dict[tuple[str, Step], int] = defaultdict(int)
     for person, photos in enumerate(tqdm(people, desc="photos spoiled", mininterval=5)):
-        template = examiner.probe(read_photo(photos[0]), person, "template", 0)
+        template = examiner.probe(read_photo(photos[0]), person, "photo", 0)
         image = read_photo(photos[1])
         face = examiner.find(image)
         if template is None or face is None:
@@ -381,8 +388,8 @@ def judge(
     bundle: Bundle, number: int, *, spoiled: list[Probe], lost: dict[tuple[str, Step], int], natural: list[Probe]
 ) -> dict[str, Any]:
     threshold = bundle.verification_threshold()
-    templates = [probe for probe in spoiled if probe.kind == "template"]
-    scores = Scores([probe for probe in spoiled if probe.kind != "template"], templates, number, threshold)
+    templates = [probe for probe in spoiled if probe.kind == "photo"]
+    scores = Scores([probe for probe in spoiled if probe.kind != "photo"], templates, number, threshold)
     return {
         "model": bundle.model_id,
         "score": threshold,

@@ -174,6 +174,17 @@ def test_without_landmarks_the_box_tells_the_size(photo: tuple[Image, Face]) -> 
         assert PROBE_GATE.failure(boxed) is None
 
 
+@pytest.mark.parametrize(("points", "measured"), [(2, set()), (4, {"yaw"}), (6, {"yaw", "pitch", "detector_score"})])
+def test_what_a_detectors_landmarks_allow_is_measured(
+    photo: tuple[Image, Face], points: int, measured: set[str]
+) -> None:
+    image, face = photo
+    assert face.landmarks is not None
+    quality = measure(image, replace(face, landmarks=face.landmarks[:points]))
+    assert {name for name in ("yaw", "pitch", "detector_score") if getattr(quality, name) is not None} == measured
+    assert PROBE_GATE.failure(quality) is None
+
+
 # What the measures promise
 
 
