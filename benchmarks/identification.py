@@ -2,7 +2,7 @@
 
     python benchmarks/identification.py BUNDLE FOLDER [--threads N] [--out FILE.json]
 
-FOLDER holds one folder per person (LFW's layout). Random galleries are drawn from it; who is not enrolled is a stranger.
+FOLDER holds one folder per person (LFW's layout). Random galleries are drawn from it; the others are strangers.
 Each cell is measured by plain cosine and with the crowd's share taken off (kiosk/thresholds.py), on the same searches.
 Intervals: 95 %, people resampled.
 """

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert.calibration import collect_crops
-from convert.keras_h5 import load_facenet
-from convert.metrics import accuracy_at, best_threshold, equal_error_rate, make_curve, true_accept_rate
+from convert.keras_h5 import load_equalized_facenet, load_facenet
+from convert.metrics import accuracy_at, best_threshold, equal_error_rate, make_curve, threshold_at, true_accept_rate
 from convert.pairs import Pair, read_pairs
 from convert.photos import main_face
 from convert.quiet import Model, import_tensorflow, output_logged
@@ -70,7 +70,8 @@ class Workshop:
 
     @functools.cache  # noqa: B019 - lives as long as the process
     def model(self, *, equalized: bool) -> Model:
-        return load_facenet(self._weights, FACENET512.embedding_dim, equalized=equalized)
+        load = load_equalized_facenet if equalized else load_facenet
+        return load(self._weights, FACENET512.embedding_dim)
 
     @functools.cache  # noqa: B019
     def crops(self, which: str) -> list[Tensor]:
@@ -253,13 +254,12 @@ def verification(embeddings: Array, paths: Sequence[str], pairs: Sequence[Pair])
     same = np.array([pair.same for pair in pairs])
     curve = make_curve(scores, same)
     best = best_threshold(curve)
-    at_far = float(curve.thresholds[curve.false_accepts <= FAR * curve.different][-1])
     return {
         "accuracy": accuracy_at(scores, same, best),
         "eer": equal_error_rate(curve),
         "tar_at_far_1e-3": true_accept_rate(curve, FAR),
         "best_threshold": best,
-        "threshold_at_far_1e-3": at_far,
+        "threshold_at_far_1e-3": threshold_at(curve, FAR),
     }
 
 

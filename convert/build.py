@@ -13,7 +13,8 @@ from typing import Any
 
 from convert.calibration import Crops, collect_crops, read_crops
 from convert.crop_pairs import CropPairs, cut_pairs, sample_pairs
-from convert.gate import PairFigures, measure_pairs, require_pass
+from convert.gate import FAR, PairFigures, measure_pairs, require_pass
+from convert.metrics import unresolved
 from convert.pairs import Pair, read_pairs
 from convert.parity import Parity, measure_parity, reference_embeddings, require_floor, runtime_embeddings
 from convert.quiet import Model, import_tensorflow
@@ -22,7 +23,7 @@ from convert.report import report_data, report_markdown
 from convert.tflite import convert
 from convert.weights import WeightsFile, cache_folder, fetch, sha256_of
 from kiosk.bundle import Bundle, Manifest, Source, Variant, read_bundle
-from kiosk.errors import OutputError, UsageError
+from kiosk.errors import InputError, OutputError, UsageError
 from kiosk.preprocessing import preprocess
 
 Say = Callable[[str], None]
@@ -115,7 +116,18 @@ def find_weights(recipe: Recipe, path: Path | None, source: str | None, say: Say
 
 
 def _read_pairs(material: Material) -> list[Pair]:
-    return read_pairs(material.pairs[1]) if material.pairs else []
+    """The user's pairs, none without.
+
+    Raises:
+        InputError: a list that cannot be read, or too short for the gate.
+    """
+    if material.pairs is None:
+        return []
+    listed = read_pairs(material.pairs[1])
+    too_few = unresolved(FAR, sum(not pair.same for pair in listed), "pairs of different people")
+    if too_few:
+        raise InputError(f"{material.pairs[1]}: quantization gate: {too_few}")
+    return listed
 
 
 def _collect_crops(job: Job, listed: Sequence[Pair]) -> Crops:

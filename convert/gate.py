@@ -13,6 +13,7 @@ from convert.metrics import (
     equal_error_rate,
     fold_accuracies,
     make_curve,
+    threshold_at,
     true_accept_rate,
 )
 from kiosk.bundle import Bundle
@@ -32,10 +33,11 @@ moved the rate of good int8 variants by up to 0.016 (dlib-resnet29, whose scores
 
 @dataclass(frozen=True, slots=True)
 class PairFigures:
-    """How well a variant tells the gate's pairs apart. ``undetected`` pairs are errors of every variant.
+    """How well a variant tells the gate's pairs apart, with one inference a face, as for a camera's frame.
 
-    ``accuracy``: at ``threshold``, the best of these very pairs; of several folds, the mean over folds, each at the
-    best threshold of the others. ``tar``: true accept rate at FAR 1e-3, reached at the score ``far_threshold``.
+    ``undetected`` pairs are errors of every variant. ``accuracy``: at ``threshold``, the best of these very
+    pairs; of several folds, the mean over folds, each at the best threshold of the others. ``tar``: true accept rate at
+    FAR 1e-3, reached at the score ``far_threshold``.
     """
 
     pairs: int
@@ -76,7 +78,7 @@ def measure_pairs(bundle: Bundle, pairs: CropPairs) -> PairFigures:
         eer=round(eer, 6),
         tar=round(tar, 6),
         threshold=round(threshold, 6),
-        far_threshold=round(float(curve.thresholds[curve.false_accepts <= FAR * curve.different][-1]), 6),
+        far_threshold=round(threshold_at(curve, FAR), 6),
     )
 
 

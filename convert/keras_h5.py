@@ -40,8 +40,15 @@ class LayerArrays:
     arrays: dict[str, Array] = field(default_factory=dict)
 
 
-def load_facenet(path: Path, expected_dim: int, *, equalized: bool = True) -> Model:
-    """Inception-ResNet-v1 with the file's weights, equalized: the same function, with weights that quantize better.
+def load_equalized_facenet(path: Path, expected_dim: int) -> Model:
+    """Like :func:`load_facenet`: the same function, with weights that lose less when they are quantized."""
+    model = load_facenet(path, expected_dim)
+    equalize(model, seams(), BATCH_NORM_EPSILON)
+    return model
+
+
+def load_facenet(path: Path, expected_dim: int) -> Model:
+    """Inception-ResNet-v1 with the file's weights.
 
     Raises:
         InputError: not such a file, damaged, or shapes that do not fit.
@@ -52,8 +59,6 @@ def load_facenet(path: Path, expected_dim: int, *, equalized: bool = True) -> Mo
         raise InputError(f"{path}: holds a {dim}-d network, not {expected_dim}-d; build the one its width names")
     model = build_inception_resnet_v1(dim)
     assign_weights(model, stored, path, scales=residual_scales())
-    if equalized:
-        equalize(model, seams(), BATCH_NORM_EPSILON)
     return model
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.dlib_resnet29 import load_dlib_resnet29
-from convert.keras_h5 import load_facenet
+from convert.keras_h5 import load_equalized_facenet
 from convert.quiet import Model
 from convert.weights import WeightsFile
 from kiosk.bundle import Accuracy, Alignment, OperatingPoint, Preprocessing
@@ -52,7 +52,7 @@ FACENET512 = Recipe(
     embedding_dim=512,
     preprocessing="fixed-127.5-128",
     alignment="eyes-box-v1",
-    load=load_facenet,
+    load=load_equalized_facenet,
     # Both hold davidsandberg's checkpoint 20180402-114759 (VGGFace2). Built and measured with the second; the first
     # was out of reach then: same network, its layers are matched by name, else by order, shapes checked either way.
     files=(
@@ -79,7 +79,7 @@ FACENET128 = Recipe(
     embedding_dim=128,
     preprocessing="per-image-whitening",
     alignment="eyes-box-v1",
-    load=load_facenet,
+    load=load_equalized_facenet,
     # Neither file was within reach: this build is tested with random weights in the same layout, and not measured.
     files=(
         WeightsFile(
