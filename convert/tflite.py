@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -23,7 +24,9 @@ def convert(model: Model, variant: Variant, samples: Sequence[NDArray[np.float32
     ``samples``: preprocessed crops (s, s, 3) that calibrate ``int8``; the other variants need none.
     """
     tf, keras = import_tensorflow(), import_keras()
-    with output_logged():
+    with output_logged(), warnings.catch_warnings():
+        # That integers are given no statistics: input and output stay float.
+        warnings.simplefilter("ignore")
         # Names end up in the file: given ones keep the same build byte for byte the same.
         face = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="face")
         fixed = keras.Model(face, model(face, training=False), name=variant)
