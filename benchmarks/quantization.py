@@ -179,6 +179,17 @@ def ways(shop: Workshop) -> list[Way]:
         converter("int8-equalized", "int8", equalized=True),
         litert("q-static-lfw", eight, static(), lfw, "min-max"),
         litert("q-static", eight, static(), "samples", "min-max"),
+        litert("q-static-equalized", eight, static(), "samples", "min-max", equalized=True),
+        litert("q-static-equalized-octav", f"{eight}, OCTAV weights", static(octav=True), "samples", equalized=True),
+        litert("q-static-equalized-lfw-octav", f"{eight}, OCTAV weights", static(octav=True), lfw, equalized=True),
+        litert(
+            "q-equalized-first-three-float",
+            f"{eight}, first three convolutions float",
+            static(*first),
+            lfw,
+            equalized=True,
+            few=True,
+        ),
         litert("q-first-three-float", f"{eight}, first three convolutions float", static(*first), lfw, "min-max"),
         converter("int8-lfw-200", "int8", lfw),
         converter("dynamic", "dynamic"),
@@ -199,7 +210,6 @@ def ways(shop: Workshop) -> list[Way]:
         converter("int8-lfw-100", "int8", "lfw-100", few=True),
         converter("int8-lfw-200-plain", "int8", "lfw-200-plain", few=True),
         converter("float16", "float16", few=True),
-        litert("q-static-equalized", eight, static(), "samples", "min-max", equalized=True, few=True),
         # The runtimes have no fast kernels for 16-bit activations: more than a second a face.
         litert(SLOW, "static_wi8_ai16", recipe.static_wi8_ai16(), lfw, few=True),
     ]
