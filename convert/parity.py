@@ -25,7 +25,7 @@ _LATENCY_RUNS = 25
 
 Array = NDArray[np.float32]
 
-Latencies = dict[int, dict[Variant, float]]
+Latencies = dict[int, dict[str, float]]
 """Milliseconds by number of threads and variant."""
 
 
@@ -107,7 +107,7 @@ def measure_latencies(bundles: Mapping[Variant, Bundle], crop: Image) -> Latenci
     return {threads: _latencies_ms(bundles, crop, threads) for threads in (1, 2)}
 
 
-def _latencies_ms(bundles: Mapping[Variant, Bundle], crop: Image, threads: int) -> dict[Variant, float]:
+def _latencies_ms(bundles: Mapping[Variant, Bundle], crop: Image, threads: int) -> dict[str, float]:
     embedders = {variant: TfliteEmbedder(bundle, threads=threads) for variant, bundle in bundles.items()}
     times: dict[Variant, list[float]] = {variant: [] for variant in bundles}
     for _ in range(_LATENCY_RUNS + 1):

@@ -22,8 +22,9 @@ def report_data(
 ) -> dict[str, Any]:
     """The JSON report of all variants built together, float32 among them; ``latency_ms`` are this build machine's.
 
-    ``parities`` and ``figures`` by variant, ``latencies`` by threads and variant; ``split`` and ``pairs`` say what they were measured on; ``built_with``
-    names the converters' versions. A threshold's shift is the variant's minus float32's.
+    ``parities`` and ``figures`` by variant, ``latencies`` by threads and variant; ``split`` and ``pairs`` say what they
+    were measured on; ``built_with`` names the converters' versions. A threshold's shift is the variant's minus
+    float32's.
     """
     float32 = figures["float32"]
     return {
