@@ -1,4 +1,4 @@
-"""`kiosk-convert build`: weights in, verified bundles out; published only when every variant is good."""
+"""`kiosk-convert build`: weights in, verified bundles out; published only when every variant passes the gate."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convert.calibration import Crops, collect_crops
-from convert.parity import Parity, measure_parity, reference_embeddings, require_floor
+from convert.calibration import Crops, collect_crops, read_crops
+from convert.crop_pairs import CropPairs, cut_pairs, sample_pairs
+from convert.gate import FAR, PairFigures, measure_pairs, require_pass
+from convert.metrics import unresolved
+from convert.pairs import Pair, read_pairs
+from convert.parity import Parity, measure_parity, reference_embeddings, require_floor, runtime_embeddings
 from convert.quiet import Model, import_tensorflow
 from convert.recipes import Measured, Recipe, measured
 from convert.report import report_data, report_markdown
 from convert.tflite import convert
 from convert.weights import WeightsFile, cache_folder, fetch, sha256_of
 from kiosk.bundle import Bundle, Manifest, Source, Variant, read_bundle
-from kiosk.errors import OutputError, UsageError
+from kiosk.errors import InputError, OutputError, UsageError
 from kiosk.preprocessing import preprocess
 
 Say = Callable[[str], None]
@@ -35,31 +39,55 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Material:
+    """What a build is calibrated with and judged by.
+
+    ``calibration``: a folder of photos or, with ``crops``, of aligned crops (None: the sample photos). ``pairs``: a
+    folder of photos and LFW's list of pairs of them (None: the sample photos that do not calibrate).
+    """
+
+    calibration: Path | None = None
+    crops: bool = False
+    pairs: tuple[Path, Path] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One build: ``recipe`` with ``weights``, calibrated on the photos of a folder (None: the sample photos)."""
+    """One build: ``recipe`` with ``weights``."""
 
     recipe: Recipe
     weights: Weights
-    calibration: Path | None
+    material: Material
     variants: Sequence[Variant]
     say: Say
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What was measured of each variant, float32 first."""
+
+    parity: dict[str, Parity] = field(default_factory=dict)
+    gate: dict[str, PairFigures] = field(default_factory=dict)
 
 
 def build(job: Job, out: Path) -> list[Path]:
     """Build ``out/NAME-VARIANT`` for each variant and return the folders; a rerun replaces them.
 
     Raises:
-        InputError: weights or photos that cannot be used, or a variant below its floor (nothing is published then).
+        InputError: weights or photos that cannot be used, or a variant that does not pass the gate or is below its
+            floor (nothing is published then).
         OutputError: ``out`` cannot be written.
     """
     recipe = job.recipe
+    listed = _read_pairs(job.material)
     job.say(f"{recipe.name}: reading {job.weights.path.name}")
     model = recipe.load(job.weights.path, recipe.embedding_dim)
-    crops = collect_crops(job.calibration, alignment=recipe.alignment, size_px=recipe.input_size_px, say=job.say)
+    crops = _collect_crops(job, listed)
+    pairs = _cut_pairs(job, listed, crops)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=out) as work:
-            folders = _build_all(job, model, crops, Path(work))
+            folders = _build_all(job, model, crops, pairs, Path(work))
             return [_publish(folder, out / folder.name) for folder in folders]
     except OSError as error:
         raise OutputError(f"{error.filename or out}: cannot be written: {error.strerror}") from error
@@ -87,24 +115,71 @@ def find_weights(recipe: Recipe, path: Path | None, source: str | None, say: Say
     return Weights(found, sha256_of(found), file)
 
 
-def _build_all(job: Job, model: Model, crops: Crops, work: Path) -> list[Path]:
+def _read_pairs(material: Material) -> list[Pair]:
+    """The user's pairs, none without.
+
+    Raises:
+        InputError: a list that cannot be read, or too short for the gate.
+    """
+    if material.pairs is None:
+        return []
+    listed = read_pairs(material.pairs[1])
+    too_few = unresolved(FAR, sum(not pair.same for pair in listed), "pairs of different people")
+    if too_few:
+        raise InputError(f"{material.pairs[1]}: quantization gate: {too_few}")
+    return listed
+
+
+def _collect_crops(job: Job, listed: Sequence[Pair]) -> Crops:
+    """Calibration and parity crops, none of them of a photo that the gate judges by."""
+    recipe, material = job.recipe, job.material
+    apart: frozenset[Path] = frozenset()
+    if material.pairs:
+        images = material.pairs[0].resolve()
+        apart = frozenset((images / path).resolve() for pair in listed for path in (pair.path_a, pair.path_b))
+    if material.crops and material.calibration:
+        return read_crops(material.calibration, size_px=recipe.input_size_px, apart=apart, say=job.say)
+    return collect_crops(
+        material.calibration, alignment=recipe.alignment, size_px=recipe.input_size_px, apart=apart, say=job.say
+    )
+
+
+def _cut_pairs(job: Job, listed: Sequence[Pair], crops: Crops) -> CropPairs:
+    recipe, material = job.recipe, job.material
+    if material.pairs:
+        images = material.pairs[0]
+        pairs = cut_pairs(images, listed, alignment=recipe.alignment, size_px=recipe.input_size_px)
+    else:
+        pairs = sample_pairs(crops.photos, alignment=recipe.alignment, size_px=recipe.input_size_px)
+    job.say(f"gate: {pairs.what}")
+    return pairs
+
+
+def _build_all(job: Job, model: Model, crops: Crops, pairs: CropPairs, work: Path) -> list[Path]:
     recipe, say = job.recipe, job.say
     say(f"{recipe.name}: Keras embeddings of {len(crops.held_out)} crops")
-    reference = reference_embeddings(model, crops.held_out, recipe.preprocessing)
+    keras = reference_embeddings(model, crops.held_out, recipe.preprocessing)
     samples = [preprocess(crop, recipe.preprocessing) for crop in crops.calibration]
     bundles: dict[Variant, Bundle] = {}
-    parities: dict[str, Parity] = {}
-    for variant in job.variants:
+    findings = _Findings()
+    # Float32 is what the others are judged by, wanted or not.
+    for variant in dict.fromkeys(("float32", *job.variants)):
         name = f"{recipe.name}-{variant}"
         say(f"{name}: converting")
         bundles[variant] = _write_bundle(job, variant, convert(model, variant, samples), work / name)
-        parities[variant] = measure_parity(bundles[variant], crops.held_out, reference)
-        say(f"{name}: cosine {_summary(parities[variant])}")
-        require_floor(name, parities[variant])
-    data = report_data(parities, crops.split, import_tensorflow().__version__)
-    for variant, bundle in bundles.items():
-        _write_report(bundle, data, variant)
-    return [bundle.folder for bundle in bundles.values()]
+        findings.gate[variant] = measure_pairs(bundles[variant], pairs)
+        require_pass(name, findings.gate[variant], findings.gate["float32"], pairs)
+        if variant == "float32":
+            float32 = runtime_embeddings(bundles[variant], crops.held_out)
+        findings.parity[variant] = measure_parity(bundles[variant], crops.held_out, keras, float32)
+        say(f"{name}: {_summary(findings.parity[variant], findings.gate[variant])}")
+        require_floor(name, findings.parity[variant])
+    data = report_data(
+        findings.parity, findings.gate, split=crops.split, pairs=pairs.what, tensorflow=import_tensorflow().__version__
+    )
+    for variant in job.variants:
+        _write_report(bundles[variant], data, variant)
+    return [bundles[variant].folder for variant in job.variants]
 
 
 def _write_bundle(job: Job, variant: Variant, content: bytes, folder: Path) -> Bundle:
@@ -112,7 +187,7 @@ def _write_bundle(job: Job, variant: Variant, content: bytes, folder: Path) -> B
     folder.mkdir()
     (folder / "model.tflite").write_bytes(content)
     # Figures belong to weights: another file's bundle starts without any.
-    figures = measured(recipe.name, variant) if weights.known else Measured((), None, None)
+    figures = measured(recipe.name, variant) if weights.known else Measured((), None, None, None)
     manifest = Manifest(
         schema=1,
         name=folder.name,
@@ -127,6 +202,7 @@ def _write_bundle(job: Job, variant: Variant, content: bytes, folder: Path) -> B
         alignment=recipe.alignment,
         thresholds=figures.thresholds,
         thresholds_measured_on=figures.thresholds_measured_on,
+        search=figures.search,
         accuracy=figures.accuracy,
     )
     _write_manifest(folder, manifest)
@@ -144,7 +220,11 @@ def _source(weights: Weights) -> Source:
 
 
 def _write_report(bundle: Bundle, data: dict[str, Any], variant: Variant) -> None:
-    own = {**data, "parity": data["parity"][variant]}
+    own = {
+        **data,
+        "parity": data["parity"][variant],
+        "gate": {**data["gate"], "figures": data["gate"]["figures"][variant]},
+    }
     manifest = bundle.manifest.model_copy(update={"report": own})
     _write_manifest(bundle.folder, manifest)
     (bundle.folder / "report.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
@@ -166,8 +246,9 @@ def _publish(folder: Path, target: Path) -> Path:
     return target
 
 
-def _summary(parity: Parity) -> str:
+def _summary(parity: Parity, figures: PairFigures) -> str:
     return (
-        f"mean {parity.cosine_mean:.5f}, p1 {parity.cosine_p1:.5f}, min {parity.cosine_min:.5f}; "
+        f"accuracy {figures.accuracy:.4f}, TAR {figures.tar:.4f}; cosine mean {parity.cosine_mean:.5f}, "
+        f"p1 {parity.cosine_p1:.5f}, min {parity.cosine_min:.5f}; "
         f"{parity.latency_ms_2_threads:.1f} ms (2 threads), {parity.size_bytes / 1e6:.2f} MB"
     )

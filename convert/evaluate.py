@@ -1,36 +1,173 @@
-"""`kiosk-convert evaluate`: LFW-protocol verification by the runtime's own detector, alignment and embedder."""
+"""`kiosk-convert evaluate`: verification over pairs and open-set identification, by the runtime's own detector,
+alignment and embedder; any number of bundles and detectors side by side on the same photos.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from convert.metrics import (
-    accuracy_at,
-    best_threshold,
-    equal_error_rate,
-    fold_accuracies,
-    make_curve,
-    true_accept_rate,
-)
+from convert.bootstrap import LEVEL, RESAMPLES, SEED
+from convert.identification import Searches
+from convert.openset import OpenSet, find_wrong_searches, open_set_figures, score_rule, search_open_set
 from convert.pairs import Pair
-from convert.photos import main_face
+from convert.photos import opencv_threads
+from convert.pipelines import (
+    FACE_RULE,
+    DetectorName,
+    Pipeline,
+    Sightings,
+    embed_other_faces,
+    open_pipelines,
+    watch_photos,
+)
+from convert.results import Result, round_figures
+from convert.verification import WRONG_FACE_RULE, compare, find_wrong_faces, verification_figures
 from kiosk.biometrics import Embedding, ModelId
 from kiosk.bundle import Bundle
-from kiosk.detector import BlazeFaceDetector, HaarDetector
-from kiosk.embedder import TfliteEmbedder
-from kiosk.errors import InputError, OutputError
-from kiosk.photo import read_photo
-from kiosk.ports import Detector
 
-DetectorName = Literal["blazeface", "haar"]
+
+@dataclass(frozen=True, slots=True)
+class PairList:
+    """Labelled pairs of photos in a folder."""
+
+    images: Path
+    pairs: Sequence[Pair]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.images / path for pair in self.pairs for path in (pair.path_a, pair.path_b)]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to measure: pairs, an open set, or both on the same pipelines."""
+
+    pairs: PairList | None
+    open_set: OpenSet | None
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for part in (self.pairs, self.open_set) if part is not None for path in part.paths]
+
+
+def evaluate(
+    pipelines: Sequence[Pipeline], task: Task, *, threads: int, say: Callable[[str], None] = lambda _: None
+) -> list[Result]:
+    """One result a pipeline, in their order; a progress bar on stderr.
+
+    Raises:
+        InputError: a photo is missing, or none can be read.
+        ModelError: a bundle returned no usable embedding.
+    """
+    watched = watch_photos(pipelines, task.paths, say=say)
+    return [
+        _make_result(label, sightings, task, threads)
+        for label, sightings in zip(_labels(pipelines), watched, strict=True)
+    ]
+
+
+def _labels(pipelines: Sequence[Pipeline]) -> list[str]:
+    """Bundle and detector; numbered where two bundles have one name."""
+    labels: list[str] = []
+    for pipeline in pipelines:
+        name, number = pipeline.bundle.manifest.name, 1
+        while (label := f"{name}{f'#{number}' if number > 1 else ''}, {pipeline.detector_name}") in labels:
+            number += 1
+        labels.append(label)
+    return labels
+
+
+def _make_result(label: str, sightings: Sightings, task: Task, threads: int) -> Result:
+    pipeline = sightings.pipeline
+    document: dict[str, Any] = {
+        "model": pipeline.embedder.model_id,
+        "bundle": str(pipeline.bundle.folder),
+        "detector": pipeline.detector_name,
+        "alignment": pipeline.embedder.alignment,
+        "photos": len(sightings.by_path),
+        "undetected_photos": sum(seen.embedding is None for seen in sightings.by_path.values()),
+        "stages": _stages(sightings),
+        "timing": {**sightings.medians_ms(), "embedder_threads": threads, "opencv_threads": opencv_threads()},
+        "confidence": {"level": LEVEL, "method": "percentiles, people resampled", "resamples": RESAMPLES, "seed": SEED},
+    }
+    others = _remember(lambda path: embed_other_faces(pipeline, path), sightings)
+    comparisons = searches = None
+    if task.pairs is not None:
+        images = task.pairs.images
+        comparisons = compare(task.pairs.pairs, lambda path: sightings.embedding(images / path))
+        figures = verification_figures(comparisons)
+        wrong = find_wrong_faces(
+            comparisons,
+            figures["threshold"],
+            lambda path: sightings.embedding(images / path),
+            lambda path: others(images / path),
+        )
+        document |= figures
+        document["stages"] |= {
+            "wrong_face": [[pair.path_a, pair.path_b] for pair in wrong],
+            "wrong_face_rule": WRONG_FACE_RULE,
+        }
+    if task.open_set is not None:
+        score = score_rule(pipeline.bundle, pipeline.embedder.alignment)
+        searches = search_open_set(task.open_set, sightings.embedding, score=score)
+        figures = open_set_figures(
+            task.open_set, searches, pipeline.bundle, pipeline.embedder.alignment, sightings.embedding
+        )
+        document["identification"] = figures | {
+            "wrong_face": _wrong_searches(task.open_set, searches, figures, sightings, others)
+        }
+    return Result(label, round_figures(document), comparisons, searches)
+
+
+def _wrong_searches(
+    photos: OpenSet,
+    searches: Searches,
+    figures: dict[str, Any],
+    sightings: Sightings,
+    others: Callable[[Path], Sequence[Embedding]],
+) -> list[str] | None:
+    """Photos in which the wrong face was taken, at the threshold of FPIR 1 % (the measured, else the automatic one);
+    None without either.
+    """
+    threshold = figures["threshold_at_fpir"]["0.01"]
+    if threshold is None:
+        threshold = figures["automatic"][0]["threshold"]
+    if threshold is None:
+        return None
+    return [str(path) for path in find_wrong_searches(photos, searches, threshold, sightings.embedding, others)]
+
+
+def _stages(sightings: Sightings) -> dict[str, Any]:
+    """Photos by the stage they failed at, and those where a face had to be chosen."""
+    seen = sightings.by_path.items()
+    return {
+        "unreadable": [str(path) for path, one in seen if not one.readable],
+        "no_face": [str(path) for path, one in seen if one.readable and not one.faces],
+        "several_faces": [str(path) for path, one in seen if one.faces > 1],
+        "face_rule": FACE_RULE,
+    }
+
+
+def _remember(
+    embed: Callable[[Path], Sequence[Embedding]], sightings: Sightings
+) -> Callable[[Path], Sequence[Embedding]]:
+    """Embeds the other faces of a photo once, and only where there are any."""
+    known: dict[Path, Sequence[Embedding]] = {}
+
+    def others(path: Path) -> Sequence[Embedding]:
+        if sightings.by_path[path].faces < 2:
+            return ()
+        if path not in known:
+            known[path] = embed(path)
+        return known[path]
+
+    return others
+
+
+# --- for other programs -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +178,6 @@ class PhotoEmbeddings:
     alignment: str
     by_path: dict[str, Embedding | None]
 
-    def score(self, pair: Pair) -> float:
-        """Cosine similarity, NaN where a face was not found."""
-        a, b = self.by_path[pair.path_a], self.by_path[pair.path_b]
-        return math.nan if a is None or b is None else float(a @ b)
-
 
 def embed_photos(
     bundle: Bundle, images: Path, paths: Iterable[str], *, detector: DetectorName = "blazeface", threads: int = 2
@@ -53,95 +185,11 @@ def embed_photos(
     """Embed each distinct photo once, with a progress bar on stderr.
 
     Raises:
-        InputError: a photo is missing or cannot be read.
+        InputError: a photo is missing, or none can be read.
         ModelError: the bundle cannot be used.
     """
-    from tqdm import tqdm
-
+    (pipeline,) = open_pipelines([bundle], [detector], threads=threads)
     distinct = sorted(set(paths))
-    missing = next((path for path in distinct if not (images / path).is_file()), None)
-    if missing is not None:
-        raise InputError(f"{images / missing}: no such photo; --images wants the folder that holds NAME/NAME_0001.jpg")
-    finder: Detector = HaarDetector() if detector == "haar" else BlazeFaceDetector(threads=1)
-    alignment = "haar-square-v1" if detector == "haar" else None
-    embedder = TfliteEmbedder(bundle, threads=threads, alignment=alignment)
-    by_path: dict[str, Embedding | None] = {}
-    for path in tqdm(distinct, desc=embedder.model_id, unit="photo", mininterval=1):
-        image = read_photo(images / path)
-        face = main_face(image, finder)
-        by_path[path] = None if face is None else embedder.embed(image, face)
-    return PhotoEmbeddings(embedder.model_id, embedder.alignment, by_path)
-
-
-def summarise(pairs: Sequence[Pair], embeddings: PhotoEmbeddings, *, detector: DetectorName) -> dict[str, Any]:
-    """The figures as one JSON document.
-
-    ``accuracy``: one fold (View 1) at the best threshold of these very pairs; several folds (View 2) as the mean over
-    folds, each at the best threshold of the others. A pair with a face not found is an error at every threshold.
-    """
-    scores = np.array([embeddings.score(pair) for pair in pairs])
-    same = np.array([pair.same for pair in pairs])
-    folds = np.array([pair.fold for pair in pairs])
-    curve = make_curve(scores, same)
-    threshold = best_threshold(curve)
-    by_fold = fold_accuracies(scores, same, folds) if folds.max() > 1 else None
-    accuracy = accuracy_at(scores, same, threshold) if by_fold is None else float(by_fold.mean())
-    return {
-        "model": embeddings.model_id,
-        "detector": detector,
-        "alignment": embeddings.alignment,
-        "protocol": "one fold, best threshold" if by_fold is None else f"{len(by_fold)} folds, threshold of the others",
-        "pairs": len(pairs),
-        "undetected_pairs": curve.undetected,
-        "photos": len(embeddings.by_path),
-        "undetected_photos": sum(embedding is None for embedding in embeddings.by_path.values()),
-        "accuracy": round(accuracy, 6),
-        "accuracy_std": None if by_fold is None else round(float(by_fold.std()), 6),
-        "threshold": round(threshold, 6),
-        "eer": _rounded(equal_error_rate(curve)),
-        "tar_at_far": {far: _rounded(true_accept_rate(curve, float(far))) for far in ("0.01", "0.001")},
-    }
-
-
-def summary_text(figures: dict[str, Any]) -> str:
-    spread = "" if figures["accuracy_std"] is None else f" ± {figures['accuracy_std']:.4f}"
-    rates = ", ".join(f"{_percent(tar)} at FAR {far}" for far, tar in figures["tar_at_far"].items())
-    return (
-        f"{figures['model']} ({figures['detector']}, {figures['alignment']})\n"
-        f"accuracy   {figures['accuracy']:.4f}{spread} of {figures['pairs']} pairs ({figures['protocol']})\n"
-        f"threshold  {figures['threshold']:.3f}\n"
-        f"EER        {_percent(figures['eer'])}\n"
-        f"TAR        {rates}\n"
-        f"not found  {figures['undetected_photos']} of {figures['photos']} photos, "
-        f"{figures['undetected_pairs']} pairs (counted as errors)"
-    )
-
-
-def write_scores(path: Path, pairs: Sequence[Pair], embeddings: PhotoEmbeddings) -> None:
-    """One CSV row a pair: fold, path_a, path_b, same, score (empty where a face was not found).
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["fold", "path_a", "path_b", "same", "score"])
-    for pair in pairs:
-        score = embeddings.score(pair)
-        writer.writerow(
-            [pair.fold, pair.path_a, pair.path_b, int(pair.same), "" if math.isnan(score) else f"{score:.6f}"]
-        )
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text.getvalue(), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
-
-
-def _percent(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.2%}"
+    (sightings,) = watch_photos([pipeline], [images / path for path in distinct])
+    by_path = {path: sightings.embedding(images / path) for path in distinct}
+    return PhotoEmbeddings(pipeline.embedder.model_id, pipeline.embedder.alignment, by_path)

@@ -5,15 +5,17 @@ Layers carry the names under which the published weights are stored.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from convert.equalization import Seam
 from convert.quiet import Model, import_keras
 
 INPUT_SIZE_PX = 160
 BOTTLENECK = "Bottleneck"
 # tf.slim's value for this network; the weights were trained with it.
-_BATCH_NORM_EPSILON = 1e-3
+BATCH_NORM_EPSILON = 1e-3
 
 Tensor = Any
 Layers = Any
@@ -46,6 +48,7 @@ _BRANCHES: dict[str, tuple[tuple[Conv, ...], ...]] = {
     ),
 }
 _BLOCKS = (("Block35", 5, 0.17), ("Block17", 10, 0.10), ("Block8", 5, 0.20))
+_STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "Conv2d_4b_3x3")
 
 
 def residual_scales() -> dict[str, float]:
@@ -55,6 +58,27 @@ def residual_scales() -> dict[str, float]:
     operation and one quantization step less per block.
     """
     return {f"{kind}_{i}_Conv2d_1x1": scale for kind, count, scale in _BLOCKS for i in range(1, count + 1)}
+
+
+def seams() -> list[Seam]:
+    """Where the channels between two layers may be rescaled: along the stem, along each branch, and where a residual
+    block's branches join; in the order of the computation.
+    """
+    found = _chain(_STEM)
+    residual = [(f"{kind}_{i}", kind) for kind, count, _ in _BLOCKS for i in range(1, count + 1)]
+    for prefix, kind in [*residual, ("Block8_6", "Block8"), ("Mixed_6a", "Mixed_6a"), ("Mixed_7a", "Mixed_7a")]:
+        branches = [
+            [f"{prefix}_Branch_{i}_{name}" for name, _, _ in convs] for i, convs in enumerate(_BRANCHES[kind])
+        ]  # fmt: skip
+        for branch in branches:
+            found += _chain(branch)
+        if kind in {name for name, _, _ in _BLOCKS}:
+            found.append(Seam(tuple(branch[-1] for branch in branches), f"{prefix}_Conv2d_1x1"))
+    return found
+
+
+def _chain(names: Sequence[str]) -> list[Seam]:
+    return [Seam((producer,), consumer) for producer, consumer in itertools.pairwise(names)]
 
 
 def build_inception_resnet_v1(embedding_dim: int) -> Model:
@@ -71,7 +95,7 @@ def build_inception_resnet_v1(embedding_dim: int) -> Model:
     x = _residual_block(layers, x, "Block8", 6, activate=False)
     x = layers.GlobalAveragePooling2D(name="AvgPool")(x)
     x = layers.Dense(embedding_dim, use_bias=False, name=BOTTLENECK)(x)
-    x = layers.BatchNormalization(epsilon=_BATCH_NORM_EPSILON, scale=False, name=f"{BOTTLENECK}_BatchNorm")(x)
+    x = layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, scale=False, name=f"{BOTTLENECK}_BatchNorm")(x)
     return keras.Model(image, x, name="inception_resnet_v1")
 
 
@@ -117,5 +141,5 @@ def _branch(layers: Layers, x: Tensor, prefix: str, convs: Sequence[Conv], *, ha
 def _conv(layers: Layers, x: Tensor, conv: Conv, *, strides: int = 1, padding: str = "same") -> Tensor:
     name, filters, kernel = conv
     x = layers.Conv2D(filters, kernel, strides=strides, padding=padding, use_bias=False, name=name)(x)
-    x = layers.BatchNormalization(epsilon=_BATCH_NORM_EPSILON, scale=False, name=f"{name}_BatchNorm")(x)
+    x = layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, scale=False, name=f"{name}_BatchNorm")(x)
     return layers.ReLU(name=f"{name}_Activation")(x)

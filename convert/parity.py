@@ -1,4 +1,4 @@
-"""How close each variant, run by the kiosk's own embedder, stays to the Keras network."""
+"""How close each variant, run by the kiosk's own embedder, stays to the Keras network and to its float32 variant."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Cosine between the embeddings of Keras and of the variant, over ``crops`` held-out crops."""
+    """Cosine between a variant's embeddings and Keras' (``cosine``), and float32's, over ``crops`` held-out crops."""
 
     crops: int
     cosine_mean: float
     cosine_p1: float
     cosine_min: float
     floor: float
+    float32_mean: float
+    float32_p1: float
+    float32_min: float
     latency_ms_1_thread: float
     latency_ms_2_threads: float
     size_bytes: int
@@ -51,21 +54,38 @@ def reference_embeddings(model: Model, crops: Sequence[Image], preprocessing: st
     return normalised
 
 
-def measure_parity(bundle: Bundle, crops: Sequence[Image], reference: Array) -> Parity:
-    """Embed the crops through the runtime and compare with ``reference`` (n, d)."""
+def runtime_embeddings(bundle: Bundle, crops: Sequence[Image]) -> Array:
+    """L2-normalised embeddings (n, d) of the crops by a variant in the kiosk's runtime."""
     embedder = TfliteEmbedder(bundle, threads=2)
-    embeddings = np.stack([embedder.embed_crop(crop) for crop in crops])
-    cosines = np.einsum("nd,nd->n", embeddings, reference, dtype=np.float64)
+    return np.stack([embedder.embed_crop(crop) for crop in crops])
+
+
+def measure_parity(bundle: Bundle, crops: Sequence[Image], keras: Array, float32: Array) -> Parity:
+    """Embed the crops through the runtime and compare with the embeddings (n, d) of Keras and of float32."""
+    embeddings = runtime_embeddings(bundle, crops)
+    mean, p1, least = _drift(embeddings, keras)
+    float32_mean, float32_p1, float32_least = _drift(embeddings, float32)
     return Parity(
         crops=len(crops),
-        cosine_mean=round(float(cosines.mean()), 6),
-        cosine_p1=round(float(np.percentile(cosines, 1)), 6),
-        cosine_min=round(float(cosines.min()), 6),
+        cosine_mean=mean,
+        cosine_p1=p1,
+        cosine_min=least,
         floor=FLOORS[bundle.manifest.variant],
+        float32_mean=float32_mean,
+        float32_p1=float32_p1,
+        float32_min=float32_least,
         latency_ms_1_thread=_latency_ms(TfliteEmbedder(bundle, threads=1), crops[0]),
-        latency_ms_2_threads=_latency_ms(embedder, crops[0]),
+        latency_ms_2_threads=_latency_ms(TfliteEmbedder(bundle, threads=2), crops[0]),
         size_bytes=bundle.model_path.stat().st_size,
     )
+
+
+def _drift(embeddings: Array, reference: Array) -> tuple[float, float, float]:
+    """Mean, first percentile and least of the cosines between rows."""
+    cosines = np.einsum("nd,nd->n", embeddings, reference, dtype=np.float64)
+    figures = cosines.mean(), np.percentile(cosines, 1), cosines.min()
+    mean, p1, least = (round(float(figure), 6) for figure in figures)
+    return mean, p1, least
 
 
 def require_floor(name: str, parity: Parity) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from convert.dlib_resnet29 import load_dlib_resnet29
-from convert.keras_h5 import load_facenet
+from convert.keras_h5 import load_equalized_facenet
 from convert.quiet import Model
 from convert.weights import WeightsFile
 from kiosk.bundle import Accuracy, Alignment, OperatingPoint, Preprocessing
 from kiosk.errors import UsageError
+from kiosk.thresholds import SearchScores
 
 _FACENET_LICENCE = "MIT (davidsandberg/facenet); the training images have terms of their own"
 
@@ -37,10 +38,11 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Figures from ``kiosk-convert evaluate`` and ``benchmarks/measure_thresholds.py`` for one bundle."""
+    """Figures from ``kiosk-convert evaluate`` and ``benchmarks/thresholds.py`` for one bundle."""
 
     thresholds: tuple[OperatingPoint, ...]
     thresholds_measured_on: str | None
+    search: SearchScores | None
     accuracy: Accuracy | None
 
 
@@ -50,7 +52,7 @@ FACENET512 = Recipe(
     embedding_dim=512,
     preprocessing="fixed-127.5-128",
     alignment="eyes-box-v1",
-    load=load_facenet,
+    load=load_equalized_facenet,
     # Both hold davidsandberg's checkpoint 20180402-114759 (VGGFace2). Built and measured with the second; the first
     # was out of reach then: same network, its layers are matched by name, else by order, shapes checked either way.
     files=(
@@ -77,7 +79,7 @@ FACENET128 = Recipe(
     embedding_dim=128,
     preprocessing="per-image-whitening",
     alignment="eyes-box-v1",
-    load=load_facenet,
+    load=load_equalized_facenet,
     # Neither file was within reach: this build is tested with random weights in the same layout, and not measured.
     files=(
         WeightsFile(
@@ -136,6 +138,7 @@ def measured(name: str, variant: str) -> Measured:
     return Measured(
         thresholds=tuple(OperatingPoint(**point) for point in figures.get("thresholds", ())),
         thresholds_measured_on=figures.get("thresholds_measured_on"),
+        search=SearchScores(**figures["search"]) if "search" in figures else None,
         accuracy=Accuracy(**accuracy) if accuracy else None,
     )
 

@@ -5,17 +5,39 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from convert.gate import ACCURACY_TOLERANCE, FAR, TAR_TOLERANCE, PairFigures
 from convert.parity import Parity
 from kiosk import __version__
 from kiosk.bundle import Manifest
 
 
-def report_data(parities: dict[str, Parity], split: str, tensorflow_version: str) -> dict[str, Any]:
-    """The JSON report of all variants built together; ``latency_ms`` are this build machine's."""
+def report_data(
+    parities: dict[str, Parity], figures: dict[str, PairFigures], *, split: str, pairs: str, tensorflow: str
+) -> dict[str, Any]:
+    """The JSON report of all variants built together, float32 among them; ``latency_ms`` are this build machine's.
+
+    ``parities`` and ``figures`` by variant; ``split`` and ``pairs`` say what they were measured on. A threshold's shift
+    is the variant's minus float32's.
+    """
+    float32 = figures["float32"]
     return {
-        "built_with": {"kiosk": __version__, "tensorflow": tensorflow_version},
+        "built_with": {"kiosk": __version__, "tensorflow": tensorflow},
         "crops": split,
         "parity": {variant: asdict(parity) for variant, parity in parities.items()},
+        "gate": {
+            "passed": True,
+            "pairs": pairs,
+            "far": FAR,
+            "tolerance": {"accuracy": ACCURACY_TOLERANCE, "tar": TAR_TOLERANCE},
+            "figures": {
+                variant: {
+                    **asdict(row),
+                    "threshold_shift": round(row.threshold - float32.threshold, 6),
+                    "far_threshold_shift": round(row.far_threshold - float32.far_threshold, 6),
+                }
+                for variant, row in figures.items()
+            },
+        },
     }
 
 
@@ -33,12 +55,16 @@ def report_markdown(manifest: Manifest, data: dict[str, Any]) -> str:
         f"- Built with kiosk {data['built_with']['kiosk']}, TensorFlow {data['built_with']['tensorflow']}",
         "- Batch normalisation is folded into the convolutions",
         "",
-        "## Parity with the Keras network",
+        "## Quantization gate: passed",
         "",
-        f"Embeddings through the kiosk's own embedder against Keras, cosine. {data['crops']}.",
+        *_gate_lines(data["gate"]),
         "",
-        "| variant | mean | 1st percentile | minimum | floor (mean) | ms, 1 thread | ms, 2 threads | MB |",
-        "|---|---|---|---|---|---|---|---|",
+        "## Drift, size and time",
+        "",
+        f"Embeddings through the kiosk's own embedder against Keras' and float32's, cosine. {data['crops']}.",
+        "",
+        "| variant | Keras: mean | p1 | min | floor | float32: mean | p1 | min | ms, 1 thread | 2 threads | MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
         *(_parity_row(variant, row) for variant, row in data["parity"].items()),
         "",
         "Times are medians on the machine of the build, preprocessing included.",
@@ -50,9 +76,31 @@ def report_markdown(manifest: Manifest, data: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _gate_lines(gate: dict[str, Any]) -> list[str]:
+    tolerance, undetected = gate["tolerance"], gate["figures"]["float32"]["undetected"]
+    at_far = f"at FAR {gate['far']:g}"
+    return [
+        f"Measured on {gate['pairs']}; {undetected} of them with a face not found, counted as errors.",
+        f"Tolerated below float32: {tolerance['accuracy']:g} of accuracy, {tolerance['tar']:g} of TAR {at_far}.",
+        "",
+        f"| variant | accuracy | EER | TAR {at_far} | best threshold (shift) | threshold {at_far} (shift) |",
+        "|---|---|---|---|---|---|",
+        *(_gate_row(variant, row) for variant, row in gate["figures"].items()),
+    ]
+
+
+def _gate_row(variant: str, row: dict[str, Any]) -> str:
+    return (
+        f"| {variant} | {row['accuracy']:.4f} | {row['eer']:.2%} | {row['tar']:.4f} "
+        f"| {row['threshold']:.3f} ({row['threshold_shift']:+.3f}) "
+        f"| {row['far_threshold']:.3f} ({row['far_threshold_shift']:+.3f}) |"
+    )
+
+
 def _parity_row(variant: str, row: dict[str, Any]) -> str:
     return (
         f"| {variant} | {row['cosine_mean']:.5f} | {row['cosine_p1']:.5f} | {row['cosine_min']:.5f} | {row['floor']} "
+        f"| {row['float32_mean']:.5f} | {row['float32_p1']:.5f} | {row['float32_min']:.5f} "
         f"| {row['latency_ms_1_thread']:.1f} | {row['latency_ms_2_threads']:.1f} | {row['size_bytes'] / 1e6:.2f} |"
     )
 

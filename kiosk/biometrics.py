@@ -23,7 +23,7 @@ Embedding = NDArray[np.float32]
 
 Landmarks = NDArray[np.float32]
 """Points in image pixels, shape (n, 2) of (x, y). Row 0 is the eye on the image's left, row 1 the eye on its
-right; with six rows: then nose tip, mouth centre, ear on the left, ear on the right."""
+right; with four or more rows: then nose tip, mouth centre; with six: then ear on the left, ear on the right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,9 @@ class Reason(StrEnum):
     BLURRED = "blurred"
     TOO_DARK = "too_dark"
     TOO_BRIGHT = "too_bright"
+    LOW_CONTRAST = "low_contrast"
     TURNED = "turned"
+    UNCLEAR = "unclear"
     UNKNOWN = "unknown"
     AMBIGUOUS = "ambiguous"
     EMPTY_GALLERY = "empty_gallery"
@@ -105,11 +107,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Measures of one face, and the first gate it fails (None: good enough).
+    """Measures of one face, and the first limit of a gate it breaks (None: good enough, or not judged).
 
-    ``size_px``: shorter side of the face box. ``sharpness``: variance of the Laplacian of the grey face scaled to
-    a fixed size. ``brightness``: mean grey level 0–255. ``yaw``: nose offset from the eyes' midpoint in eye
-    distances, signed, None without landmarks.
+    ``size_px``: shorter side of the face box. ``eye_distance_px``: between the eyes, in the picture. ``sharpness``:
+    0-100, higher is sharper, independent of size, contrast and (nearly) noise. Of the grey levels 0-255 between brows
+    and mouth: ``brightness`` is the mean, ``contrast`` the standard deviation, ``clipped`` the share that is white
+    (0-1). ``yaw``: nose off the eyes' midpoint, signed, positive to the image's right; ``pitch``: ears below the line
+    of the eyes, positive with the chin up; both in eye distances. ``detector_score``: the detector's confidence, 0-1,
+    which falls with whatever makes a face unlike a plain one. None: not measured.
     """
 
     size_px: float
@@ -117,6 +122,11 @@ class Quality:
     brightness: float
     yaw: float | None = None
     failure: Reason | None = None
+    eye_distance_px: float | None = None
+    contrast: float | None = None
+    clipped: float | None = None
+    pitch: float | None = None
+    detector_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,17 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kiosk.biometrics import ModelId
 from kiosk.errors import ModelError
+from kiosk.thresholds import SearchScores
 
 BUILT_IN = Path(__file__).parent / "data" / "models"
 BUILT_IN_BUNDLE = "dlib-resnet29-int8"
@@ -74,6 +77,7 @@ class Manifest(_Record):
     alignment: Alignment
     thresholds: tuple[OperatingPoint, ...] = ()
     thresholds_measured_on: str | None = None
+    search: SearchScores | None = None
     accuracy: Accuracy | None = None
     report: dict[str, Any] = Field(default_factory=dict)
 
@@ -98,9 +102,42 @@ class Bundle:
     def built_in(self) -> bool:
         return self.folder.parent == BUILT_IN
 
-    def verification_threshold(self) -> float:
-        """The score of the 1:1 decision: false match rate 1e-3, as close as was measured."""
-        return self.identification_threshold(gallery_templates=1, fpir=1e-3)
+    @property
+    def measured(self) -> bool:
+        """Whether the error rates of comparisons and of searches are known."""
+        return bool(self.manifest.thresholds) and self.manifest.search is not None
+
+    def verification_threshold(self, fmr: float = 1e-3) -> float:
+        """The score of a 1:1 decision with this false match rate.
+
+        Between the measured points, and beyond the last one, the score is linear in the logarithm of the rate.
+
+        Raises:
+            ModelError: nobody has measured this bundle.
+        """
+        points = self.manifest.thresholds
+        if not points:
+            raise self._unmeasured()
+        if len(points) == 1:
+            return points[0].score
+        wanted = math.log10(fmr)
+        pairs = [(math.log10(p.fmr), p.score) for p in sorted(points, key=lambda p: -p.fmr)]
+        low, high = next(
+            ((a, b) for a, b in itertools.pairwise(pairs) if wanted >= b[0]),
+            (pairs[-2], pairs[-1]),
+        )
+        slope = (high[1] - low[1]) / (high[0] - low[0])
+        return min(max(low[1] + slope * (wanted - low[0]), -1.0), 1.0)
+
+    def search_scores(self) -> SearchScores:
+        """What strangers' searches score.
+
+        Raises:
+            ModelError: nobody has measured this bundle.
+        """
+        if self.manifest.search is None:
+            raise self._unmeasured()
+        return self.manifest.search
 
     def margin(self, configured: float) -> float:
         """``match.margin`` on this model's scale.
@@ -112,29 +149,8 @@ class Bundle:
             return configured
         return configured * min(1.0, (1 - self.verification_threshold()) / _FACENET_SPREAD)
 
-    def identification_threshold(self, *, gallery_templates: int, fpir: float) -> float:
-        """The score at which a stranger searched against this many templates passes with probability ``fpir``.
-
-        A search is ``gallery_templates`` comparisons, so each may be wrong with probability ``fpir`` divided by their
-        number (independence assumed, which is pessimistic for several templates of one subject). Between the measured
-        points, and beyond the last one, the score is linear in the logarithm of the false match rate.
-
-        Raises:
-            ModelError: nobody has measured this bundle.
-        """
-        points = self.manifest.thresholds
-        if not points:
-            raise ModelError(f"{self.folder}: no error rates were measured for this bundle; set match.threshold")
-        wanted = math.log10(fpir / max(gallery_templates, 1))
-        if len(points) == 1:
-            return points[0].score
-        pairs = [(math.log10(p.fmr), p.score) for p in sorted(points, key=lambda p: -p.fmr)]
-        low, high = next(
-            ((a, b) for a, b in itertools.pairwise(pairs) if wanted >= b[0]),
-            (pairs[-2], pairs[-1]),
-        )
-        slope = (high[1] - low[1]) / (high[0] - low[0])
-        return min(max(low[1] + slope * (wanted - low[0]), -1.0), 1.0)
+    def _unmeasured(self) -> ModelError:
+        return ModelError(f"{self.folder}: no error rates were measured for this bundle; set match.threshold")
 
 
 _FACENET_SPREAD = 0.40
@@ -150,7 +166,9 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         text = manifest_path.read_bytes()
     except FileNotFoundError:
-        raise ModelError(f"{folder}: not a model bundle (no manifest.json); see `kiosk model list`") from None
+        raise ModelError(
+            f"{folder}: not a model bundle (no manifest.json); build or install the bundle again"
+        ) from None
     except OSError as error:
         raise ModelError(f"{manifest_path}: cannot be read: {error.strerror}") from error
     bundle = Bundle(folder, _parse_manifest(manifest_path, text))
@@ -163,36 +181,72 @@ def read_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def find_bundles(models_folder: Path) -> list[Bundle]:
-    """All sound bundles, installed ones first, each group in the order ``auto`` prefers them."""
-    installed = _bundles_in(models_folder) if models_folder != BUILT_IN else []
+Changes = Mapping[Path, "Bundle | None"]
+"""What would lie at a place (see :func:`place`) after a change that is only planned: a bundle, or None for nothing."""
+
+_NO_CHANGES: Changes = MappingProxyType({})
+
+
+def place(folder: Path) -> Path:
+    """A folder's absolute path; where it is a link itself, that of the link."""
+    return folder.parent.resolve() / folder.name
+
+
+def bundle_folders(parent: Path) -> list[Path]:
+    """The folders that hold a bundle or a part of one, by name."""
+    return sorted({path.parent for file in ("manifest.json", "model.tflite") for path in parent.glob(f"*/{file}")})
+
+
+def find_bundles(models_folder: Path, changes: Changes = _NO_CHANGES) -> list[Bundle]:
+    """All bundles, installed ones first, each group in the order ``auto`` prefers them.
+
+    Raises:
+        ModelError: one of them is damaged or only half copied.
+    """
+    installed = _bundles_in(models_folder, changes) if models_folder != BUILT_IN else []
     return sorted(installed, key=_preference) + sorted(_bundles_in(BUILT_IN), key=_preference)
 
 
-def select_bundle(wanted: str, models_folder: Path) -> Bundle:
+def select_bundle(wanted: str, models_folder: Path, changes: Changes = _NO_CHANGES) -> Bundle:
     """The bundle named in ``model.bundle``: ``auto``, an installed name, or a folder.
 
     ``auto`` takes the installed bundle with the best measured accuracy (the smallest variant among equals), and
-    the built-in one when none is installed, or none whose error rates are known.
+    the built-in one when none is installed, or none whose error rates are known. With ``changes`` it is the bundle
+    that would be taken after them.
 
     Raises:
         ModelError: there is no such bundle, or it is damaged.
     """
     if wanted == "auto":
-        bundles = find_bundles(models_folder)
+        bundles = find_bundles(models_folder, changes)
         if not bundles:
             raise ModelError(f"no model bundle in {models_folder} or {BUILT_IN}; reinstall the kiosk")
-        return next((bundle for bundle in bundles if bundle.manifest.thresholds), bundles[0])
+        return next((bundle for bundle in bundles if bundle.measured), bundles[0])
     for folder in (models_folder / wanted, BUILT_IN / wanted, Path(wanted)):
-        if (folder / "manifest.json").exists():
+        if place(folder) in changes:
+            planned = changes[place(folder)]
+            if planned is not None:
+                return planned
+        elif (folder / "manifest.json").exists():
             return read_bundle(folder)
     raise ModelError(f"model.bundle: no bundle {wanted!r}; `kiosk model list` names the installed ones")
 
 
-def _bundles_in(folder: Path) -> list[Bundle]:
-    if not folder.is_dir():
-        return []
-    return [read_bundle(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+def _bundles_in(parent: Path, changes: Changes = _NO_CHANGES) -> list[Bundle]:
+    planned = {folder: bundle for folder, bundle in changes.items() if folder.parent == parent.resolve()}
+    folders = [folder for folder in bundle_folders(parent) if place(folder) not in planned]
+    return [_read_installed(folder) for folder in folders] + [b for b in planned.values() if b is not None]
+
+
+def _read_installed(folder: Path) -> Bundle:
+    try:
+        return read_bundle(folder)
+    except ModelError as error:
+        if folder.parent == BUILT_IN:
+            raise
+        raise ModelError(
+            f"{error}; `kiosk model install FOLDER` replaces it, `kiosk model remove {folder.name}` takes it away"
+        ) from None
 
 
 def _preference(bundle: Bundle) -> tuple[float, int, str]:

@@ -23,13 +23,14 @@ from kiosk.errors import ConfigError, KioskError
 _COMMANDS = {
     "run": ("run", "Watch the camera, recognize people and report their check-ins."),
     "enroll": ("enroll", "Enroll a person from photos."),
-    "subjects": ("subjects", "List, show, rename or remove enrolled people."),
+    "subjects": ("subjects", "List, show, rename, re-enroll or remove enrolled people."),
     "verify": ("verify", "Do two photos show the same person?"),
     "identify": ("identify", "Who is in these photos?"),
     "events": ("events", "Show the attendance log."),
     "why": ("why", "Show what one decision rests on, accepted or not."),
+    "calibrate": ("calibrate", "Find the threshold for this gallery and this door."),
     "check": ("check", "Check that the kiosk would run; say what to mend."),
-    "model": ("model", "List, inspect or install model bundles."),
+    "model": ("model", "List, inspect, install or remove model bundles."),
     "demo": ("demo", "See everything work, with nothing set up."),
 }
 """Name: module below ``kiosk.commands`` (its ``command`` object), short help (kept here: help imports nothing)."""

@@ -95,10 +95,10 @@ def _paint(frame: Array, walk: Walk, t: float) -> None:
     """Blend the person's bust into the frame at time ``t`` (0–1) of the walk."""
     height, width = frame.shape[:2]
     scale = _between(walk.face_px, t) / walk.person.face.w
-    cut_out, face_at = _cut_out(walk.person)
+    cutting, face_at = cut_out(walk.person)
     # Shrunk by area: sampling single pixels would make the picture flicker as it grows.
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    bust = cv2.resize(cut_out, None, fx=scale, fy=scale, interpolation=method)
+    bust = cv2.resize(cutting, None, fx=scale, fy=scale, interpolation=method)
     # A step's swing: nobody glides.
     sway = 0.01 * math.sin(t * 6 * math.pi)
     left = round((_between(walk.x, t) + sway) * width - scale * face_at[0])
@@ -113,7 +113,7 @@ def _paint(frame: Array, walk: Walk, t: float) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _cut_out(person: Person) -> tuple[Array, tuple[float, float]]:
+def cut_out(person: Person) -> tuple[Array, tuple[float, float]]:
     """Head and shoulders as (height, width, 4): colour, and alpha fading to 0 at the rim; the face's centre in it."""
     photo, face = person.photo, person.face
     x, y = face.centre

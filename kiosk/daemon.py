@@ -19,7 +19,7 @@ from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError
 from kiosk.events import AttendanceEvent, Info, Origin, RejectedEvent, Topics
-from kiosk.gallery import Gallery
+from kiosk.gallery import Gallery, Readiness
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
     Pipeline,
@@ -56,7 +56,7 @@ def run_daemon(config: Config) -> None:
         stopping = stack.enter_context(_stop_signals())
         pipeline = build_pipeline(config)
         store = stack.enter_context(Store.open(Path(config.store.path)))
-        stack.enter_context(store.daemon_lock())
+        stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         watcher.announce()
@@ -87,6 +87,7 @@ class GalleryWatcher:
         self._pipeline = pipeline
         self._store = store
         self._stale = False
+        self._foreign: str | None = None
         self.gallery: Gallery = self._load()
         self.threshold_source = self._explain_threshold()
         self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
@@ -101,15 +102,14 @@ class GalleryWatcher:
         self.recognizer.use(self.gallery, build_rule(self._config, self._pipeline.bundle, self.gallery))
         self._stale = False
         log.info("gallery reloaded: %s", self.describe())
+        self._tell_foreign()
 
     def announce(self) -> None:
         """Log what recognizes, how well, and what it cannot use."""
         bundle = self._pipeline.bundle
         log.info("model %s, %s", self.gallery.model_id, explain_accuracy(bundle))
         log.info("gallery: %s", self.describe())
-        foreign = describe_foreign(self.gallery, self._store.template_models())
-        if foreign is not None:
-            log.warning("%s", foreign)
+        self._tell_foreign()
 
     def describe(self) -> str:
         """Size and threshold in words."""
@@ -118,9 +118,15 @@ class GalleryWatcher:
     def _explain_threshold(self) -> str:
         return explain_threshold(self._config, self._pipeline.bundle, self.gallery)
 
+    def _tell_foreign(self) -> None:
+        """Who cannot be recognized, whenever that has changed."""
+        foreign = describe_foreign(Readiness.of(self.gallery.model_id, self._store.subject_models()))
+        if foreign != self._foreign and foreign is not None:
+            log.warning("%s", foreign)
+        self._foreign = foreign
+
     def _load(self) -> Gallery:
-        model_id = self._pipeline.embedder.model_id
-        return Gallery(model_id, self._store.templates(model_id))
+        return self._store.gallery(self._pipeline.embedder.model_id)
 
 
 class Daemon:

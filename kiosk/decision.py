@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from kiosk.biometrics import Candidate, Decision, Quality, Reason, SubjectId, Verdict
 
+# The first candidate and as many others as bundles take into the crowd: a reader can do the sum again.
+_KEPT_CANDIDATES = 6
+# One frame cannot contradict itself: a decisive score has to hold when a second one is fused with it.
+_DECISIVE_FRAMES = 2
+
 
 @dataclass(frozen=True, slots=True)
 class DecisionRule:
-    """Identified: the first candidate reaches ``threshold`` and leads the next subject by ``margin``.
+    """Identified: the first candidate reaches the threshold and leads the next subject by ``margin``.
 
-    Both are scores (cosine similarity). Within the margin two subjects are too alike to tell apart: ambiguous.
+    All are scores (cosine similarity). Within the margin two subjects are too alike to tell apart: ambiguous.
+    ``crowd_weight`` times the mean score of the ``crowd_size`` subjects after the first is added to ``threshold``: a
+    face that resembles many needs a higher score to be one of them (``kiosk.thresholds``). ``decisive``, at or above
+    ``threshold`` and like it without the crowd's share, is the score from which fewer frames than usual will do; never
+    by default.
+
+    Raises:
+        ValueError: ``decisive`` lies below ``threshold``.
     """
 
     threshold: float
     margin: float
+    crowd_size: int = 0
+    crowd_weight: float = 0.0
+    decisive: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.decisive < self.threshold:
+            raise ValueError(f"decisive {self.decisive} is below threshold {self.threshold}")
 
     def decide(
         self,
@@ -24,18 +44,33 @@ class DecisionRule:
         frames: int = 1,
         quality: Quality | None = None,
     ) -> Decision:
-        """Judge candidates given in descending score."""
-        verdict, reason = self._judge(candidates)
-        return Decision(verdict, reason, self.threshold, candidates, frames, quality, self.margin)
+        """Judge candidates given in descending score. The decision's threshold has the crowd's share in it."""
+        threshold = self.threshold + self._crowd(candidates)
+        verdict, reason = self._judge(candidates, threshold)
+        return Decision(verdict, reason, threshold, candidates[:_KEPT_CANDIDATES], frames, quality, self.margin)
 
     def reject(self, reason: Reason, quality: Quality | None = None) -> Decision:
         """The decision for a face that is not searched at all."""
         return Decision(Verdict.REJECTED, reason, self.threshold, (), 0, quality, self.margin)
 
-    def _judge(self, candidates: tuple[Candidate, ...]) -> tuple[Verdict, Reason]:
+    def has_enough(self, decision: Decision, frames: int) -> bool:
+        """Whether a decision rests on as many frames as are asked for, or is so clear that fewer will do."""
+        decisive = decision.verdict is Verdict.IDENTIFIED and self._lead(decision) >= self.decisive - self.threshold
+        return decision.frames >= (min(frames, _DECISIVE_FRAMES) if decisive else frames)
+
+    def _lead(self, decision: Decision) -> float:
+        return decision.candidates[0].score - decision.threshold
+
+    def _crowd(self, candidates: tuple[Candidate, ...]) -> float:
+        others = candidates[1 : 1 + self.crowd_size]
+        if not others:
+            return 0.0
+        return self.crowd_weight * sum(candidate.score for candidate in others) / len(others)
+
+    def _judge(self, candidates: tuple[Candidate, ...], threshold: float) -> tuple[Verdict, Reason]:
         if not candidates:
             return Verdict.UNKNOWN, Reason.EMPTY_GALLERY
-        if candidates[0].score < self.threshold:
+        if candidates[0].score < threshold:
             return Verdict.UNKNOWN, Reason.UNKNOWN
         if len(candidates) > 1 and candidates[0].score - candidates[1].score < self.margin:
             return Verdict.REJECTED, Reason.AMBIGUOUS

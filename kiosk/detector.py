@@ -1,6 +1,7 @@
 """Face detectors: a BGR image in, faces in image pixels out, highest score first.
 
-BlazeFace (MediaPipe short-range, TFLite) is the default; Haar cascades with eye cascades are the notebook's way.
+BlazeFace (MediaPipe short-range, TFLite) is the default; Haar cascades with eye cascades are the notebook's way; YuNet
+runs where the user gives its network.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,14 @@ _INPUT_PX = 128
 _ANCHOR_GRIDS = ((16, 2), (8, 6))
 _MAX_LOGIT = 100.0
 _MERGE_IOU = 0.3
+# YuNet is made for faces of 10 to 300 pixels (OpenCV's documentation of FaceDetectorYN).
+_YUNET_LONGEST_PX = 640
+_YUNET_MIN_SCORE = 0.9
 # The second look takes in this many box sides around a face: the proportion of LFW's photos, where landmarks are good.
 _SECOND_LOOK = 2.4
+
+# Rows of BlazeFace's landmarks in a mirror image: eyes and ears change places.
+_MIRRORED_ROWS = [1, 0, 2, 3, 5, 4]
 
 Array = NDArray[np.float32]
 
@@ -56,11 +64,21 @@ class BlazeFaceDetector:
         looked = [face if face.box.w > limit else self._look_again(image, face) for face in self._look(image)]
         return sorted((face for face in looked if face is not None), key=lambda face: -face.score)
 
+    def refine(self, image: Image, face: Face) -> Face:
+        """The face's mean place in the image and in its mirror image: the network's left and right errors cancel."""
+        if face.box.w > max(image.shape[:2]) / _SECOND_LOOK:
+            left, top, part = 0, 0, image
+        else:
+            left, top, part = _surroundings(image, face.box)
+        width = part.shape[1]
+        seen = self._look(np.ascontiguousarray(part[:, ::-1]))
+        mirrored = _overlapping_most([_moved(_mirrored(found, width), left, top) for found in seen], face)
+        return face if mirrored is None else _mean_face(face, mirrored)
+
     def _look_again(self, image: Image, face: Face) -> Face | None:
         left, top, part = _surroundings(image, face.box)
         seen = [_moved(found, left, top) for found in self._look(part)]
-        overlapping = [found for found in seen if found.box.iou(face.box) > _MERGE_IOU]
-        return max(overlapping, key=lambda found: found.box.iou(face.box), default=None)
+        return _overlapping_most(seen, face)
 
     def _look(self, image: Image) -> list[Face]:
         scale, left, top = self._letterbox(image)
@@ -125,6 +143,9 @@ class HaarDetector:
         ]
         return sorted(found, key=lambda face: -face.score)
 
+    def refine(self, image: Image, face: Face) -> Face:  # noqa: ARG002 - nothing to add to what the cascades found
+        return face
+
     def _find_eyes(self, grey: cv2.typing.MatLike, box: Sequence[int]) -> Landmarks | None:
         x, y, w, h = map(int, box)
         # Eyes lie in the upper 60 % of the cascade's box; below, the eye cascade finds nostrils and mouth corners.
@@ -136,6 +157,70 @@ class HaarDetector:
         if not left or not right:
             return None
         return np.array([left[0], right[-1]], np.float32) + np.array([x, y], np.float32)
+
+
+class YuNetDetector:
+    """OpenCV's YuNet (``cv2.FaceDetectorYN``), from a network file that the user gives: four landmarks a face.
+
+    **Not measured.** The file (``face_detection_yunet_2023mar.onnx`` of OpenCV Zoo) was not at hand where this was
+    written: it follows OpenCV's documentation, and was never run with the real network.
+
+    Raises:
+        ModelError: the file is missing, or not YuNet.
+    """
+
+    def __init__(self, model: Path, *, min_score: float = _YUNET_MIN_SCORE) -> None:
+        if not model.is_file():
+            raise ModelError(f"{model}: no such file; download face_detection_yunet_2023mar.onnx from OpenCV Zoo")
+        self._model = model
+        try:
+            self._network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), min_score)
+        except cv2.error:
+            raise self._unusable() from None
+        # Another network loads, too, and only running it shows that it is not YuNet.
+        self.detect(np.zeros((320, 320, 3), np.uint8))
+
+    def detect(self, image: Image) -> list[Face]:
+        """All faces of a BGR image, highest score first.
+
+        Raises:
+            ModelError: the network has not YuNet's outputs.
+        """
+        height, width = image.shape[:2]
+        scale = min(_YUNET_LONGEST_PX / max(height, width), 1.0)
+        size = max(round(width * scale), 1), max(round(height * scale), 1)
+        small = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        try:
+            self._network.setInputSize(size)
+            _, rows = self._network.detect(small)
+        except cv2.error:
+            raise self._unusable() from None
+        return decode_yunet(rows, (size[0] / width, size[1] / height))
+
+    def refine(self, image: Image, face: Face) -> Face:  # noqa: ARG002 - not measured, so taken as it is
+        return face
+
+    def _unusable(self) -> ModelError:
+        return ModelError(f"{self._model}: not a YuNet network; download face_detection_yunet_2023mar.onnx again")
+
+
+def decode_yunet(rows: NDArray[Any] | None, scale: tuple[float, float] = (1.0, 1.0)) -> list[Face]:
+    """Faces from the rows of ``FaceDetectorYN.detect`` (n, 15), None without any; highest score first.
+
+    A row is the box (x, y, w, h); right eye, left eye, nose tip, right and left corner of the mouth, as the person has
+    them: the right eye is on the image's left; and the score. The landmarks come out as those of every detector: eye
+    on the image's left, the other eye, nose tip, mouth centre. ``scale``: columns and rows of the image the network
+    saw per column and row of the original one.
+    """
+    if rows is None:
+        return []
+    faces = []
+    for row in np.asarray(rows, np.float32):
+        x, y, w, h = (float(value) for value in row[:4] / np.array([*scale, *scale], np.float32))
+        left, right, nose, *mouth = row[4:14].reshape(5, 2) / np.array(scale, np.float32)
+        landmarks = np.stack([left, right, nose, np.mean(mouth, axis=0)]).astype(np.float32)
+        faces.append(Face(Box(x, y, w, h), min(max(float(row[14]), 0.0), 1.0), landmarks))
+    return sorted(faces, key=lambda face: -face.score)
 
 
 def _cascade(path: Path) -> cv2.CascadeClassifier:
@@ -201,7 +286,9 @@ _MIN_EXTRA_SCORE = 0.75
 
 
 class PhotoDetector:
-    """For single photos, where small faces matter more than milliseconds: the image whole, then in ever smaller tiles.
+    """For single photos, where small faces and their exact place matter more than milliseconds.
+
+    The image whole, then in ever smaller tiles; every face that is found is refined.
 
     ``exhaustive`` searches every level and merges (all faces of a group photo); otherwise the first level that shows a
     face ends the search (the one face of a portrait).
@@ -223,7 +310,10 @@ class PhotoDetector:
                         faces.append(face)
             if faces and not self._exhaustive:
                 break
-        return sorted(faces, key=lambda face: -face.score)
+        return sorted((self._detector.refine(image, face) for face in faces), key=lambda face: -face.score)
+
+    def refine(self, image: Image, face: Face) -> Face:  # noqa: ARG002 - every face already is
+        return face
 
 
 def _tiles(image: Image, level: int) -> Iterator[tuple[int, int, Image]]:
@@ -253,6 +343,29 @@ def _surroundings(image: Image, box: Box) -> tuple[int, int, Image]:
     x, y = box.centre
     left, top = max(int(x - half), 0), max(int(y - half), 0)
     return left, top, image[top : int(y + half) + 1, left : int(x + half) + 1]
+
+
+def _overlapping_most(found: list[Face], face: Face) -> Face | None:
+    overlapping = [other for other in found if other.box.iou(face.box) > _MERGE_IOU]
+    return max(overlapping, key=lambda other: other.box.iou(face.box), default=None)
+
+
+def _mirrored(face: Face, width: int) -> Face:
+    """A face of the mirror image in the image's own coordinates: left and right change places."""
+    box = Box(width - face.box.x - face.box.w, face.box.y, face.box.w, face.box.h)
+    if face.landmarks is None:
+        return Face(box, face.score)
+    points = face.landmarks[_MIRRORED_ROWS]
+    points[:, 0] = width - points[:, 0]
+    return Face(box, face.score, points)
+
+
+def _mean_face(a: Face, b: Face) -> Face:
+    x, y, w, h = ((p + q) / 2 for p, q in zip(astuple(a.box), astuple(b.box), strict=True))
+    landmarks = None
+    if a.landmarks is not None and b.landmarks is not None:
+        landmarks = ((a.landmarks + b.landmarks) / 2).astype(np.float32)
+    return Face(Box(x, y, w, h), a.score, landmarks)
 
 
 def _moved(face: Face, left: int, top: int) -> Face:

@@ -11,6 +11,7 @@ from kiosk.align import align_face
 from kiosk.biometrics import Embedding, Face, Image, ModelId
 from kiosk.bundle import Bundle
 from kiosk.errors import ModelError
+from kiosk.gallery import fuse
 from kiosk.preprocessing import Tensor, preprocess
 from kiosk.tflite import Runtime, make_interpreter
 
@@ -29,7 +30,7 @@ class TfliteEmbedder:
         self, bundle: Bundle, *, threads: int = 2, runtime: Runtime = "auto", alignment: str | None = None
     ) -> None:
         manifest = bundle.manifest
-        self.model_id = ModelId(f"{bundle.model_id}+{alignment.split('-')[0]}") if alignment else bundle.model_id
+        self.model_id = embedding_model_id(bundle, alignment)
         self.size_px = manifest.input_size_px
         self.alignment: str = alignment or manifest.alignment
         self._preprocessing = manifest.preprocessing
@@ -43,8 +44,17 @@ class TfliteEmbedder:
         return align_face(image, face, self.alignment, self.size_px)
 
     def embed(self, image: Image, face: Face) -> Embedding:
-        """Align the face and return its L2-normalised embedding, shape (embedding_dim,)."""
-        return self.embed_crop(self.crop(image, face))
+        """Align the face of a photo; the mean of the crop's embedding and its mirror image's, L2-normalised.
+
+        Two inferences: for photos, where accuracy counts more than milliseconds (docs/recognition.md).
+        """
+        crop = self.crop(image, face)
+        return fuse([self.embed_crop(crop), self.embed_crop(_mirror(crop))])
+
+    def embed_frame(self, image: Image, face: Face, *, mirrored: bool) -> Embedding:
+        """Align the face of a camera frame and embed it, or its mirror image, once; shape (embedding_dim,)."""
+        crop = self.crop(image, face)
+        return self.embed_crop(_mirror(crop) if mirrored else crop)
 
     def embed_crop(self, crop: Image) -> Embedding:
         """Embed an aligned crop (size_px, size_px, 3) BGR.
@@ -62,6 +72,15 @@ class TfliteEmbedder:
             raise ModelError(f"{self.model_id}: the model returned no usable embedding; build or install it again")
         embedding: Embedding = raw / np.float32(norm)
         return embedding
+
+
+def _mirror(crop: Image) -> Image:
+    return np.ascontiguousarray(crop[:, ::-1])
+
+
+def embedding_model_id(bundle: Bundle, alignment: str | None) -> ModelId:
+    """The model id of embeddings made by a bundle, with another crop geometry than its own where one is given."""
+    return ModelId(f"{bundle.model_id}+{alignment.split('-')[0]}") if alignment else bundle.model_id
 
 
 def _quantize(tensor: Tensor, detail: dict[str, Any]) -> NDArray[Any]:

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kiosk.advice import advise
 from kiosk.biometrics import Embedding, Image, ModelId, Quality, Reason, SubjectId, Template
+from kiosk.decision import DecisionRule
 from kiosk.errors import InputError
 from kiosk.gallery import Gallery, fuse
 from kiosk.ports import Detector, Embedder
@@ -16,14 +18,6 @@ _SUBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 # A face with less than a fifth of the largest one's area is a bystander in the background, not a second person posing.
 _RIVAL_AREA = 0.2
-
-_ADVICE = {
-    Reason.TOO_SMALL: "the face is too small ({quality.size_px:.0f} px); come closer or crop the photo less",
-    Reason.BLURRED: "the face is blurred (sharpness {quality.sharpness:.0f}); take a sharper photo",
-    Reason.TOO_DARK: "the face is too dark (brightness {quality.brightness:.0f} of 255); add light",
-    Reason.TOO_BRIGHT: "the face is too bright (brightness {quality.brightness:.0f} of 255); reduce light",
-    Reason.TURNED: "the face is turned away; look towards the camera",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +63,7 @@ def embed_photo(
         raise InputError(f"{source}: {len(rivals)} faces found where one is needed; crop the photo to one person")
     quality = gate.assess(image, face)
     if quality.failure is not None:
-        raise InputError(f"{source}: {_ADVICE[quality.failure].format(quality=quality)}")
+        raise InputError(f"{source}: {advise(quality)}")
     return EnrolledPhoto(source, quality, embedder.embed(image, face))
 
 
@@ -93,18 +87,43 @@ def check_same_person(photos: Sequence[EnrolledPhoto], known: Sequence[Embedding
         )
 
 
+def find_near_copies(photos: Sequence[EnrolledPhoto], same_picture_score: float) -> list[str]:
+    """Notes on photos that show next to nothing new, as those of one burst do: one a group of photos that are alike.
+
+    Three different photos make a far better template than three of one moment.
+    """
+    groups: list[list[int]] = []
+    for number, photo in enumerate(photos):
+        score_of = (max(float(photo.embedding @ photos[n].embedding) for n in group) for group in groups)
+        alike = next(
+            (group for group, score in zip(groups, score_of, strict=True) if score >= same_picture_score), None
+        )
+        if alike is None:
+            groups.append([number])
+        else:
+            alike.append(number)
+    return [_describe_copies(group, [photos[n].source for n in group]) for group in groups if len(group) > 1]
+
+
+def _describe_copies(group: Sequence[int], sources: Sequence[str]) -> str:
+    numbers = [str(number + 1) for number in group]
+    return (
+        f"photos {', '.join(numbers[:-1])} and {numbers[-1]} are nearly the same picture ({', '.join(sources)}); "
+        "add one from another angle, or of another day"
+    )
+
+
 def check_not_enrolled(
-    subject_id: SubjectId, photos: Sequence[EnrolledPhoto], gallery: Gallery, duplicate_score: float
+    subject_id: SubjectId, photos: Sequence[EnrolledPhoto], others: Gallery, rule: DecisionRule
 ) -> None:
-    """The same face must not be enrolled under two ids.
+    """The same face must not be enrolled under two ids. ``others``: everybody but the subject.
 
     Raises:
         InputError: naming the other id.
     """
-    probe = fuse([photo.embedding for photo in photos])
-    for candidate in gallery.search(probe, k=2):
-        if candidate.subject_id != subject_id and candidate.score >= duplicate_score:
-            raise InputError(
-                f"{photos[0].source}: this face is already enrolled as {candidate.subject_id} "
-                f"(score {candidate.score:.2f}); use that id, or --force to enroll it as {subject_id} too"
-            )
+    decision = rule.decide(others.search(fuse([photo.embedding for photo in photos])))
+    if decision.reason in {Reason.MATCH, Reason.AMBIGUOUS}:
+        raise InputError(
+            f"{photos[0].source}: this face is already enrolled as {decision.candidates[0].subject_id} "
+            f"(score {decision.score:.2f}); use that id, or --force to enroll it as {subject_id} too"
+        )

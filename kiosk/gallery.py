@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kiosk.biometrics import Candidate, Embedding, ModelId, SubjectId, Template
+
+SEARCH_DEPTH = 11
+"""Candidates of a search: the first, and as many again as the threshold's crowd takes in (``kiosk.thresholds``)."""
 
 
 class Gallery:
@@ -16,12 +22,16 @@ class Gallery:
     A subject's templates are fused to their normalised mean: with three photos a subject that is both more accurate
     than any single one and cheaper to search (docs/recognition.md).
 
+    ``score_shift``: by how much strangers score higher here than where the model's error rates were measured
+    (``kiosk calibrate``); added to automatic thresholds.
+
     Templates of another model are counted in ``foreign`` and never compared.
     """
 
-    def __init__(self, model_id: ModelId, templates: Iterable[Template]) -> None:
+    def __init__(self, model_id: ModelId, templates: Iterable[Template], *, score_shift: float = 0.0) -> None:
         by_subject: dict[SubjectId, list[Embedding]] = {}
         self.model_id = model_id
+        self.score_shift = score_shift
         self.foreign = 0
         self.template_count = 0
         for template in templates:
@@ -31,17 +41,20 @@ class Gallery:
             self.template_count += 1
             by_subject.setdefault(template.subject_id, []).append(template.embedding)
         self.subjects = list(by_subject)
-        self._matrix: NDArray[np.float32] = np.array([fuse(rows) for rows in by_subject.values()], np.float32)
+        self.subjects_by_templates = Counter(map(len, by_subject.values()))
+        """How many subjects have so many templates."""
+        self.matrix: NDArray[np.float32] = np.array([fuse(rows) for rows in by_subject.values()], np.float32)
+        """Fused templates, (subjects, embedding_dim), in the order of ``subjects``."""
 
     def __len__(self) -> int:
         """Number of subjects."""
         return len(self.subjects)
 
-    def search(self, probe: Embedding, k: int = 5) -> tuple[Candidate, ...]:
+    def search(self, probe: Embedding, k: int = SEARCH_DEPTH) -> tuple[Candidate, ...]:
         """The ``k`` most similar subjects, highest score first."""
         if not self.subjects:
             return ()
-        scores = self._matrix @ probe
+        scores = self.matrix @ probe
         k = min(k, len(scores))
         best = np.argpartition(-scores, k - 1)[:k]
         best = best[np.argsort(-scores[best], kind="stable")]
@@ -49,7 +62,7 @@ class Gallery:
 
     def score(self, subject_id: SubjectId, probe: Embedding) -> float:
         """The score of one subject."""
-        return float(self._matrix[self.subjects.index(subject_id)] @ probe)
+        return float(self.matrix[self.subjects.index(subject_id)] @ probe)
 
 
 def fuse(embeddings: list[Embedding], weights: list[float] | None = None) -> Embedding:
@@ -57,3 +70,34 @@ def fuse(embeddings: list[Embedding], weights: list[float] | None = None) -> Emb
     mean = np.average(np.stack(embeddings), axis=0, weights=weights)
     fused: Embedding = (mean / np.linalg.norm(mean)).astype(np.float32)
     return fused
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whom a model can recognize, given the templates there are."""
+
+    model_id: ModelId
+    recognized: tuple[SubjectId, ...]
+    """Have templates of this model."""
+    unrecognized: tuple[SubjectId, ...]
+    """Have templates, but of other models only: strangers until they are enrolled again."""
+    stranded: Mapping[ModelId, int]
+    """How many templates of each other model the unrecognized have."""
+    kept: Mapping[ModelId, int]
+    """How many templates of each other model the recognized have besides: for a way back."""
+
+    @classmethod
+    def of(cls, model_id: ModelId, templates: Mapping[SubjectId, Mapping[ModelId, int]]) -> Self:
+        """``templates``: how many each subject has of each model."""
+        stranded: Counter[ModelId] = Counter()
+        kept: Counter[ModelId] = Counter()
+        for counts in templates.values():
+            foreign = {model: count for model, count in counts.items() if model != model_id}
+            (kept if model_id in counts else stranded).update(foreign)
+        return cls(
+            model_id,
+            tuple(subject for subject, counts in templates.items() if model_id in counts),
+            tuple(subject for subject, counts in templates.items() if counts and model_id not in counts),
+            stranded,
+            kept,
+        )

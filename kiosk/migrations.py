@@ -111,7 +111,20 @@ def _create_rejections(db: Database) -> None:
     db.execute("CREATE INDEX rejections_by_time ON rejections(occurred_at)")
 
 
-STEPS: tuple[Step, ...] = (_create_tables, _create_rejections)
+def _create_calibrations(db: Database) -> None:
+    db.execute(
+        """
+        CREATE TABLE calibrations (
+            id INTEGER PRIMARY KEY,
+            model_id TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            document TEXT NOT NULL
+        ) STRICT
+        """
+    )
+
+
+STEPS: tuple[Step, ...] = (_create_tables, _create_rejections, _create_calibrations)
 
 
 def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:

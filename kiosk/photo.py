@@ -23,6 +23,7 @@ from kiosk.opencv import MAX_IMAGE_PIXELS, cv2
 _MAX_FILE_BYTES = 100 * 1024 * 1024
 _USE_ANOTHER = "use a JPEG or PNG photo"
 _WHITE = 255
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_ALPHA_TYPES = frozenset({4, 6})
@@ -43,6 +44,25 @@ class Photo:
     sha256: str
 
 
+def is_photo(path: Path) -> bool:
+    """Whether a file's name says that it is a photo."""
+    return path.suffix.lower() in _SUFFIXES and path.is_file()
+
+
+def photos_below(folder: Path) -> list[Path]:
+    """All photos below a folder, sorted.
+
+    Raises:
+        InputError: no such folder, or no photo in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.rglob("*") if is_photo(path))
+    if not paths:
+        raise InputError(f"{folder}: no photos in it ({' '.join(sorted(_SUFFIXES))})")
+    return paths
+
+
 def read_photo(path: Path) -> Image:
     """Read a photo as BGR, upright (EXIF), 8 bits, transparency laid over white.
 
@@ -56,6 +76,15 @@ def load_photo(path: Path) -> Photo:
     """Like :func:`read_photo`, with the hash of the file."""
     data = _read(path)
     return Photo(path, _decode(path, data), hashlib.sha256(data).hexdigest())
+
+
+def hash_photo(path: Path) -> str:
+    """The SHA-256 of a photo's file, in hex, without decoding it.
+
+    Raises:
+        InputError: it is missing, unreadable, empty or too large.
+    """
+    return hashlib.sha256(_read(path)).hexdigest()
 
 
 def _read(path: Path) -> bytes:

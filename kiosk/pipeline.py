@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kiosk.biometrics import ModelId
@@ -11,17 +11,26 @@ from kiosk.bundle import Bundle, select_bundle
 from kiosk.config import Config
 from kiosk.decision import DecisionRule
 from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
-from kiosk.embedder import TfliteEmbedder
+from kiosk.embedder import TfliteEmbedder, embedding_model_id
 from kiosk.errors import ConfigError
-from kiosk.gallery import Gallery
+from kiosk.gallery import Gallery, Readiness
 from kiosk.ports import Detector
-from kiosk.quality import QualityGate
+from kiosk.quality import ENROLLMENT_GATE, PROBE_GATE, QualityGate
 from kiosk.recognition import Recognizer
 
 # The notebook's crop: its detector knows no landmarks that could level the eyes.
 _HAAR_ALIGNMENT = "haar-square-v1"
+# The cascade finds ever more faces in wallpaper below this.
+_HAAR_MIN_SIZE_PX = 40
 _SAME_FACE_FMR = 1e-2
 _DUPLICATE_FPIR = 1e-3
+# A score that ten times fewer strangers reach decides with fewer frames (docs/recognition.md, visits).
+_DECISIVE_FPIR_SHARE = 0.1
+_VERIFICATION_FMR = 1e-3
+# Two photos nearer to each other than this share of the distance that divides people (at FMR 1e-3) are nearly one
+# picture. Frames half a second apart in two videos of one sitting: 75 and 99 % are (FaceNet; dlib's network 46 and
+# 89 %); different photos of one person in LFW, some of which are one occasion's: 4 % (0.1 %).
+_SAME_PICTURE_SHARE = 0.18
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,8 @@ class Pipeline:
     detector: Detector
     embedder: TfliteEmbedder
     gate: QualityGate
+    enrollment_gate: QualityGate
+    """Stricter: for photos that become templates."""
     configured_score: float | None = None
     """``match.threshold`` where it is a number; stands in for error rates that nobody has measured."""
 
@@ -48,16 +59,23 @@ class Pipeline:
     @property
     def same_face_score(self) -> float:
         """Below it two embeddings are of different people, whatever else speaks for one."""
-        return self._score(1, _SAME_FACE_FMR)
+        return self._comparison_score(_SAME_FACE_FMR)
 
-    def duplicate_score(self, gallery: Gallery) -> float:
-        """From it on a new face counts as one that is enrolled already."""
-        return self._score(len(gallery), _DUPLICATE_FPIR)
+    @property
+    def same_picture_score(self) -> float:
+        """From it on two photos of a person show nearly the same picture."""
+        return 1 - _SAME_PICTURE_SHARE * (1 - self._comparison_score(_VERIFICATION_FMR))
 
-    def _score(self, subjects: int, fpir: float) -> float:
+    def _comparison_score(self, fmr: float) -> float:
         if self.configured_score is not None and not _measured(self.bundle, self.embedder.alignment):
             return self.configured_score
-        return self.bundle.identification_threshold(gallery_templates=subjects, fpir=fpir)
+        return self.bundle.verification_threshold(fmr)
+
+    def duplicate_rule(self, gallery: Gallery) -> DecisionRule:
+        """By it a new face counts as one that is enrolled already."""
+        if self.configured_score is not None and not _measured(self.bundle, self.embedder.alignment):
+            return DecisionRule(self.configured_score, margin=0.0)
+        return _automatic_rule(self.bundle, gallery, _DUPLICATE_FPIR, margin=0.0)
 
 
 def models_folder(config: Config) -> Path:
@@ -77,7 +95,7 @@ def open_bundle(config: Config) -> Bundle:
 def build_detector(config: Config) -> Detector:
     """Load the detector ``face.detector`` names."""
     if config.face.detector == "haar":
-        return HaarDetector(min_size_px=config.face.min_size_px)
+        return HaarDetector(min_size_px=max(config.face.min_size_px, _HAAR_MIN_SIZE_PX))
     return BlazeFaceDetector(min_score=config.face.min_score, runtime=config.model.runtime)
 
 
@@ -87,8 +105,17 @@ def build_embedder(config: Config, bundle: Bundle) -> TfliteEmbedder:
     Raises:
         ModelError: its shapes are not what the manifest states.
     """
-    alignment = _HAAR_ALIGNMENT if config.face.detector == "haar" else None
+    alignment = _other_alignment(config)
     return TfliteEmbedder(bundle, threads=config.model.threads, runtime=config.model.runtime, alignment=alignment)
+
+
+def model_id_of(config: Config, bundle: Bundle) -> ModelId:
+    """The id that templates made with this bundle carry; no network is loaded to know it."""
+    return embedding_model_id(bundle, _other_alignment(config))
+
+
+def _other_alignment(config: Config) -> str | None:
+    return _HAAR_ALIGNMENT if config.face.detector == "haar" else None
 
 
 def build_pipeline(config: Config) -> Pipeline:
@@ -100,14 +127,25 @@ def build_pipeline(config: Config) -> Pipeline:
     """
     bundle = open_bundle(config)
     check_threshold(config, bundle)
-    gate = QualityGate(min_size_px=config.face.min_size_px, min_sharpness=config.face.min_sharpness)
+    gates = build_gate(config, PROBE_GATE), build_gate(config, ENROLLMENT_GATE)
     score = None if config.match.threshold == "auto" else config.match.threshold
-    return Pipeline(bundle, build_detector(config), build_embedder(config, bundle), gate, score)
+    return Pipeline(bundle, build_detector(config), build_embedder(config, bundle), *gates, score)
+
+
+def build_gate(config: Config, measured: QualityGate) -> QualityGate:
+    """The measured limits, but for those that the configuration sets."""
+    face = config.face
+    limits: dict[str, float] = {"min_size_px": face.min_size_px}
+    if face.min_eye_distance_px != "auto":
+        limits["min_eye_distance_px"] = face.min_eye_distance_px
+    if face.min_sharpness != "auto":
+        limits["min_sharpness"] = face.min_sharpness
+    return replace(measured, **limits)
 
 
 def _measured(bundle: Bundle, alignment: str) -> bool:
     """Error rates hold for the crops they were measured with."""
-    return bool(bundle.manifest.thresholds) and alignment == bundle.manifest.alignment
+    return bundle.measured and alignment == bundle.manifest.alignment
 
 
 def check_threshold(config: Config, bundle: Bundle) -> None:
@@ -124,11 +162,20 @@ def check_threshold(config: Config, bundle: Bundle) -> None:
 
 
 def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule:
-    """The threshold that is configured, or the one that keeps the configured FPIR with a gallery of this size."""
-    threshold = config.match.threshold
-    if threshold == "auto":
-        threshold = bundle.identification_threshold(gallery_templates=len(gallery), fpir=config.match.fpir)
-    return DecisionRule(threshold=threshold, margin=bundle.margin(config.match.margin))
+    """The threshold that is configured, or the one that keeps the configured FPIR with a gallery like this."""
+    margin = bundle.margin(config.match.margin)
+    if config.match.threshold != "auto":
+        return DecisionRule(config.match.threshold, margin)
+    return _automatic_rule(bundle, gallery, config.match.fpir, margin)
+
+
+def _automatic_rule(bundle: Bundle, gallery: Gallery, fpir: float, margin: float) -> DecisionRule:
+    search = bundle.search_scores()
+    threshold, decisive = (
+        search.threshold(gallery.subjects_by_templates, rate) + gallery.score_shift
+        for rate in (fpir, fpir * _DECISIVE_FPIR_SHARE)
+    )
+    return DecisionRule(threshold, margin, search.crowd_size, search.crowd_weight, decisive)
 
 
 def build_recognizer(
@@ -152,7 +199,19 @@ def explain_threshold(config: Config, bundle: Bundle, gallery: Gallery) -> str:
     rule = build_rule(config, bundle, gallery)
     if config.match.threshold != "auto":
         return f"threshold {rule.threshold:.3f} (match.threshold)"
-    return f"threshold {rule.threshold:.3f} (FPIR {config.match.fpir:g} with {len(gallery)} subjects)"
+    why = f"FPIR {config.match.fpir:g} with {len(gallery)} subjects of {_templates_text(gallery)}"
+    if gallery.score_shift:
+        why += f", {gallery.score_shift:+.3f} by `kiosk calibrate`"
+    crowd = f"{rule.crowd_weight:g} of the mean score of the next {rule.crowd_size}"
+    return f"threshold {rule.threshold:.3f} and {crowd} ({why})"
+
+
+def _templates_text(gallery: Gallery) -> str:
+    counts = sorted(gallery.subjects_by_templates)
+    if not counts:
+        return "1 template"
+    span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{span} template{'' if counts == [1] else 's'}"
 
 
 def explain_accuracy(bundle: Bundle) -> str:
@@ -163,10 +222,28 @@ def explain_accuracy(bundle: Bundle) -> str:
     return f"accuracy {accuracy.value:.1%} on {accuracy.pairs} pairs ({accuracy.protocol})"
 
 
-def describe_foreign(gallery: Gallery, models: Mapping[ModelId, int]) -> str | None:
-    """What to say about templates of other models, None when there are none. ``models``: templates per model id."""
-    foreign = {model: count for model, count in models.items() if model != gallery.model_id}
-    if not foreign:
+def describe_foreign(readiness: Readiness) -> str | None:
+    """Who cannot be recognized for want of templates of this model, and what to type; None when all can be."""
+    unrecognized = readiness.unrecognized
+    if not unrecognized:
         return None
-    made_with = ", ".join(f"{count} made with {model}" for model, count in sorted(foreign.items()))
-    return f"templates of another model are not compared: {made_with}; re-enroll these subjects"
+    everybody = len(unrecognized) + len(readiness.recognized)
+    return (
+        f"{len(unrecognized)} of {everybody} subjects cannot be recognized: they have only templates of another model "
+        f"({_counts(readiness.stranded)}), which {readiness.model_id} does not compare; `kiosk subjects reenroll DIR` "
+        "enrolls them again from their photos"
+    )
+
+
+def describe_kept(readiness: Readiness) -> str | None:
+    """Templates of other models that nobody depends on, None when there are none or somebody does."""
+    if readiness.unrecognized or not readiness.kept:
+        return None
+    kept = _counts(readiness.kept)
+    return (
+        f"templates of other models ({kept}) are kept for a way back; `kiosk subjects reenroll --drop-old` erases them"
+    )
+
+
+def _counts(templates: Mapping[ModelId, int]) -> str:
+    return ", ".join(f"{count} of {model}" for model, count in sorted(templates.items()))

@@ -34,13 +34,19 @@ class Detector(Protocol):
     def detect(self, image: Image) -> list[Face]:
         """All faces of a BGR image, in image pixels, highest score first."""
 
+    def refine(self, image: Image, face: Face) -> Face:
+        """A detected face placed as exactly as can be, at the price of more time: for single photos."""
+
 
 class Embedder(Protocol):
     @property
     def model_id(self) -> ModelId: ...
 
     def embed(self, image: Image, face: Face) -> Embedding:
-        """Align the face and return its L2-normalised embedding."""
+        """Align the face of a photo and return its L2-normalised embedding, as good as can be had."""
+
+    def embed_frame(self, image: Image, face: Face, *, mirrored: bool) -> Embedding:
+        """Align the face of a camera frame and embed it, or its mirror image, in one inference."""
 
 
 class Clock(Protocol):

@@ -22,8 +22,9 @@ from kiosk.gallery import Gallery
 from kiosk.ports import Detector, Embedder
 from kiosk.tracks import Sample, Track, Tracker
 
-# An identified person keeps standing there: look again now and then, in case another steps into the same place.
-_CONFIRM_EVERY_S = 0.5
+# A person who was told to be somebody or nobody keeps standing there: look again now and then, in case another steps
+# into the same place, or turns a better face. Rarely, because every look is another try for a stranger.
+_LOOK_AGAIN_S = 0.5
 # Two seconds of a usual camera; a bound on what is stored with every decision, whatever window is configured.
 _FRAMES_TOLD = 30
 
@@ -36,7 +37,8 @@ class QualityCheck(Protocol):
 class Recognizer:
     """Detector, quality gate, embedder and gallery search, with evidence gathered over the frames of a track.
 
-    ``same_face_score``: below it an embedding in a track's place belongs to somebody else.
+    ``same_face_score``: below it an embedding in a track's place belongs to somebody else. ``frames``: evidence an
+    identification needs, unless it is decisive. ``window_s``: evidence without one is told after so long.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Recognizer:
         self._same_face_score = same_face_score
         self._frames = frames
         self._window_s = window_s
-        self._tracker = Tracker()
+        self._tracker = Tracker(min_samples=frames)
 
     def use(self, gallery: Gallery, rule: DecisionRule) -> None:
         """Search this gallery from the next frame on, by this rule."""
@@ -87,11 +89,13 @@ class Recognizer:
         quality = self._gate.assess(frame.image, face)
         if quality.failure is not None:
             return self._report_rejected(face, track, self._rule.reject(quality.failure, quality))
-        if Verdict.IDENTIFIED in track.told and frame.captured_s - track.embedded_s < _CONFIRM_EVERY_S:
+        if track.settled and frame.captured_s - track.embedded_s < _LOOK_AGAIN_S:
             return FaceReport(face, self._decide(track), track.id)
-        embedding = self._embedder.embed(frame.image, face)
+        # A mirrored view now and then gives the fused probe what averaging both of each frame would, at half the cost.
+        embedding = self._embedder.embed_frame(frame.image, face, mirrored=track.views % 2 == 1)
+        track.views += 1
         track = self._settle(face, track, embedding, frame.captured_s)
-        track.add(Sample(frame.captured_s, embedding, quality), self._window_s)
+        track.add(Sample(frame.captured_s, embedding, quality))
         return self._with_frames(self._report(face, track, self._decide(track)), track)
 
     def _settle(self, face: Face, track: Track, embedding: Embedding, captured_s: float) -> Track:
@@ -133,15 +137,14 @@ class Recognizer:
 
     def _report(self, face: Face, track: Track, decision: Decision) -> FaceReport:
         """Final once a track: as soon as enough frames identify, or when the window has passed without."""
-        if decision.frames < self._frames:
+        if not self._rule.has_enough(decision, self._frames):
             return FaceReport(face, decision, track.id)
-        if decision.verdict is Verdict.IDENTIFIED:
-            # The subject is part of the outcome: should the evidence later turn to another, that is news.
-            first = track.tell_once(f"{decision.subject_id}")
-            track.told.add(Verdict.IDENTIFIED)
-            return FaceReport(face, decision, track.id, final=first)
-        waited_s = track.seen_s - track.started_s
-        final = waited_s >= self._window_s and track.tell_once(decision.reason)
+        identified = decision.verdict is Verdict.IDENTIFIED
+        if not identified and track.embedded_s - track.evidence_s < self._window_s:
+            return FaceReport(face, decision, track.id)
+        track.settled = True
+        # The subject is part of the outcome: should the evidence later turn to another, that is news.
+        final = track.tell_once(f"{decision.subject_id}" if identified else decision.reason)
         return FaceReport(face, decision, track.id, final=final)
 
     def _report_rejected(self, face: Face, track: Track, decision: Decision) -> FaceReport:

@@ -13,6 +13,9 @@ from kiosk.gallery import fuse
 _SAME_PLACE_IOU = 0.3
 # A person hidden for longer than this is a new visit to the camera.
 _FORGET_AFTER_S = 1.0
+# Evidence a track keeps: two seconds of every frame of a usual camera, a quarter of a minute of later, rarer looks. A
+# mean over so much moves little: whoever is unknown stays so, however long they stand there (benchmarks/visits.py).
+_SAMPLES_KEPT = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,11 @@ class Sample:
 
 @dataclass(slots=True)
 class Track:
-    """One person in front of the camera. ``told`` holds the outcomes already reported as final."""
+    """One person in front of the camera.
+
+    ``told`` holds the outcomes already reported as final; ``settled``: one of them was a decision on evidence.
+    ``evidence_s`` is the time of the first sample, ``embedded_s`` that of the last.
+    """
 
     id: int
     box: Box
@@ -34,18 +41,21 @@ class Track:
     seen_s: float
     samples: deque[Sample] = field(default_factory=deque)
     told: set[object] = field(default_factory=set)
+    settled: bool = False
+    evidence_s: float = float("inf")
     embedded_s: float = float("-inf")
+    views: int = 0
+    """Frames embedded so far."""
 
-    def add(self, sample: Sample, window_s: float) -> None:
-        """Add evidence and forget what is older than the window."""
+    def add(self, sample: Sample) -> None:
+        """Add evidence; the oldest goes where there is too much."""
         self.samples.append(sample)
+        self.evidence_s = min(self.evidence_s, sample.captured_s)
         self.embedded_s = sample.captured_s
-        while sample.captured_s - self.samples[0].captured_s > window_s:
-            self.samples.popleft()
 
     def weights(self) -> list[float]:
-        """What each sample counts in the fusion: by its face's size (small faces carry less detail)."""
-        return [min(s.quality.size_px, 160.0) for s in self.samples]
+        """What each sample counts in the fusion."""
+        return [weigh(sample.quality) for sample in self.samples]
 
     def probe(self) -> Embedding:
         """The samples fused, each with its weight."""
@@ -63,10 +73,23 @@ class Track:
         return True
 
 
-class Tracker:
-    """Follows faces by overlap. Not for crowds: at a door a few faces matter, and each is embedded anyway."""
+def weigh(quality: Quality) -> float:
+    """What a sample counts in the fusion: the pixels of its face, up to what the networks take in (160 × 160).
 
-    def __init__(self) -> None:
+    Sharpness and pose add nothing to that, nor does less weight for frames that are near copies of others: measured by
+    ``benchmarks/visits.py``.
+    """
+    return min(quality.size_px, 160.0) ** 2
+
+
+class Tracker:
+    """Follows faces by overlap. Not for crowds: at a door a few faces matter, and each is embedded anyway.
+
+    A track keeps at least ``min_samples``.
+    """
+
+    def __init__(self, min_samples: int = 1) -> None:
+        self._kept = max(min_samples, _SAMPLES_KEPT)
         self._tracks: list[Track] = []
         self._next_id = 1
 
@@ -103,7 +126,7 @@ class Tracker:
 
     def _touch(self, track: Track | None, face: Face, captured_s: float) -> Track:
         if track is None:
-            track = Track(self._next_id, face.box, captured_s, captured_s)
+            track = Track(self._next_id, face.box, captured_s, captured_s, deque(maxlen=self._kept))
             self._next_id += 1
             self._tracks.append(track)
         track.box, track.seen_s = face.box, captured_s

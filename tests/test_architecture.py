@@ -28,6 +28,7 @@ CONVERTER_MAY_USE = {
     "preprocessing",
     "quality",
     "tflite",
+    "thresholds",
 }
 
 

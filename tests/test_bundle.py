@@ -14,6 +14,7 @@ from kiosk.bundle import (
     Manifest,
     OperatingPoint,
     find_bundles,
+    place,
     read_bundle,
     select_bundle,
 )
@@ -35,7 +36,8 @@ def edit(folder: Path, **changes: Any) -> None:
 def measured(points: list[tuple[float, float]]) -> Bundle:
     bundle = read_bundle(BUILT_IN / BUILT_IN_BUNDLE)
     thresholds = tuple(OperatingPoint(fmr=fmr, score=score) for fmr, score in points)
-    return Bundle(bundle.folder, bundle.manifest.model_copy(update={"thresholds": thresholds}))
+    search = bundle.manifest.search if points else None
+    return Bundle(bundle.folder, bundle.manifest.model_copy(update={"thresholds": thresholds, "search": search}))
 
 
 def test_the_built_in_bundle_is_sound_and_measured() -> None:
@@ -101,6 +103,30 @@ def test_auto_prefers_accuracy_then_the_smaller_variant(folder: Path) -> None:
     assert names == ["small", "large", "poor", BUILT_IN_BUNDLE]
 
 
+def test_a_planned_change_is_chosen_from_as_if_it_had_happened(folder: Path, tmp_path: Path) -> None:
+    edit(folder, name="mine")
+    models = tmp_path / "empty"
+    planned = {place(models / "mine"): Bundle(models / "mine", read_bundle(folder).manifest)}
+    assert select_bundle("auto", models).built_in
+    for wanted in ("auto", "mine", str(models / "mine")):
+        assert select_bundle(wanted, models, planned).folder == models / "mine"
+    gone = {place(folder): None}
+    assert select_bundle("auto", folder.parent, gone).built_in
+    for wanted in ("mine", str(folder)):
+        assert select_bundle(wanted, folder.parent).folder == folder
+        with pytest.raises(ModelError, match="no bundle"):
+            select_bundle(wanted, folder.parent, gone)
+
+
+def test_a_damaged_installed_bundle_stops_auto_unless_it_is_to_be_replaced_or_removed(folder: Path) -> None:
+    manifest = read_bundle(folder).manifest
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ModelError, match=r"kiosk model remove mine"):
+        select_bundle("auto", folder.parent)
+    assert select_bundle("auto", folder.parent, {place(folder): None}).built_in
+    assert select_bundle("auto", folder.parent, {place(folder): Bundle(folder, manifest)}).folder == folder
+
+
 def test_a_name_a_folder_or_one_clear_line(folder: Path) -> None:
     assert select_bundle("mine", folder.parent).folder == folder
     assert select_bundle(str(folder), Path("/nonexistent")).folder == folder
@@ -109,13 +135,12 @@ def test_a_name_a_folder_or_one_clear_line(folder: Path) -> None:
         select_bundle("other", folder.parent)
 
 
-def test_threshold_rises_with_the_gallery_along_the_measured_points() -> None:
+def test_the_1_to_1_threshold_follows_the_measured_points() -> None:
     bundle = measured([(1e-2, 0.4), (1e-3, 0.5), (1e-4, 0.58)])
-    assert bundle.identification_threshold(gallery_templates=1, fpir=1e-3) == pytest.approx(0.5)
-    assert bundle.identification_threshold(gallery_templates=10, fpir=1e-3) == pytest.approx(0.58)
-    assert bundle.identification_threshold(gallery_templates=100, fpir=1e-3) == pytest.approx(0.66)
-    assert bundle.identification_threshold(gallery_templates=1, fpir=10**-2.5) == pytest.approx(0.45)
     assert bundle.verification_threshold() == pytest.approx(0.5)
+    assert bundle.verification_threshold(1e-4) == pytest.approx(0.58)
+    assert bundle.verification_threshold(1e-5) == pytest.approx(0.66)
+    assert bundle.verification_threshold(10**-2.5) == pytest.approx(0.45)
 
 
 def test_the_margin_shrinks_with_a_models_spread_of_scores() -> None:
@@ -123,17 +148,13 @@ def test_the_margin_shrinks_with_a_models_spread_of_scores() -> None:
     assert measured([(1e-2, 0.88), (1e-3, 0.92)]).margin(0.05) == pytest.approx(0.01)
 
 
-@given(st.integers(1, 10**6), st.integers(1, 10**6))
-def test_a_larger_gallery_never_lowers_the_threshold(a: int, b: int) -> None:
-    bundle = measured([(1e-2, 0.4), (1e-4, 0.58)])
-    small, large = (bundle.identification_threshold(gallery_templates=n, fpir=1e-3) for n in sorted((a, b)))
-    assert -1 <= small <= large <= 1
-
-
 def test_an_unmeasured_bundle_has_no_threshold_to_offer() -> None:
     bundle = measured([])
     with pytest.raises(ModelError, match=r"set match\.threshold"):
-        bundle.identification_threshold(gallery_templates=50, fpir=1e-3)
+        bundle.verification_threshold()
+    with pytest.raises(ModelError, match=r"set match\.threshold"):
+        bundle.search_scores()
+    assert not bundle.measured
     assert bundle.margin(0.05) == 0.05
 
 

@@ -1,80 +1,110 @@
-"""Charts of decisions: written, and showing what they should."""
+"""Charts are PNG files that show what they are given, and leave no global state behind."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_evidence import IDENTIFIED, OLD
 
-from kiosk.biometrics import Candidate, Decision, FrameEvidence, Image, Quality, Reason, SubjectId, Verdict
-from kiosk.charts import draw_decision
+from kiosk import charts
+from kiosk.charts import Axis, Line, Scores, Threshold, draw_curves, draw_scores
 from kiosk.errors import OutputError
-from kiosk.evidence import Evidence, gather_evidence, read_evidence
 from kiosk.opencv import cv2
 
-# BGR, of the first and second subject's lines.
-_FIRST, _SECOND = (0xB2, 0x72, 0x00), (0x00, 0x5E, 0xD5)
+RATE = Axis("rate", "log", 1e-4, 1.0)
 
 
-def _draw(path: Path, evidence: Evidence) -> Image:
-    draw_decision(path, evidence, title="check_in of E1042 (seq 1)", explanation="accepted: because " * 20)
-    picture = cv2.imread(str(path))
-    assert picture is not None
-    return picture  # type: ignore[return-value]
+def panel(label: str, centre: float) -> Scores:
+    random = np.random.default_rng(1)
+    return Scores(
+        label, random.normal(centre, 0.1, 500), random.normal(0.1, 0.1, 2000), [Threshold(0.4, "threshold")]
+    )  # fmt: skip
 
 
-def _ink(picture: Image, colour: tuple[int, int, int]) -> int:
-    return int((np.abs(picture.astype(int) - colour).max(axis=2) < 8).sum())
+def colours(path: Path) -> set[tuple[int, ...]]:
+    """The distinct BGR colours of a picture, rounded to steps of eight."""
+    image = cv2.imread(str(path))
+    assert image is not None
+    return {tuple(row) for row in (image.reshape(-1, 3) // 8).tolist()}
 
 
-def test_a_decision_shows_both_subjects_over_the_frames(tmp_path: Path) -> None:
-    picture = _draw(tmp_path / "a.png", gather_evidence(IDENTIFIED))
-    assert picture.shape == (780, 960, 3)
-    alone = _draw(tmp_path / "b.png", gather_evidence(replace(IDENTIFIED, frame_evidence=())))
-    # Beyond the fused scores' dotted lines and the legend: the frames' own points.
-    for colour in (_FIRST, _SECOND):
-        assert _ink(picture, colour) > _ink(alone, colour) + 200
-    assert _ink(picture, (217, 217, 217)) > 5000  # weights as bars
+def bgr(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[start : start + 2], 16) // 8 for start in (5, 3, 1))
 
 
-def test_evidence_of_the_older_version_is_drawn(tmp_path: Path) -> None:
-    picture = _draw(tmp_path / "old.png", read_evidence(OLD))
-    assert _ink(picture, _FIRST) > 300
+def test_a_histogram_has_a_panel_for_each_run(tmp_path: Path) -> None:
+    one, three = tmp_path / "one.png", tmp_path / "three.png"
+    draw_scores(one, [panel("a", 0.7)], title="Scores")
+    draw_scores(three, [panel("a", 0.7), panel("b", 0.5), panel("c", 0.9)], title="Scores")
+    heights = [cv2.imread(str(path)).shape[0] for path in (one, three)]  # type: ignore[union-attr]
+    assert heights[1] > 2 * heights[0]
+    assert not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.parametrize(
-    "evidence",
-    [
-        gather_evidence(Decision(Verdict.REJECTED, Reason.BLURRED, 0.6, quality=Quality(80, 3, 120), frames=0)),
-        gather_evidence(Decision(Verdict.UNKNOWN, Reason.EMPTY_GALLERY, 0.6, frames=3)),
-        # One frame, an id like those that matplotlib hides from a legend, measures that are zero or missing.
-        gather_evidence(
-            Decision(
-                Verdict.UNKNOWN,
-                Reason.UNKNOWN,
-                0.6,
-                (Candidate(SubjectId("_x"), 0.3),),
-                frame_evidence=(FrameEvidence(0.0, Quality(80, 0.0, 120), 1.0, (Candidate(SubjectId("y"), 0.4),)),),
-            )
-        ),
-    ],
-    ids=["blurred", "empty", "one frame"],
+    "values", [np.empty(0), np.array([0.5]), np.array([0.5, 0.5, 0.5])], ids=["none", "one", "equal"]
 )
-def test_any_decision_can_be_drawn(tmp_path: Path, evidence: Evidence) -> None:
-    assert _draw(tmp_path / "any.png", evidence).std() > 10
+def test_a_histogram_of_hardly_anything(tmp_path: Path, values: np.ndarray) -> None:
+    draw_scores(tmp_path / "a.png", [Scores("a", values, np.empty(0))], title="Scores")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_chart_is_written_in_the_format_of_its_name(tmp_path: Path) -> None:
-    _draw(tmp_path / "a.jpg", gather_evidence(IDENTIFIED))
-    assert (tmp_path / "a.jpg").read_bytes().startswith(b"\xff\xd8")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+def test_every_line_has_its_colour(tmp_path: Path) -> None:
+    x = np.array([0.0, 1e-3, 1e-2, 0.1, 1.0])
+    lines = [Line(f"run {number}", x, x ** (0.1 * number), [(1e-2, 0.5)]) for number in range(1, 6)]
+    draw_curves(tmp_path / "roc.png", lines, title="ROC", x=RATE, y=Axis("TAR"))
+    seen = colours(tmp_path / "roc.png")
+    assert [colour for colour in charts._COLOURS[:5] if bgr(colour) not in seen] == []
+    assert bgr(charts._COLOURS[5]) not in seen
+
+
+def test_more_lines_than_colours(tmp_path: Path) -> None:
+    x = np.array([0.01, 1.0])
+    draw_curves(tmp_path / "a.png", [Line(str(n), x, x) for n in range(20)], title="a", x=RATE, y=RATE)
+    assert (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("lines", [[], [Line("empty", np.empty(0), np.empty(0))]], ids=["no lines", "no points"])
+def test_a_chart_of_nothing(tmp_path: Path, lines: list[Line]) -> None:
+    draw_curves(tmp_path / "a.png", lines, title="a", x=RATE, y=Axis("y", "probit", 1e-4, 0.5))
+    assert (tmp_path / "a.png").exists()
+
+
+def test_on_probit_axes_two_normal_distributions_are_a_straight_line() -> None:
+    # Normal deviates: 0.1 % is -3.09, 2.3 % is -2, half is 0.
+    shares = np.array([0.00135, 0.02275, 0.5, 0.97725])
+    assert charts._probit(shares) == pytest.approx([-3, -2, 0, 2], abs=1e-3)
+    assert charts._normal_share(charts._probit(shares)) == pytest.approx(shares)
+    assert np.isfinite(charts._probit(np.array([0.0, 1.0]))).all()
 
 
 def test_a_chart_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"a\.png: cannot be written: No such file"):
+        draw_curves(tmp_path / "none" / "a.png", [], title="a", x=RATE, y=RATE)
     (tmp_path / "taken.png").mkdir()
-    with pytest.raises(OutputError, match=r"taken\.png: cannot be written"):
-        _draw(tmp_path / "taken.png", gather_evidence(IDENTIFIED))
-    assert [path.name for path in tmp_path.iterdir()] == ["taken.png"]
+    with pytest.raises(OutputError, match="cannot be written"):
+        draw_scores(tmp_path / "taken.png", [panel("a", 0.7)], title="Scores")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_drawing_needs_no_display_and_no_home(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; import numpy as np\n"
+        "from kiosk.charts import Scores, draw_scores\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "draw_scores(Path(sys.argv[1]), [Scores('a', np.ones(3), np.zeros(3))], title='a')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a.png")],
+        cwd=Path(__file__).parent.parent,
+        env={"HOME": "/proc/nowhere", "PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert (tmp_path / "a.png").exists()

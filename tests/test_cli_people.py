@@ -40,6 +40,7 @@ def test_enroll_with_several_photos(kiosk: Kiosk, samples: Path) -> None:
     assert document["new"] is True
     assert [photo["path"] for photo in document["photos"]] == [str(photo) for photo in photos]
     assert all(photo["quality"]["failure"] is None for photo in document["photos"])
+    assert document["notes"] == []
     subject = _listed(kiosk)["E1042"]
     assert (subject["name"], subject["templates"]) == ("버락 오바마", 3)
 
@@ -91,6 +92,34 @@ def test_one_bad_photo_and_nothing_is_enrolled(kiosk: Kiosk, samples: Path, tmp_
     assert result.returncode == 65
     assert "bad.jpg" in assert_one_line_error(result.stderr)
     assert dump(kiosk.store)["subjects"] == []
+
+
+def _spoiled(samples: Path, tmp_path: Path, name: str, sigma: float) -> Path:
+    path = tmp_path / name
+    photo = cv2.imread(str(samples / "obama.jpg"))
+    assert photo is not None
+    cv2.imwrite(str(path), cv2.GaussianBlur(photo, (0, 0), sigma))
+    return path
+
+
+def test_a_blurred_photo_is_refused_with_advice(kiosk: Kiosk, samples: Path, tmp_path: Path) -> None:
+    blurred = _spoiled(samples, tmp_path, "blurred.jpg", 5)
+    result = kiosk("enroll", "E1", blurred)
+    assert result.returncode == 65
+    assert "blurred.jpg: the face is blurred (sharpness" in assert_one_line_error(result.stderr)
+    kiosk.configure(face={"min_sharpness": 0})
+    assert kiosk("enroll", "E1", blurred).returncode == 0
+
+
+def test_photos_of_one_burst_are_enrolled_with_a_note(kiosk: Kiosk, samples: Path, tmp_path: Path) -> None:
+    again = _spoiled(samples, tmp_path, "again.jpg", 0.7)
+    photos = [samples / "obama2.jpg", samples / "obama.jpg", again]
+    result = kiosk("enroll", "E1", *photos)
+    assert (result.returncode, result.stdout) == (0, "E1: enrolled with 3 photos\n")
+    assert result.stderr.startswith("note: E1: photos 2 and 3 are nearly the same picture (")
+    assert len(result.stderr.splitlines()) == 1
+    document = json.loads(kiosk("enroll", "E2", *photos, "--force", "--json").stdout)
+    assert len(document["notes"]) == 1
 
 
 @pytest.fixture

@@ -270,6 +270,13 @@ attendance: {mode: schedule}
         ("device: {id: 'a/b'}", "must be 1 to 64"),
         ('device: {id: "door\\n"}', "must be 1 to 64"),
         ("face: {detector: mtcnn}", "must be one of blazeface, haar"),
+        (
+            "face: {min_eye_distance_px: -1}",
+            "face.min_eye_distance_px: must be auto or a number from 0 to 4096, not -1",
+        ),
+        ("face: {min_eye_distance_px: any}", "must be auto or a number from 0 to 4096"),
+        ("face: {min_sharpness: 200}", "face.min_sharpness: must be auto or a number from 0 to 100, not 200"),
+        ("face: {min_size_px: auto}", "face.min_size_px: must be a whole number from 0 to 4096"),
     ],
 )
 def test_wrong_value(file: Path, content: str, told: str) -> None:

@@ -29,6 +29,32 @@ def test_threshold_and_margin(scores: tuple[float, ...], verdict: Verdict, reaso
     assert (decision.subject_id == "s0") == (verdict is Verdict.IDENTIFIED)
 
 
+def test_a_decisive_score_below_the_threshold_makes_no_sense() -> None:
+    with pytest.raises(ValueError, match="below threshold"):
+        DecisionRule(0.6, 0.05, decisive=0.59)
+
+
+@pytest.mark.parametrize(
+    ("scores", "frames", "enough"),
+    [
+        ((0.7,), 4, False),
+        ((0.7,), 5, True),
+        ((0.8,), 1, False),
+        ((0.8,), 2, True),
+        ((0.8, 0.78), 2, False),
+        ((0.5,), 4, False),
+        ((0.5,), 5, True),
+    ],
+)
+def test_a_decisive_score_makes_do_with_fewer_frames(scores: tuple[float, ...], frames: int, enough: bool) -> None:
+    rule = DecisionRule(0.6, 0.05, decisive=0.8)
+    assert rule.has_enough(rule.decide(candidates(*scores), frames=frames), 5) == enough
+
+
+def test_no_score_is_decisive_unless_told_so() -> None:
+    assert not RULE.has_enough(RULE.decide(candidates(1.0), frames=2), 3)
+
+
 @given(st.lists(st.floats(-1, 1), max_size=5).map(lambda s: sorted(s, reverse=True)))
 def test_nobody_is_identified_below_the_threshold_or_within_the_margin(scores: list[float]) -> None:
     decision = RULE.decide(candidates(*scores))

@@ -2,10 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yunet
 
 from kiosk import detector
-from kiosk.biometrics import Image
-from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
+from kiosk.align import align_face
+from kiosk.biometrics import Face, Image
+from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector, YuNetDetector, decode_yunet
 from kiosk.errors import ModelError
 from kiosk.opencv import cv2
 
@@ -89,3 +91,86 @@ def test_a_damaged_model_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(detector, "BLAZEFACE", damaged)
     with pytest.raises(ModelError, match="SHA-256"):
         BlazeFaceDetector()
+
+
+def test_yunets_rows_become_faces() -> None:
+    # Box; right eye, left eye, nose, right and left corner of the mouth as the person has them; score.
+    rows = np.array(
+        [
+            [10, 20, 40, 50, 22, 35, 40, 36, 31, 48, 25, 58, 39, 60, 0.91],
+            [100, 20, 40, 50, 112, 35, 130, 36, 121, 48, 115, 58, 129, 60, 0.99],
+        ],
+        np.float32,
+    )
+    best, other = decode_yunet(rows)
+    assert (other.box.x, other.box.y, other.box.w, other.box.h) == (10, 20, 40, 50)
+    assert (best.score, other.score) == pytest.approx((0.99, 0.91))
+    assert other.landmarks is not None
+    assert other.landmarks.dtype == np.float32
+    assert other.landmarks.tolist() == [[22, 35], [40, 36], [31, 48], [32, 59]]
+    assert decode_yunet(None) == []
+    assert decode_yunet(np.empty((0, 15), np.float32)) == []
+
+
+def test_yunets_rows_are_scaled_back() -> None:
+    row = np.arange(15, dtype=np.float32)[np.newaxis]
+    (face,) = decode_yunet(row, (0.5, 0.25))
+    assert (face.box.x, face.box.y, face.box.w, face.box.h) == (0, 4, 4, 12)
+    assert face.landmarks is not None
+    assert face.landmarks[0].tolist() == [8, 20]
+    assert face.score == 1
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not YuNet, but a network with its outputs, for OpenCV's own class to run."""
+    path = tmp_path_factory.mktemp("yunet") / "spots.onnx"
+    yunet.write_network(path)
+    return path
+
+
+def spot(height: int, width: int, left: int, top: int, side: int = 16) -> Image:
+    image = np.zeros((height, width, 3), np.uint8)
+    image[top : top + side, left : left + side] = 255
+    return image
+
+
+def check_spot(face: Face, left: int, top: int, stride: float = 16) -> None:
+    assert face.box.centre == pytest.approx((left + 0.5 * stride, top + 0.5 * stride), abs=0.5)
+    assert (face.box.w, face.box.h) == pytest.approx((4 * stride, 5 * stride), rel=0.01)
+    assert face.landmarks is not None
+    points = (face.landmarks - (left, top)) / stride
+    assert points == pytest.approx(np.array([[-0.5, -1], [1.5, -1], [0.5, 0.5], [0.5, 1.5]]), abs=0.05)
+
+
+def test_opencv_runs_a_network_with_yunets_outputs(network: Path) -> None:
+    detect = YuNetDetector(network).detect
+    (face,) = detect(spot(320, 320, 160, 96))
+    check_spot(face, 160, 96)
+    # Any size of image, one that is no multiple of 32 among them.
+    (face,) = detect(spot(250, 201, 64, 160))
+    check_spot(face, 64, 160)
+    assert detect(np.zeros((480, 640, 3), np.uint8)) == []
+    assert detect(np.zeros((1, 1, 3), np.uint8)) == []
+    assert align_face(spot(250, 201, 64, 160), face, "dlib-chip-v1", 150).shape == (150, 150, 3)
+
+
+def test_a_large_image_is_scaled_down_for_yunet_and_its_faces_up(network: Path) -> None:
+    (face,) = YuNetDetector(network).detect(spot(1280, 960, 320, 192, side=32))
+    check_spot(face, 320, 192, stride=32)
+
+
+def test_files_that_are_not_yunet(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("not found")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "other.tflite").write_bytes(detector.BLAZEFACE.read_bytes())
+    (tmp_path / "folder.onnx").mkdir()
+    for name, message in (
+        ("text.onnx", "not a YuNet network"),
+        ("empty.onnx", "not a YuNet network"),
+        ("other.tflite", "not a YuNet network"),
+        ("folder.onnx", "no such file"),
+        ("none.onnx", "no such file"),
+    ):
+        with pytest.raises(ModelError, match=f"{name}: {message}"):
+            YuNetDetector(tmp_path / name)

@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiosk.biometrics import Box, Embedding, Face, Image, ModelId, Quality, Reason, SubjectId, Template
-from kiosk.enrollment import EnrolledPhoto, check_not_enrolled, check_same_person, embed_photo, parse_subject_id
+from kiosk.decision import DecisionRule
+from kiosk.enrollment import (
+    EnrolledPhoto,
+    check_not_enrolled,
+    check_same_person,
+    embed_photo,
+    find_near_copies,
+    parse_subject_id,
+)
 from kiosk.errors import InputError
 from kiosk.gallery import Gallery
 
@@ -94,12 +102,9 @@ def test_a_bystander_far_behind_is_no_second_face() -> None:
     assert np.array_equal(read(Photo(Box(200, 0, 30, 30), Box(0, 0, 100, 100))).embedding, ALICE)
 
 
-@pytest.mark.parametrize(
-    "reason", [Reason.TOO_SMALL, Reason.BLURRED, Reason.TOO_DARK, Reason.TOO_BRIGHT, Reason.TURNED]
-)
-def test_every_quality_failure_says_what_to_do(reason: Reason) -> None:
-    with pytest.raises(InputError, match=r"a\.jpg: the face is .*; \w+"):
-        read(Photo(Box(0, 0, 100, 100), quality=Quality(30, 5, 10, 0, reason)))
+def test_a_photo_below_the_limits_is_refused_with_what_to_do() -> None:
+    with pytest.raises(InputError, match=r"^a\.jpg: the face is blurred \(sharpness 5\); hold still"):
+        read(Photo(Box(0, 0, 100, 100), quality=Quality(30, 5, 10, 0, Reason.BLURRED)))
 
 
 def photo(source: str, embedding: Embedding) -> EnrolledPhoto:
@@ -122,7 +127,36 @@ def test_new_photos_must_agree_with_the_templates_known() -> None:
 
 def test_the_same_face_under_a_second_id_names_the_first() -> None:
     gallery = Gallery(MODEL, [Template(SubjectId("first"), MODEL, ALICE)])
+    rule = DecisionRule(0.6, margin=0.0)
     with pytest.raises(InputError, match="already enrolled as first"):
-        check_not_enrolled(SubjectId("second"), [photo("1.jpg", ALICE)], gallery, 0.6)
-    check_not_enrolled(SubjectId("first"), [photo("1.jpg", ALICE)], gallery, 0.6)
-    check_not_enrolled(SubjectId("second"), [photo("1.jpg", BOB)], gallery, 0.6)
+        check_not_enrolled(SubjectId("second"), [photo("1.jpg", ALICE)], gallery, rule)
+    check_not_enrolled(SubjectId("second"), [photo("1.jpg", BOB)], gallery, rule)
+
+
+def test_a_face_that_two_subjects_share_is_enrolled_already() -> None:
+    rule = DecisionRule(0.6, margin=0.1)
+    gallery = Gallery(MODEL, [Template(SubjectId(name), MODEL, ALICE) for name in ("first", "twin")])
+    with pytest.raises(InputError, match="already enrolled as"):
+        check_not_enrolled(SubjectId("third"), [photo("1.jpg", ALICE)], gallery, rule)
+
+
+def at_score(score: float) -> Embedding:
+    """An embedding that has this score with Alice's."""
+    return (score * ALICE + np.sqrt(1 - score**2) * BOB).astype(np.float32)
+
+
+def test_photos_that_show_nearly_the_same_are_noted_by_number_and_name() -> None:
+    photos = [photo("1.jpg", BOB), photo("2.jpg", ALICE), photo("3.jpg", at_score(0.95))]
+    (note,) = find_near_copies(photos, 0.92)
+    assert note.startswith("photos 2 and 3 are nearly the same picture (2.jpg, 3.jpg); add one from another angle")
+    assert find_near_copies(photos, 0.96) == []
+    assert find_near_copies(photos[:1], 0.92) == []
+    assert find_near_copies([], 0.92) == []
+
+
+def test_a_burst_is_one_note_and_two_bursts_are_two() -> None:
+    burst = [photo(f"{i}.jpg", at_score(1 - i / 100)) for i in range(3)]
+    other = [photo("x.jpg", BOB), photo("y.jpg", BOB)]
+    first, second = find_near_copies([*burst, *other], 0.9)
+    assert first.startswith("photos 1, 2 and 3 ")
+    assert second.startswith("photos 4 and 5 ")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiosk.biometrics import Embedding, ModelId, SubjectId, Template
-from kiosk.gallery import Gallery, fuse
+from kiosk.gallery import Gallery, Readiness, fuse
 
 MODEL = ModelId("m@000001")
 
@@ -55,3 +55,18 @@ def test_search_equals_sorting_everything(subjects: int, k: int, seed: int) -> N
 
 def test_fuse_weighs() -> None:
     assert fuse([unit(1, 0), unit(0, 1)], [1.0, 0.0]) == pytest.approx(unit(1, 0))
+
+
+def test_readiness_tells_the_recognized_from_those_with_other_models_templates_only() -> None:
+    old, older = ModelId("old@000002"), ModelId("old@000001")
+    readiness = Readiness.of(
+        MODEL,
+        {
+            SubjectId("both"): {MODEL: 1, old: 3},
+            SubjectId("new"): {MODEL: 2},
+            SubjectId("none"): {},
+            SubjectId("old"): {old: 2, older: 1},
+        },
+    )
+    assert (readiness.recognized, readiness.unrecognized) == (("both", "new"), ("old",))
+    assert (readiness.stranded, readiness.kept) == ({old: 2, older: 1}, {old: 3})

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kiosk.biometrics import Candidate, Decision, FrameEvidence, ModelId, Quality, Reason, SubjectId, Verdict
 from kiosk.errors import InputError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import AttendanceEvent, EventType, Moment, Origin, RejectedEvent, rejected_event, utc_text
-from kiosk.store import MAX_REJECTIONS, Consent, NewTemplate, Store
+from kiosk.store import MAX_REJECTIONS, Consent, NewTemplate, RunningDaemon, Store
 
 MODEL = ModelId("test-int8@abcdef")
 ORIGIN = Origin("hq", "door-1", "UTC")
@@ -222,6 +222,16 @@ def test_one_daemon_a_store(store: Store, path: Path) -> None:
         pass
 
 
+def test_who_asks_learns_of_the_daemon_and_its_model(store: Store, path: Path) -> None:
+    assert store.running_daemon() is None
+    with store.daemon_lock(MODEL), Store.open(path, writable=False) as reader:
+        for _ in range(2):
+            assert reader.running_daemon() == RunningDaemon(str(os.getpid()), MODEL)
+    assert store.running_daemon() is None
+    with store.daemon_lock():
+        assert store.running_daemon() == RunningDaemon(str(os.getpid()), None)
+
+
 def test_integrity_problem(store: Store) -> None:
     assert store.integrity_problem() is None
 
@@ -268,6 +278,52 @@ def test_templates_of_other_models_are_kept_apart(store: Store) -> None:
     assert store.template_models() == {"old@1": 1, MODEL: 2}
     assert len(store.templates(ModelId("old@1"))) == 1
     assert store.templates(ModelId("none")) == []
+
+
+OLD = ModelId("old@1")
+
+
+def test_which_models_know_whom(store: Store) -> None:
+    store.enroll(ANA, [template(0), template(1, OLD), template(2)])
+    store.enroll(SubjectId("E2"), [template(3, OLD)])
+    store.enroll(SubjectId("E3"), [])
+    assert store.subject_models() == {"E1": {OLD: 1, MODEL: 2}, "E2": {OLD: 1}, "E3": {}}
+
+
+def test_whose_photo_it_is_over_all_models(store: Store) -> None:
+    store.enroll(ANA, [NewTemplate(MODEL, embedding(0), None, "aa"), NewTemplate(OLD, embedding(1), None, "bb")])
+    store.enroll(SubjectId("E2"), [NewTemplate(OLD, embedding(2), None, "aa"), template(3)])
+    assert store.photo_owners() == {"aa": {"E1", "E2"}, "bb": {"E1"}}
+
+
+def test_templates_are_added_to_known_subjects_only_where_that_is_wanted(store: Store) -> None:
+    with pytest.raises(InputError, match="no subject 'E1'"):
+        store.enroll(ANA, [template()], known_only=True)
+    assert store.subjects() == []
+    store.enroll(ANA, [template()], name="Ana")
+    assert not store.enroll(ANA, [template(1)], known_only=True)
+    assert len(store.templates(MODEL)) == 2
+
+
+def test_templates_of_other_models_are_dropped_from_the_bytes(store: Store, path: Path) -> None:
+    for number in range(40):
+        store.enroll(SubjectId(f"S{number}"), [template(2 * number, OLD), template(2 * number + 1)])
+    assert store.drop_templates_except(MODEL) == {OLD: 40}
+    assert store.checkpoint()
+    content = file_bytes(path)
+    for number in range(40):
+        assert embedding(2 * number).tobytes()[:32] not in content
+        assert embedding(2 * number + 1).tobytes() in content
+    assert store.template_models() == {MODEL: 40}
+    assert store.drop_templates_except(MODEL) == {}
+
+
+def test_nothing_is_dropped_while_somebody_has_nothing_else(store: Store) -> None:
+    store.enroll(ANA, [template(0, OLD), template(1)])
+    store.enroll(SubjectId("E2"), [template(2, OLD)])
+    with pytest.raises(InputError, match="nothing was erased: 1 subjects"):
+        store.drop_templates_except(MODEL)
+    assert store.template_models() == {OLD: 2, MODEL: 1}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
 from kiosk.clock import SystemClock
 from kiosk.commands.options import common_options, json_option, load, print_json
-from kiosk.commands.stores import load_gallery, open_store
+from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
 from kiosk.daemon import broker_settings, open_configured_camera
 from kiosk.errors import (
@@ -27,14 +27,15 @@ from kiosk.errors import (
     KioskError,
     PermissionDeniedError,
     StoreError,
-    UnavailableError,
 )
+from kiosk.gallery import Readiness
 from kiosk.mqtt import check_broker
 from kiosk.pipeline import (
     build_detector,
     build_embedder,
     check_threshold,
     describe_foreign,
+    describe_kept,
     explain_accuracy,
     explain_threshold,
     open_bundle,
@@ -127,7 +128,11 @@ class Doctor:
         measured = bundle.manifest.accuracy is not None and bool(bundle.manifest.thresholds)
         where = "built in" if bundle.built_in else f"in {bundle.folder}"
         message = f"{self._model_id} ({where}), {explain_accuracy(bundle)}"
-        yield Finding("model", Status.OK if measured else Status.WARN, message)
+        daemon = find_daemon(self._config)
+        outdated = daemon is not None and daemon.model_id not in {None, self._model_id}
+        if daemon is not None and outdated:
+            message += f"; the running kiosk (process {daemon.process}) still uses {daemon.model_id}: restart it"
+        yield Finding("model", Status.OK if measured and not outdated else Status.WARN, message)
 
     def _check_detector(self) -> Iterator[Finding]:
         build_detector(self._config)
@@ -137,7 +142,7 @@ class Doctor:
         try:
             message = _try_camera(self._config)
         except CameraError:
-            if not (_is_local_device(self._config.camera.source) and _daemon_runs(self._config)):
+            if not (_is_local_device(self._config.camera.source) and find_daemon(self._config) is not None):
                 raise
             message = "in use by the running kiosk"
         yield Finding("camera", Status.OK, message)
@@ -160,14 +165,15 @@ class Doctor:
     def _describe_gallery(self, store: Store) -> Finding:
         if self._bundle is None or self._model_id is None:
             return Finding("store", Status.OK, f"{len(store.subjects())} subjects")
-        gallery = load_gallery(store, self._model_id)
+        gallery = store.gallery(self._model_id)
         if not len(gallery) and not store.template_models():
             return Finding("store", Status.WARN, "nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls")
         message = f"{len(gallery)} subjects, {explain_threshold(self._config, self._bundle, gallery)}"
-        foreign = describe_foreign(gallery, store.template_models())
+        readiness = Readiness.of(self._model_id, store.subject_models())
+        foreign, kept = describe_foreign(readiness), describe_kept(readiness)
         if foreign is not None:
             return Finding("store", Status.WARN, f"{message}; {foreign}")
-        return Finding("store", Status.OK, message)
+        return Finding("store", Status.OK, message if kept is None else f"{message}; {kept}")
 
     def _check_broker(self) -> Iterator[Finding]:
         settings = broker_settings(self._config)
@@ -213,19 +219,6 @@ def _is_local_device(source: int | str) -> bool:
     text = str(source)
     path = Path(f"/dev/video{text}" if text.isdigit() else text)
     return path.is_relative_to("/dev") and path.exists()
-
-
-def _daemon_runs(config: Config) -> bool:
-    path = Path(config.store.path)
-    if not path.exists():
-        return False
-    try:
-        with Store.open(path) as store, store.daemon_lock():
-            return False
-    except UnavailableError:
-        return True
-    except KioskError:
-        return False
 
 
 def _check_folder(path: Path) -> None:

@@ -35,9 +35,14 @@ def quality_document(quality: Quality) -> dict[str, object]:
     """A face's measures; ``failure`` names the first limit it breaks."""
     return {
         "size_px": rounded(quality.size_px),
+        "eye_distance_px": rounded(quality.eye_distance_px),
         "sharpness": rounded(quality.sharpness),
         "brightness": rounded(quality.brightness),
+        "contrast": rounded(quality.contrast),
+        "clipped": rounded(quality.clipped),
         "yaw": rounded(quality.yaw),
+        "pitch": rounded(quality.pitch),
+        "detector_score": rounded(quality.detector_score),
         "failure": quality.failure,
     }
 

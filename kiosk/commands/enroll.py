@@ -14,14 +14,19 @@ from kiosk.biometrics import SubjectId
 from kiosk.commands.documents import quality_document
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
-from kiosk.enrollment import EnrolledPhoto, check_not_enrolled, check_same_person, embed_photo, parse_subject_id
+from kiosk.enrollment import (
+    EnrolledPhoto,
+    check_not_enrolled,
+    check_same_person,
+    embed_photo,
+    find_near_copies,
+    parse_subject_id,
+)
 from kiosk.errors import InputError, UsageError
 from kiosk.gallery import Gallery
-from kiosk.photo import Photo, load_photo
+from kiosk.photo import Photo, is_photo, load_photo
 from kiosk.pipeline import Pipeline, build_pipeline
 from kiosk.store import Consent, NewTemplate, Store
-
-_PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class Enrollment:
     """Files that were enrolled already, passed over."""
     unusable: dict[str, str] = field(default_factory=dict)
     """Files that were left out, each with the reason."""
+    notes: tuple[str, ...] = ()
+    """What would make the templates better."""
 
 
 @click.command("enroll")
@@ -86,7 +93,7 @@ def command(
     config = load(config_path, verbose)
     subjects = [] if subject_id is None else [(parse_subject_id(subject_id), images)]
     if folder is not None:
-        subjects, failures = _find_subjects(folder)
+        subjects, failures = find_subjects(folder)
     pipeline = build_pipeline(config)
     with open_store(config, writable=True) as store:
         enroller = Enroller(pipeline, store, force=force, consent=_consent(consent, consent_date))
@@ -98,22 +105,35 @@ def command(
 
 
 class Enroller:
-    """Enrolls subjects one after another into a store; each sees those before it."""
+    """Enrolls subjects one after another into a store; each sees those before it.
 
-    def __init__(self, pipeline: Pipeline, store: Store, *, force: bool, consent: Consent | None = None) -> None:
+    ``known_only``: never add a subject, only templates to those there are.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, store: Store, *, force: bool, consent: Consent | None = None, known_only: bool = False
+    ) -> None:
         self._pipeline = pipeline
         self._store = store
         self._force = force
+        self._known_only = known_only
         self._consent = consent
         self._model_id = pipeline.embedder.model_id
         self._templates = store.templates(self._model_id)
 
     def enroll(
-        self, subject_id: SubjectId, paths: Iterable[Path], *, name: str | None, skip_bad: bool = False
+        self,
+        subject_id: SubjectId,
+        paths: Iterable[Path],
+        *,
+        name: str | None,
+        skip_bad: bool = False,
+        trusted: bool = False,
     ) -> Enrollment:
         """Make templates of the photos and commit them in one transaction.
 
-        ``skip_bad``: leave unusable photos out instead of refusing them all.
+        ``skip_bad``: leave unusable photos out instead of refusing them all. ``trusted``: the photos are known to be
+        this subject's, whatever the model makes of them.
 
         Raises:
             InputError: a photo that is not fit, another person's, or of a face enrolled under another id.
@@ -123,14 +143,15 @@ class Enroller:
         if not photos and unusable and not known:
             raise InputError(f"{subject_id}: not enrolled, no photo can be used: {'; '.join(unusable.values())}")
         embedded = [photo for photo, _ in photos]
-        if embedded and not self._force:
+        if embedded and not (self._force or trusted):
             self._check(subject_id, embedded)
         # Without a name the id is the name; one that was given earlier stays.
         new_name = subject_id if name is None and not known else name
         templates = [self._template(*photo) for photo in photos]
-        self._store.enroll(subject_id, templates, name=new_name, consent=self._consent)
+        self._store.enroll(subject_id, templates, name=new_name, consent=self._consent, known_only=self._known_only)
         self._templates += [photo.template(subject_id, self._model_id) for photo in embedded]
-        return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable)
+        notes = find_near_copies(embedded, self._pipeline.same_picture_score)
+        return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable, tuple(notes))
 
     def _embed_all(
         self, subject_id: SubjectId, paths: Iterable[Path], *, skip_bad: bool
@@ -164,14 +185,14 @@ class Enroller:
             photo.image,
             detector=pipeline.photo_detector,
             embedder=pipeline.embedder,
-            gate=pipeline.gate,
+            gate=pipeline.enrollment_gate,
         )
 
     def _check(self, subject_id: SubjectId, photos: list[EnrolledPhoto]) -> None:
         known = [template.embedding for template in self._templates if template.subject_id == subject_id]
         check_same_person(photos, known, self._pipeline.same_face_score)
         others = Gallery(self._model_id, (t for t in self._templates if t.subject_id != subject_id))
-        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_score(others))
+        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
 
     def _template(self, photo: EnrolledPhoto, sha256: str) -> NewTemplate:
         return NewTemplate(self._model_id, photo.embedding, photo.quality, sha256)
@@ -195,7 +216,7 @@ def _check_usage(subject_id: str | None, images: tuple[Path, ...], name: str | N
         raise UsageError(f"enroll: no photo given; kiosk enroll {subject_id} PHOTO...")
 
 
-def _find_subjects(folder: Path) -> tuple[list[tuple[SubjectId, tuple[Path, ...]]], dict[str, str]]:
+def find_subjects(folder: Path) -> tuple[list[tuple[SubjectId, tuple[Path, ...]]], dict[str, str]]:
     """Subjects and their photos below a folder, and what cannot be one."""
     try:
         entries = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -214,7 +235,7 @@ def _find_subjects(folder: Path) -> tuple[list[tuple[SubjectId, tuple[Path, ...]
 
 
 def _photos_in(folder: Path) -> tuple[Path, ...]:
-    photos = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in _PHOTO_SUFFIXES))
+    photos = tuple(sorted(path for path in folder.iterdir() if is_photo(path)))
     if not photos:
         raise InputError(f"{folder}: no photos in it (.jpg, .png, …)")
     return photos
@@ -248,6 +269,7 @@ def _tell(enrollment: Enrollment, *, as_json: bool, model: str) -> None:
     click.echo(_describe(enrollment))
     for path in enrollment.known_photos:
         click.echo(f"note: {path} is enrolled already; passed over", err=True)
+    _note(enrollment)
 
 
 def _tell_all(done: list[Enrollment], failures: dict[str, str], *, as_json: bool) -> None:
@@ -262,6 +284,7 @@ def _tell_all(done: list[Enrollment], failures: dict[str, str], *, as_json: bool
     else:
         for enrollment in done:
             click.echo(_describe(enrollment))
+            _note(enrollment)
         for error in failures.values():
             click.echo(f"left out: {error}", err=True)
     if failures:
@@ -270,6 +293,11 @@ def _tell_all(done: list[Enrollment], failures: dict[str, str], *, as_json: bool
             f"{len(done)} people enrolled from {photos} new photos; {len(failures)} folders or photos could not be "
             "used: mend or remove them and run this again"
         )
+
+
+def _note(enrollment: Enrollment) -> None:
+    for note in enrollment.notes:
+        click.echo(f"note: {enrollment.subject_id}: {note}", err=True)
 
 
 def _describe(enrollment: Enrollment) -> str:
@@ -286,4 +314,5 @@ def _document(enrollment: Enrollment) -> dict[str, object]:
         "new": enrollment.new,
         "photos": [{"path": photo.source, "quality": quality_document(photo.quality)} for photo in enrollment.photos],
         "known_photos": list(enrollment.known_photos),
+        "notes": list(enrollment.notes),
     }

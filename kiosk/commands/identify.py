@@ -10,7 +10,7 @@ import click
 from kiosk.biometrics import FaceReport, Image
 from kiosk.commands.documents import face_document
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
-from kiosk.commands.stores import load_gallery, open_store
+from kiosk.commands.stores import open_store
 from kiosk.drawing import check_plot_path, contact_sheet, describe, explain_faces, write_image
 from kiosk.errors import InputError
 from kiosk.photo import read_photo
@@ -50,7 +50,7 @@ def command(
     check_plot_path(plot)
     pipeline = build_pipeline(config)
     with open_store(config) as store:
-        gallery = load_gallery(store, pipeline.embedder.model_id)
+        gallery = store.gallery(pipeline.embedder.model_id)
     recognizer = build_recognizer(config, pipeline, gallery, detector=pipeline.group_detector)
     outcomes = [_examine(path, recognizer, draw=plot is not None) for path in images]
     if plot is not None:

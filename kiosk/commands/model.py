@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from kiosk.bundle import BUILT_IN, Bundle, read_bundle
-from kiosk.commands.options import PATH, common_options, json_option, load, print_json
-from kiosk.commands.stores import open_store
+from kiosk.biometrics import ModelId, SubjectId
+from kiosk.bundle import BUILT_IN, Bundle, bundle_folders, place, read_bundle
+from kiosk.commands.bundle_files import copy_bundle, delete_bundle
+from kiosk.commands.model_changes import (
+    ModelChange,
+    Use,
+    change_document,
+    confirm_loss,
+    describe_change,
+    describe_way_back,
+    plan_change,
+)
+from kiosk.commands.options import PATH, common_options, count, json_option, load, print_json
+from kiosk.commands.reenroll import (
+    PhotoFolder,
+    complain,
+    find_photos,
+    reenroll,
+    reenrollment_document,
+    tell_reenrollment,
+)
 from kiosk.config import Config
-from kiosk.errors import KioskError, ModelError, PermissionDeniedError, StoreError, UsageError
-from kiosk.pipeline import build_embedder, explain_accuracy, models_folder, open_bundle
-
-_FILES = ("manifest.json", "model.tflite")
-_OPTIONAL_FILES = ("report.md",)
+from kiosk.errors import InputError, ModelError, UsageError
+from kiosk.pipeline import build_embedder, build_pipeline, explain_accuracy, model_id_of, models_folder, open_bundle
 
 
 @click.group("model", no_args_is_help=False, invoke_without_command=True)
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """List, inspect or install model bundles."""
+    """List, inspect, install or remove model bundles."""
     if ctx.invoked_subcommand is None:
-        raise UsageError("model: say what to do: list, info or install; see `kiosk model --help`")
+        raise UsageError("model: say what to do: list, info, install or remove; see `kiosk model --help`")
 
 
 @command.command("list")
@@ -34,13 +50,19 @@ def command(ctx: click.Context) -> None:
 def list_bundles(*, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """List the bundles on this machine; * marks the one in use."""
     config = load(config_path, verbose)
-    documents = _list(config)
+    try:
+        in_use, problem = open_bundle(config).folder, None
+    except ModelError as error:
+        in_use, problem = None, str(error)
+    documents = _list(config, in_use)
     if as_json:
-        print_json({"bundles": documents})
+        print_json({"bundles": documents, "problem": problem})
         return
     for document in documents:
         mark = "*" if document["in_use"] else " "
         click.echo(f"{mark} {document['name']}\t{document['origin']}\t{document['summary']}")
+    if problem is not None:
+        click.echo(f"note: none is in use, the kiosk does not run: {problem}", err=True)
 
 
 @command.command("info")
@@ -64,72 +86,189 @@ def info(*, name: str | None, as_json: bool, config_path: Path | None, verbose: 
 
 @command.command("install")
 @click.argument("folder", type=PATH)
+@click.option(
+    "--photos",
+    "photo_folder",
+    type=PATH,
+    metavar="DIR",
+    help="Right afterwards enroll people again with this bundle, from DIR/<subject_id>/*.{jpg,png,...}.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask, even if people are not recognized any more.")
+@json_option
 @common_options
-def install(*, folder: Path, config_path: Path | None, verbose: int) -> None:
+def install(
+    *, folder: Path, photo_folder: Path | None, yes: bool, as_json: bool, config_path: Path | None, verbose: int
+) -> None:
     """Check a bundle and copy it to where the kiosk looks for it.
 
-    Hash and shapes are checked before and after the copy; a bundle that is there already is replaced.
+    First says which bundle is in use now and afterwards, and who will not be recognized until enrolled again. If there
+    is anybody it asks; without a terminal it does nothing unless --yes is given (exit code 64). Hash and shapes are
+    checked before and after the copy. A bundle of the same name is replaced; other bundles and all templates stay.
     """
     config = load(config_path, verbose)
     bundle = read_bundle(folder)
-    embedder = build_embedder(config, bundle)
-    installed = models_folder(config) / bundle.manifest.name
-    _copy(bundle, installed)
-    click.echo(f"{bundle.manifest.name} installed in {installed}; {explain_accuracy(bundle)}")
-    if config.model.bundle not in {"auto", bundle.manifest.name}:
-        click.echo(f"note: model.bundle is {config.model.bundle!r}, so it is not used", err=True)
-    _hint(config, str(embedder.model_id))
-
-
-def _hint(config: Config, model_id: str) -> None:
-    """Templates of another model are of no use to this one: say so while the operator is there."""
-    try:
-        with open_store(config) as store:
-            models = store.template_models()
-    except KioskError:
-        return
-    foreign = sum(count for model, count in models.items() if model != model_id)
-    if foreign:
-        click.echo(
-            f"note: {foreign} stored templates were made with another model; this one does not compare them: "
-            "enroll these people again with it",
-            err=True,
+    photos, pipeline = None, None
+    if photo_folder is None:
+        # Loading it tells whether its shapes are what it says.
+        build_embedder(config, bundle)
+    else:
+        photos, pipeline = find_photos(photo_folder), build_pipeline(_wanting(config, str(place(folder))))
+    installation = _plan_installation(config, bundle, photos)
+    _announce(installation.describe(), as_json=as_json)
+    with _telling(installation.document(), as_json=as_json) as outcome:
+        confirm_loss(
+            installation.change,
+            f"install {bundle.manifest.name}",
+            yes=yes,
+            option="" if photos else ", --photos DIR enrolls people again",
+            spared=installation.with_photos,
         )
+        copy_bundle(bundle, installation.target)
+        _announce([f"{bundle.manifest.name} installed in {installation.target}"], as_json=as_json)
+        outcome["installed"] = True
+        if photos is not None and pipeline is not None and installation.change.templates:
+            result = reenroll(config, pipeline, photos)
+            outcome["reenrollment"] = reenrollment_document(result)
+            if not as_json:
+                tell_reenrollment(result)
+            complain(result)
 
 
-def _copy(bundle: Bundle, target: Path) -> None:
-    """Copy beside the target, verify the copy, then put it in place."""
+@dataclass(frozen=True, slots=True)
+class _Installation:
+    """A bundle about to be installed, and what will come of it."""
+
+    config: Config
+    bundle: Bundle
+    target: Path
+    change: ModelChange
+    photos: PhotoFolder | None
+
+    @property
+    def model_id(self) -> ModelId:
+        return model_id_of(self.config, self.bundle)
+
+    @property
+    def ready(self) -> list[SubjectId]:
+        """Who has templates of this bundle already."""
+        return [subject for subject, counts in self.change.templates.items() if self.model_id in counts]
+
+    @property
+    def with_photos(self) -> list[SubjectId]:
+        """Who would be lost and can be enrolled again at once."""
+        return [subject for subject in self.change.lost if self.photos and subject in self.photos.photos]
+
+    def describe(self) -> Iterator[str]:
+        yield from describe_change(self.change)
+        name, after = self.bundle.manifest.name, self.change.after
+        if isinstance(after, Use) and after.model_id != self.model_id:
+            why = "auto prefers another" if self.config.model.bundle == "auto" else "model.bundle names another"
+            yield f"{name} will not be used ({why}); set model.bundle: {name} to use it"
+            everybody = count(len(self.change.templates), "subject")
+            yield f"{len(self.ready)} of {everybody} have templates of {self.model_id}"
+        if self.with_photos:
+            yield f"of them {len(self.with_photos)} have photos and are enrolled again right afterwards"
+        elif isinstance(after, Use) and after.readiness.unrecognized:
+            yield "`kiosk subjects reenroll DIR` enrolls people again, from photos in DIR/<subject_id>/"
+        if self.photos and not self.change.templates:
+            yield "nobody can be enrolled again; `kiosk enroll --from-dir DIR` enrolls new people"
+        way_back = describe_way_back(self.change, self.target, self.config)
+        if way_back is not None:
+            yield way_back
+
+    def document(self) -> dict[str, object]:
+        return {
+            "bundle": self.bundle.manifest.name,
+            "model": self.model_id,
+            "folder": str(self.target),
+            "installed": False,
+            "replaces": self.target.exists(),
+            **change_document(self.change),
+            "with_its_templates": self.ready,
+            "with_photos": self.with_photos,
+            "way_back": describe_way_back(self.change, self.target, self.config),
+            "reenrollment": None,
+        }
+
+
+def _plan_installation(config: Config, bundle: Bundle, photos: PhotoFolder | None) -> _Installation:
+    target = models_folder(config) / bundle.manifest.name
+    change = plan_change(config, {place(target): Bundle(target, bundle.manifest)})
+    return _Installation(config, bundle, target, change, photos)
+
+
+def _announce(lines: Iterable[str], *, as_json: bool) -> None:
+    if not as_json:
+        for line in lines:
+            click.echo(line)
+
+
+@contextmanager
+def _telling(document: dict[str, object], *, as_json: bool) -> Iterator[dict[str, object]]:
+    """Print the document, with what the block has put into it, however the block ends."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(prefix=".install-", dir=target.parent) as work:
-            copy = Path(work) / target.name
-            copy.mkdir(mode=0o755)
-            _copy_files(bundle.folder, copy)
-            read_bundle(copy)
-            _put_in_place(copy, target, Path(work) / "old")
-    except PermissionError as error:
-        raise PermissionDeniedError(f"{target}: cannot be written; run as the user who owns the store") from error
-    except OSError as error:
-        raise StoreError(f"{target}: cannot be written: {error.strerror}") from error
+        yield document
+    finally:
+        if as_json:
+            print_json(document)
 
 
-def _copy_files(source: Path, copy: Path) -> None:
-    for name in (*_FILES, *_OPTIONAL_FILES):
-        if name in _FILES or (source / name).is_file():
-            shutil.copyfile(source / name, copy / name)
-            with (copy / name).open("rb") as file:
-                os.fsync(file.fileno())
+@command.command("remove")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask, even if people are not recognized any more.")
+@json_option
+@common_options
+def remove(*, name: str, yes: bool, as_json: bool, config_path: Path | None, verbose: int) -> None:
+    """Delete an installed bundle; also one that is damaged.
+
+    Says first, like install, what is in use afterwards and who will not be recognized, and asks if there is anybody.
+    Templates stay.
+    """
+    config = load(config_path, verbose)
+    target = _find_installed(config, name)
+    change = plan_change(config, {place(target): None})
+    made = _templates_of(target, change)
+    document = {"bundle": name, "folder": str(target), "removed": False, **change_document(change), "templates": made}
+    _announce(_describe_removal(name, change, made), as_json=as_json)
+    with _telling(document, as_json=as_json) as outcome:
+        confirm_loss(change, f"remove {name}", yes=yes)
+        delete_bundle(target)
+        outcome["removed"] = True
+        _announce([f"{name} removed from {target.parent}"], as_json=as_json)
 
 
-def _put_in_place(copy: Path, target: Path, old: Path) -> None:
-    if target.exists():
-        target.rename(old)
+def _describe_removal(name: str, change: ModelChange, made: Mapping[ModelId, int]) -> Iterator[str]:
+    yield from describe_change(change)
+    if made:
+        number = count(sum(made.values()), "template")
+        yield f"{number} made with {name} stay, of use again if this very bundle is installed again"
+
+
+def _find_installed(config: Config, name: str) -> Path:
+    """The folder of an installed bundle, sound or not.
+
+    Raises:
+        InputError: the name is that of a built-in bundle.
+        ModelError: there is no such bundle.
+    """
+    found = {folder.name: folder for folder in bundle_folders(models_folder(config))}
+    if name in found:
+        return found[name]
+    if name in {folder.name for folder in bundle_folders(BUILT_IN)}:
+        raise InputError(f"{name}: built in, a part of the kiosk; only installed bundles can be removed")
+    raise ModelError(f"{name}: no such bundle in {models_folder(config)}; `kiosk model list` names the installed ones")
+
+
+def _templates_of(folder: Path, change: ModelChange) -> dict[ModelId, int]:
+    """How many templates a bundle made, by model id; of a damaged one, how many its name stands with."""
     try:
-        copy.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
+        start = read_bundle(folder).model_id
+    except ModelError:
+        start = ModelId(f"{folder.name}@")
+    made: Counter[ModelId] = Counter()
+    for counts in change.templates.values():
+        made.update({model: number for model, number in counts.items() if model.startswith(start)})
+    return dict(made)
 
 
 def _wanting(config: Config, name: str | None) -> Config:
@@ -138,14 +277,10 @@ def _wanting(config: Config, name: str | None) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"bundle": name})})
 
 
-def _list(config: Config) -> list[dict[str, object]]:
+def _list(config: Config, in_use: Path | None) -> list[dict[str, object]]:
     """Installed bundles, built-in ones, and the one in use should it lie elsewhere."""
-    try:
-        in_use = open_bundle(config).folder
-    except ModelError:
-        in_use = None
-    folders = {path.parent: "installed" for path in sorted(models_folder(config).glob("*/manifest.json"))}
-    folders |= {path.parent: "built in" for path in sorted(BUILT_IN.glob("*/manifest.json"))}
+    folders = dict.fromkeys(bundle_folders(models_folder(config)), "installed")
+    folders |= dict.fromkeys(bundle_folders(BUILT_IN), "built in")
     if in_use is not None:
         folders.setdefault(in_use, "model.bundle")
     return [_document(folder, origin, in_use) for folder, origin in folders.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,3 +54,23 @@ def load(config_path: Path | None, verbose: int, *, quiet: bool = True) -> Confi
 def print_json(document: object) -> None:
     """Write one JSON document to stdout."""
     click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def ask(question: str) -> bool:
+    """Ask on stderr, default no; no answer is a no."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False
+
+
+def count(number: int, noun: str) -> str:
+    """``1 template``, ``2 templates``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def some(names: Iterable[str], at_most: int = 5) -> str:
+    """The first few, and how many more there are."""
+    shown, rest = (listed := list(names))[:at_most], len(listed) - at_most
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")

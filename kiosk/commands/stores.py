@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kiosk.biometrics import ModelId
 from kiosk.config import Config
-from kiosk.gallery import Gallery
-from kiosk.store import Store
+from kiosk.errors import KioskError
+from kiosk.store import RunningDaemon, Store
 
 
 def open_store(config: Config, *, writable: bool = False) -> Store:
@@ -20,6 +19,12 @@ def open_store(config: Config, *, writable: bool = False) -> Store:
     return Store.open(Path(config.store.path), writable=writable)
 
 
-def load_gallery(store: Store, model_id: ModelId) -> Gallery:
-    """All subjects with templates of this model."""
-    return Gallery(model_id, store.templates(model_id))
+def find_daemon(config: Config) -> RunningDaemon | None:
+    """The daemon on this configuration's store, None where there is none or nobody can tell."""
+    if not Path(config.store.path).exists():
+        return None
+    try:
+        with open_store(config) as store:
+            return store.running_daemon()
+    except KioskError:
+        return None

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from kiosk.commands.options import common_options, json_option, load, print_json
+from kiosk.biometrics import ModelId
+from kiosk.commands.options import PATH, ask, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
+from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
-from kiosk.errors import InputError, UsageError
+from kiosk.errors import InputError, ModelError, UsageError
 from kiosk.store import ErasureReceipt, Store, Subject
 
 
 @click.group("subjects", no_args_is_help=False, invoke_without_command=True)
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """List, show, rename or remove enrolled people."""
+    """List, show, rename, re-enroll or remove enrolled people."""
     if ctx.invoked_subcommand is None:
-        raise UsageError("subjects: say what to do: list, show, rename or remove; see `kiosk subjects --help`")
+        raise UsageError(
+            "subjects: say what to do: list, show, rename, reenroll or remove; see `kiosk subjects --help`"
+        )
 
 
 @command.command("list")
 @json_option
 @common_options
 def list_subjects(*, as_json: bool, config_path: Path | None, verbose: int) -> None:
-    """List everybody who is enrolled."""
+    """List everybody who is enrolled; say whom the model in use cannot recognize."""
     config = load(config_path, verbose)
     with open_store(config) as store:
-        subjects = store.subjects()
+        subjects, models = store.subjects(), store.subject_models()
+    in_use = _model_in_use(config)
     if as_json:
-        print_json({"subjects": [_document(subject) for subject in subjects]})
+        documents = [_document(subject, models.get(subject.id, {}), in_use) for subject in subjects]
+        print_json({"model": in_use, "subjects": documents})
         return
     for subject in subjects:
-        click.echo(f"{subject.id}\t{subject.name or ''}\t{_count(subject.templates, 'template')}")
+        note = _describe_models(models.get(subject.id, {}), in_use)
+        click.echo(f"{subject.id}\t{subject.name or ''}\t{count(subject.templates, 'template')}{note}")
     if not subjects:
         click.echo("nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls", err=True)
 
@@ -46,17 +55,23 @@ def list_subjects(*, as_json: bool, config_path: Path | None, verbose: int) -> N
 def show(*, subject_id: str, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """Show one person: name, templates and last event."""
     config = load(config_path, verbose)
+    in_use = _model_in_use(config)
     with open_store(config) as store:
-        document = _full_document(store, _find(store, subject_id))
+        document = _full_document(store, _find(store, subject_id), in_use)
     if as_json:
         print_json(document)
         return
     for key, value in document.items():
-        if not isinstance(value, list):
+        if not isinstance(value, list | dict):
             click.echo(f"{key}: {'-' if value is None else value}")
     templates = document["templates"]
     for template in templates if isinstance(templates, list) else []:
-        click.echo(f"template {template['id']}: {template['model']}, {template['created_at']}")
+        note = " (of another model: not compared)" if template["compared"] is False else ""
+        click.echo(f"template {template['id']}: {template['model']}, {template['created_at']}{note}")
+    if document["recognized"] is False:
+        click.echo(
+            f"NOT RECOGNIZED by the model in use, {in_use}; `kiosk subjects reenroll DIR` enrolls again", err=True
+        )
 
 
 @command.command("rename")
@@ -71,6 +86,31 @@ def rename(*, subject_id: str, name: str, config_path: Path | None, verbose: int
     with open_store(config, writable=True) as store:
         store.rename_subject(subject_id, name)
     click.echo(f"{subject_id} is now {name}")
+
+
+@command.command("reenroll")
+@click.argument("folder", type=PATH, required=False, metavar="DIR")
+@click.option(
+    "--drop-old",
+    is_flag=True,
+    help="Once everybody has templates of the model in use, erase those of all other models. There is no way back.",
+)
+@click.option("--force", is_flag=True, help="Enroll again although photos of a person differ, or resemble another's.")
+@json_option
+@common_options
+def reenroll(
+    *, folder: Path | None, drop_old: bool, force: bool, as_json: bool, config_path: Path | None, verbose: int
+) -> None:
+    """Enroll people again after a change of model, from photos in DIR/<subject_id>/.
+
+    Nobody is added; names and consent stay. Photos a person was enrolled from before are known by their bytes; others
+    must agree with them. Templates of other models stay, for a way back, until --drop-old (which needs no DIR).
+    """
+    from kiosk.commands.reenroll import run_reenrollment
+
+    if folder is None and not drop_old:
+        raise UsageError("subjects reenroll: say where the photos are: DIR, with a folder in it for each subject id")
+    run_reenrollment(load(config_path, verbose), folder, drop_old=drop_old, force=force, as_json=as_json)
 
 
 @command.command("remove")
@@ -97,21 +137,15 @@ def remove(*, subject_id: str, yes: bool, as_json: bool, config_path: Path | Non
 
 
 def _confirm(subject: Subject) -> None:
-    question = f"Erase {subject.id} and {_count(subject.templates, 'template')}? This cannot be undone."
-    try:
-        agreed = click.confirm(question, err=True)
-    except click.Abort:
-        agreed = False
-        click.echo(err=True)
-    if not agreed:
+    if not ask(f"Erase {subject.id} and {count(subject.templates, 'template')}? This cannot be undone."):
         raise InputError(f"{subject.id} was not removed (--yes removes without asking)")
 
 
 def _describe(receipt: ErasureReceipt) -> str:
     rest = "" if receipt.complete else "; a reader keeps old pages open, they go with the next write"
     return (
-        f"{receipt.subject_id} erased at {receipt.erased_at}: {_count(receipt.templates_erased, 'template')} erased, "
-        f"{_count(receipt.attendance_kept, 'event')} kept without name; receipt {receipt.receipt_id}{rest}"
+        f"{receipt.subject_id} erased at {receipt.erased_at}: {count(receipt.templates_erased, 'template')} erased, "
+        f"{count(receipt.attendance_kept, 'event')} kept without name; receipt {receipt.receipt_id}{rest}"
     )
 
 
@@ -122,17 +156,46 @@ def _find(store: Store, subject_id: str) -> Subject:
     return subject
 
 
-def _document(subject: Subject) -> dict[str, object]:
+def _model_in_use(config: Config) -> ModelId | None:
+    """None, and a word about it, where the bundle cannot be had."""
+    from kiosk.pipeline import model_id_of, open_bundle
+
+    try:
+        return model_id_of(config, open_bundle(config))
+    except ModelError as error:
+        click.echo(f"note: nobody can be recognized: {error}", err=True)
+        return None
+
+
+def _describe_models(models: Mapping[ModelId, int], in_use: ModelId | None) -> str:
+    """What is worth a word: templates that the model in use does not compare."""
+    foreign = [f"{number} of {model}" for model, number in models.items() if model != in_use]
+    if in_use is None or not foreign:
+        return ""
+    if in_use not in models:
+        return f"\tNOT RECOGNIZED: {', '.join(foreign)}"
+    return f"\t{', '.join([f'{models[in_use]} of {in_use}', *foreign])}"
+
+
+def _recognized(models: Collection[ModelId], in_use: ModelId | None) -> bool | None:
+    return None if in_use is None else in_use in models
+
+
+def _document(subject: Subject, models: Mapping[ModelId, int], in_use: ModelId | None) -> dict[str, object]:
     return {
         "subject_id": subject.id,
         "name": subject.name,
         "templates": subject.templates,
+        "models": models,
+        "recognized": _recognized(models, in_use),
         "created_at": subject.created_at,
     }
 
 
-def _full_document(store: Store, subject: Subject) -> dict[str, object]:
+def _full_document(store: Store, subject: Subject, in_use: ModelId | None) -> dict[str, object]:
     last = store.last_attendance(subject.id)
+    infos = store.template_infos(subject.id)
+    models = Counter(info.model_id for info in infos)
     return {
         "subject_id": subject.id,
         "name": subject.name,
@@ -140,18 +203,17 @@ def _full_document(store: Store, subject: Subject) -> dict[str, object]:
         "consent_reference": subject.consent_reference,
         "consent_at": subject.consent_at,
         "last_event": None if last is None else f"{last.event_type} at {last.occurred_at}",
+        "models": dict(models),
+        "recognized": _recognized(models, in_use),
         "templates": [
             {
-                "id": template.id,
-                "model": template.model_id,
-                "created_at": template.created_at,
-                "quality": template.quality,
-                "source_sha256": template.source_sha256,
+                "id": info.id,
+                "model": info.model_id,
+                "compared": None if in_use is None else info.model_id == in_use,
+                "created_at": info.created_at,
+                "quality": info.quality,
+                "source_sha256": info.source_sha256,
             }
-            for template in store.template_infos(subject.id)
+            for info in infos
         ],
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from kiosk.advice import advise
 from kiosk.align import central_face
 from kiosk.biometrics import Embedding, Face, Image
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
@@ -77,9 +78,9 @@ def _find_face(path: Path, pipeline: Pipeline) -> _Side:
     face = central_face(faces, image.shape[1], image.shape[0])
     quality = pipeline.gate.assess(image, face)
     if quality.failure is not None:
-        log.warning("%s: poor photo of a face (%s); the distance says little", path, quality.failure)
+        log.warning("%s: the distance says little: %s", path, advise(quality))
     crop = pipeline.embedder.crop(image, face)
-    return _Side(path, face, crop, pipeline.embedder.embed_crop(crop))
+    return _Side(path, face, crop, pipeline.embedder.embed(image, face))
 
 
 def _document(a: _Side, b: _Side, score: float, score_threshold: float, model: str) -> dict[str, object]:

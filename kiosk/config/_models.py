@@ -128,14 +128,20 @@ class FaceSection(Section):
     min_score: float = Field(
         default=0.5, ge=0.1, le=0.99, description="BlazeFace's own confidence from which a face counts."
     )
-    min_size_px: int = Field(
-        default=60, ge=10, le=4096, description="Shorter side of the smallest face recognized, pixels."
+    min_eye_distance_px: Literal["auto"] | Annotated[float, Field(ge=0, le=4096)] = Field(
+        default="auto",
+        description="Pixels between the eyes a face needs; `auto`: as measured (docs/recognition.md), more at "
+        "enrollment than at the door; a number holds for both, 0 turns the limit off.",
     )
-    min_sharpness: float = Field(
-        default=20.0,
+    min_sharpness: Literal["auto"] | Annotated[float, Field(ge=0, le=100)] = Field(
+        default="auto",
+        description="Sharpness a face needs, as `kiosk identify --json` tells it; `auto` and numbers as above.",
+    )
+    min_size_px: int = Field(
+        default=0,
         ge=0,
-        le=100_000,
-        description="Variance of the Laplacian below which a face is too blurred; 0: never.",
+        le=4096,
+        description="Shorter side of the smallest face box recognized, pixels; counts beside the eyes' distance.",
     )
 
 

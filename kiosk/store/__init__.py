@@ -1,6 +1,7 @@
 """SQLite: subjects, templates, attendance, rejections, outbox. The only place with SQL besides the migrations."""
 
 from kiosk.store._attendance import AttendanceRow
+from kiosk.store._connection import RunningDaemon
 from kiosk.store._outbox import OutboxCounts
 from kiosk.store._rejections import MAX_REJECTIONS, RejectionRow
 from kiosk.store._store import Store
@@ -20,6 +21,7 @@ __all__ = [
     "NewTemplate",
     "OutboxCounts",
     "RejectionRow",
+    "RunningDaemon",
     "Store",
     "Subject",
     "TemplateInfo",

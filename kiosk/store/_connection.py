@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from urllib.parse import quote
 from sqlite_utils import Database
 
 from kiosk import migrations
+from kiosk.biometrics import ModelId
 from kiosk.errors import KioskError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import utc_text
 
@@ -41,6 +43,14 @@ _PRAGMAS = (
 )
 
 Params = Sequence[object] | Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningDaemon:
+    """The process that holds a store's daemon lock, and the model it loaded (None: it has not said)."""
+
+    process: str
+    model_id: ModelId | None
 
 
 class Connection:
@@ -100,8 +110,8 @@ class Connection:
         return None if verdict == "ok" else " ".join(verdict.split())
 
     @contextlib.contextmanager
-    def daemon_lock(self) -> Iterator[None]:
-        """Be the one daemon on this store; ends with the process at the latest.
+    def daemon_lock(self, model_id: str = "") -> Iterator[None]:
+        """Be the one daemon on this store; ends with the process at the latest. ``model_id``: what it recognizes with.
 
         Raises:
             UnavailableError: another daemon holds it.
@@ -111,14 +121,30 @@ class Connection:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+                owner = _read_owner(fd)
                 raise UnavailableError(
-                    f"{self.path}: another kiosk daemon (process {owner}) uses this store; stop it first, "
+                    f"{self.path}: another kiosk daemon (process {owner.process}) uses this store; stop it first, "
                     f"or give this one a store.path of its own"
                 ) from None
             os.truncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(fd, f"{os.getpid()}\n{model_id}\n".encode(), 0)
             yield
+        finally:
+            os.close(fd)
+
+    def running_daemon(self) -> RunningDaemon | None:
+        """The daemon on this store, if there is one and this user may know."""
+        try:
+            fd = os.open(_beside(self.path, ".daemon"), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            # Shared, so that two who ask do not take each other for the daemon.
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _read_owner(fd)
+        else:
+            return None
         finally:
             os.close(fd)
 
@@ -257,6 +283,11 @@ def _open_lock(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _os_problem(path, error) from error
+
+
+def _read_owner(fd: int) -> RunningDaemon:
+    lines = [*os.pread(fd, 512, 0).decode("ascii", "replace").splitlines(), "", ""]
+    return RunningDaemon(lines[0].strip(), ModelId(lines[1].strip()) if lines[1].strip() else None)
 
 
 def _os_problem(path: Path, error: OSError) -> KioskError:

@@ -6,14 +6,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kiosk.biometrics import ModelId
 from kiosk.errors import KioskError
+from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
+from kiosk.store._calibrations import Calibrations
 from kiosk.store._outbox import OutboxTable
 from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Rejections, OutboxTable):
+class Store(Subjects, Attendance, Rejections, Calibrations, OutboxTable):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
@@ -32,6 +35,12 @@ class Store(Subjects, Attendance, Rejections, OutboxTable):
             store.close()
             raise
         return store
+
+    def gallery(self, model_id: ModelId) -> Gallery:
+        """All subjects with templates of this model, and what was measured at this door for it."""
+        calibration = self.calibration(model_id)
+        shift = 0.0 if calibration is None else calibration.score_shift
+        return Gallery(model_id, self.templates(model_id), score_shift=shift)
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError
 from kiosk.events import utc_text
-from kiosk.store._connection import Connection, scalar
+from kiosk.store._connection import Connection, rows, scalar
 from kiosk.store._mentions import forget_subject
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,7 @@ class Subjects(Connection):
         *,
         name: str | None = None,
         consent: Consent | None = None,
+        known_only: bool = False,
     ) -> bool:
         """Add templates and, where needed, the subject, all or nothing. A name or consent given replaces the old.
 
@@ -99,13 +100,15 @@ class Subjects(Connection):
             Whether the subject is new.
 
         Raises:
-            InputError: the id or name is not acceptable.
+            InputError: the id or name is not acceptable; or, with ``known_only``, nobody is enrolled under the id.
         """
         parse_subject_id(subject_id)
         check_name(name)
         now = _now()
         with self._writing() as db:
             new = scalar(db, "SELECT 1 FROM subjects WHERE id = ?", [subject_id]) is None
+            if new and known_only:
+                raise _unknown(subject_id)
             if new:
                 db.execute("INSERT INTO subjects (id, created_at) VALUES (?, ?)", [subject_id, now])
             if name is not None:
@@ -180,6 +183,57 @@ class Subjects(Connection):
         """How many templates each model made."""
         found = self._rows("SELECT model_id, COUNT(*) AS n FROM templates GROUP BY model_id ORDER BY model_id")
         return {ModelId(row["model_id"]): row["n"] for row in found}
+
+    def subject_models(self) -> dict[SubjectId, dict[ModelId, int]]:
+        """How many templates of each model each subject has; a subject without any has an empty entry."""
+        found = self._rows(
+            "SELECT s.id AS subject_id, t.model_id, COUNT(t.id) AS n"
+            " FROM subjects AS s LEFT JOIN templates AS t ON t.subject_id = s.id"
+            " GROUP BY s.id, t.model_id ORDER BY s.id, t.model_id"
+        )
+        models: dict[SubjectId, dict[ModelId, int]] = {}
+        for row in found:
+            counts = models.setdefault(SubjectId(row["subject_id"]), {})
+            if row["n"]:
+                counts[ModelId(row["model_id"])] = row["n"]
+        return models
+
+    def photo_owners(self) -> dict[str, set[SubjectId]]:
+        """Whose templates were made from which photo: subjects by the SHA-256 of the file, over all models."""
+        owners: dict[str, set[SubjectId]] = {}
+        for row in self._rows(
+            "SELECT DISTINCT source_sha256, subject_id FROM templates WHERE source_sha256 IS NOT NULL"
+        ):
+            owners.setdefault(row["source_sha256"], set()).add(SubjectId(row["subject_id"]))
+        return owners
+
+    def drop_templates_except(self, model_id: ModelId) -> dict[ModelId, int]:
+        """Erase the templates of all other models from the bytes of the database, all or none.
+
+        Returns:
+            How many were erased, by model. They are gone from the write-ahead log, too, once :meth:`checkpoint`
+            has returned True.
+
+        Raises:
+            InputError: somebody has templates of other models only, and would never be recognized again.
+        """
+        with self._writing() as db:
+            stranded = scalar(
+                db,
+                "SELECT COUNT(DISTINCT subject_id) FROM templates"
+                " WHERE subject_id NOT IN (SELECT subject_id FROM templates WHERE model_id = ?)",
+                [model_id],
+            )
+            if stranded:
+                raise InputError(
+                    f"nothing was erased: {stranded} subjects have no templates of {model_id} yet; enroll or remove "
+                    "them first (`kiosk subjects list` marks them)"
+                )
+            counts = rows(
+                db, "SELECT model_id, COUNT(*) AS n FROM templates WHERE model_id <> ? GROUP BY model_id", [model_id]
+            )
+            db.execute("DELETE FROM templates WHERE model_id <> ?", [model_id])
+        return {ModelId(row["model_id"]): row["n"] for row in counts}
 
     def template_infos(self, subject_id: str) -> list[TemplateInfo]:
         found = self._rows(

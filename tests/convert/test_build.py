@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from converter import Command
 
-from convert import parity
+from convert import gate, parity
 from convert.recipes import RECIPES, measured
 from kiosk.bundle import read_bundle
 from kiosk.embedder import TfliteEmbedder
@@ -34,7 +34,8 @@ def test_build_succeeds_and_says_what_it_does(built: tuple[Path, subprocess.Comp
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(out / f"dlib-resnet29-{variant}") for variant in VARIANTS]
     # Progress, and none of TensorFlow's own chatter.
-    assert all(line.startswith(("dlib-resnet29", "calibration:")) for line in done.stderr.splitlines()), done.stderr
+    ours = ("dlib-resnet29", "calibration:", "gate:")
+    assert all(line.startswith(ours) for line in done.stderr.splitlines()), done.stderr
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -49,12 +50,22 @@ def test_bundle_is_complete_and_above_its_floor(
     figures = manifest.report["parity"]
     assert figures["cosine_mean"] >= parity.FLOORS[manifest.variant]
     assert figures["cosine_min"] <= figures["cosine_p1"] <= figures["cosine_mean"]
+    assert figures["float32_min"] <= figures["float32_p1"] <= figures["float32_mean"] <= 1
+    judged = manifest.report["gate"]
+    assert judged["passed"]
+    assert judged["tolerance"] == {"accuracy": gate.ACCURACY_TOLERANCE, "tar": gate.TAR_TOLERANCE}
+    # Not perfect: where every pair is far from the threshold, nothing shows.
+    assert 0.99 < judged["figures"]["accuracy"] < 1
+    assert judged["figures"]["undetected"] == 0
+    assert abs(judged["figures"]["threshold_shift"]) < 0.02
     assert figures["crops"] == 100
     assert manifest.source.licence == "CC0-1.0"
     assert manifest.accuracy == measured("dlib-resnet29", variant).accuracy
     assert [point.fmr for point in manifest.thresholds] == [1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
     data = json.loads((folder / "report.json").read_text())
     assert data["parity"][variant] == figures
+    assert data["gate"]["figures"][variant] == judged["figures"]
+    assert list(data["gate"]["figures"]) == list(data["parity"]) == list(VARIANTS)
     assert f"# {manifest.name}\n" in (folder / "report.md").read_text()
 
 

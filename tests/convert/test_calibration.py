@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.calibration import Crops, collect_crops
+from convert.calibration import Crops, collect_crops, read_crops
 from kiosk.errors import InputError
 from kiosk.opencv import cv2
 
@@ -69,3 +69,41 @@ def test_folders_that_cannot_calibrate(tmp_path: Path, prepare, message: str) ->
     prepare(folder)
     with pytest.raises(InputError, match=message):
         collect(folder)
+
+
+def save_crops(folder: Path, count: int) -> list[np.ndarray]:
+    pictures = [np.full((64, 64, 3), 20 * number, np.uint8) for number in range(count)]
+    for number, picture in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    return pictures
+
+
+def test_aligned_crops_are_taken_as_they_are(tmp_path: Path) -> None:
+    pictures = save_crops(tmp_path, 9)
+    crops = read_crops(tmp_path, size_px=64)
+    assert (len(crops.calibration), len(crops.held_out)) == (6, 3)
+    taken = [crop.tobytes() for crop in crops.calibration + crops.held_out]
+    assert sorted(taken) == sorted(picture.tobytes() for picture in pictures)
+    assert len(read_crops(tmp_path, size_px=64, count=2, held_out=1).calibration) == 2
+
+
+def test_one_aligned_crop_serves_both_sets(tmp_path: Path) -> None:
+    save_crops(tmp_path, 1)
+    crops = read_crops(tmp_path, size_px=64)
+    assert (len(crops.calibration), len(crops.held_out)) == (1, 1)
+
+
+def test_aligned_crops_of_another_size_are_refused(tmp_path: Path) -> None:
+    save_crops(tmp_path, 3)
+    with pytest.raises(InputError, match=r"png: 64 × 64 pixels; --crops wants aligned faces of the model's 160 × 160"):
+        read_crops(tmp_path, size_px=160)
+
+
+def test_photos_to_measure_with_do_not_calibrate(samples: Path) -> None:
+    apart = frozenset(path.resolve() for path in samples.glob("obama*.jpg"))
+    crops = collect_crops(samples, alignment="eyes-box-v1", size_px=64, count=12, held_out=6, apart=apart)
+    assert crops.photos
+    assert not crops.photos & apart
+    everything = frozenset(path.resolve() for path in samples.iterdir())
+    with pytest.raises(InputError, match="all of its photos are in the gate's pairs"):
+        collect_crops(samples, alignment="eyes-box-v1", size_px=64, apart=everything)

@@ -1,0 +1,210 @@
+"""What a change of the installed bundles does to recognition, worked out before anything is touched."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiosk.biometrics import ModelId, SubjectId
+from kiosk.bundle import BUILT_IN, Bundle, Changes, place, select_bundle
+from kiosk.commands.options import ask, count, some
+from kiosk.commands.stores import open_store
+from kiosk.config import Config
+from kiosk.errors import ConfigError, InputError, ModelError, UsageError
+from kiosk.gallery import Gallery, Readiness
+from kiosk.pipeline import (
+    build_rule,
+    check_threshold,
+    explain_accuracy,
+    explain_threshold,
+    model_id_of,
+    models_folder,
+)
+from kiosk.store import RunningDaemon, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """The bundle the kiosk would run with, and what it makes of the gallery there is."""
+
+    bundle: Bundle
+    readiness: Readiness
+    threshold: float
+    threshold_words: str
+
+    @property
+    def model_id(self) -> ModelId:
+        return self.readiness.model_id
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChange:
+    """The kiosk before and after a change; where it would not run, the reason instead."""
+
+    before: Use | str
+    after: Use | str
+    templates: Mapping[SubjectId, Mapping[ModelId, int]]
+    """How many each subject has of each model."""
+    threshold_follows: bool
+    """``match.threshold`` is ``auto``."""
+    daemon: RunningDaemon | None
+
+    @property
+    def changes_model(self) -> bool:
+        return _model(self.before) != _model(self.after)
+
+    @property
+    def lost(self) -> tuple[SubjectId, ...]:
+        """Who can be recognized before, and not after. Before, of a kiosk that does not run: all with templates."""
+        if not self.changes_model:
+            return ()
+        if isinstance(self.before, Use):
+            before = self.before.readiness.recognized
+        else:
+            before = tuple(subject for subject, counts in self.templates.items() if counts)
+        after = self.after.readiness.recognized if isinstance(self.after, Use) else ()
+        return tuple(subject for subject in before if subject not in set(after))
+
+
+def plan_change(config: Config, changes: Changes) -> ModelChange:
+    """What changes to the installed bundles would do.
+
+    Raises:
+        KioskError: the store cannot be read, so that nobody can tell.
+    """
+    if not Path(config.store.path).exists():
+        return _plan(config, changes, None)
+    with open_store(config) as store:
+        return _plan(config, changes, store)
+
+
+def _plan(config: Config, changes: Changes, store: Store | None) -> ModelChange:
+    templates = {} if store is None else store.subject_models()
+
+    def use(planned: Changes) -> Use | str:
+        try:
+            bundle = select_bundle(config.model.bundle, models_folder(config), planned)
+            check_threshold(config, bundle)
+        except (ModelError, ConfigError) as error:
+            return str(error)
+        model_id = model_id_of(config, bundle)
+        gallery = Gallery(model_id, ()) if store is None else store.gallery(model_id)
+        threshold = build_rule(config, bundle, gallery).threshold
+        return Use(bundle, Readiness.of(model_id, templates), threshold, explain_threshold(config, bundle, gallery))
+
+    return ModelChange(
+        before=use({}),
+        after=use(changes),
+        templates=templates,
+        threshold_follows=config.match.threshold == "auto",
+        daemon=None if store is None else store.running_daemon(),
+    )
+
+
+def describe_change(change: ModelChange) -> Iterator[str]:
+    """In words: what is in use before and after, who is recognized, and until when a running kiosk differs."""
+    before, after = change.before, change.after
+    if not change.changes_model:
+        yield f"in use, now and afterwards: {_describe_use(after)}"
+    else:
+        yield f"in use now: {_describe_use(before)}"
+        yield f"in use afterwards: {_describe_use(after)}"
+        if not change.threshold_follows:
+            yield "match.threshold is a number and stays, but it means something else on another model's scale"
+    if isinstance(after, Use):
+        yield from _describe_readiness(after.readiness)
+    elif change.lost:
+        yield f"{count(len(change.lost), 'subject')} will NOT be recognized: {some(change.lost)}"
+    daemon = change.daemon
+    if daemon is not None and daemon.model_id != _model(after):
+        loaded = daemon.model_id or "the model it has loaded"
+        yield (
+            f"the running kiosk (process {daemon.process}) goes on with {loaded} until restarted "
+            "(the service: `systemctl restart kiosk`)"
+        )
+
+
+def describe_way_back(change: ModelChange, target: Path, config: Config) -> str | None:
+    """How to return to the model in use before another was put at ``target``; None when it stays in use."""
+    if not change.changes_model or not isinstance(change.before, Use):
+        return None
+    bundle = change.before.bundle
+    if place(bundle.folder) == place(target):
+        return f"going back: {bundle.model_id} is replaced; install that build again. Its templates stay"
+    named = bundle.folder.parent in {BUILT_IN, models_folder(config)}
+    name = bundle.folder.name if named else place(bundle.folder)
+    return f"going back: set model.bundle: {name} (this bundle and its templates stay)"
+
+
+def confirm_loss(
+    change: ModelChange, what: str, *, yes: bool, option: str = "", spared: Collection[SubjectId] = ()
+) -> None:
+    """Ask whether people may be lost, the ``spared`` aside. ``what``: ``install X``; ``option``: a way around it.
+
+    Raises:
+        InputError: the answer is no.
+        UsageError: nobody is there to be asked.
+    """
+    lost = [subject for subject in change.lost if subject not in spared]
+    if yes or not lost:
+        return
+    who = f"{count(len(lost), 'subject')} would not be recognized any more ({some(lost)})"
+    if not sys.stdin.isatty():
+        raise UsageError(f"{what}: {who}; --yes does it without asking{option}")
+    if not ask(f"{who}. {what[0].upper()}{what[1:]} all the same?"):
+        raise InputError(f"{what}: not done (--yes does it without asking)")
+
+
+def change_document(change: ModelChange) -> dict[str, object]:
+    """As JSON, with all the subjects concerned."""
+    after = change.after.readiness if isinstance(change.after, Use) else None
+    everybody = [subject for subject, counts in change.templates.items() if counts]
+    return {
+        "in_use": {"before": _use_document(change.before), "after": _use_document(change.after)},
+        "subjects": {
+            "with_templates": len(everybody),
+            "recognized": 0 if after is None else len(after.recognized),
+            "unrecognized": everybody if after is None else list(after.unrecognized),
+            "lost": list(change.lost),
+        },
+        "daemon": None
+        if change.daemon is None
+        else {"process": change.daemon.process, "model": change.daemon.model_id},
+    }
+
+
+def _describe_use(use: Use | str) -> str:
+    if isinstance(use, str):
+        return f"none, the kiosk does not run ({use})"
+    return f"{use.model_id}, {explain_accuracy(use.bundle)}; {use.threshold_words}"
+
+
+def _describe_readiness(readiness: Readiness) -> Iterator[str]:
+    everybody = len(readiness.recognized) + len(readiness.unrecognized)
+    if not everybody:
+        yield "nobody is enrolled yet"
+        return
+    yield f"{len(readiness.recognized)} of {count(everybody, 'subject')} have templates of {readiness.model_id}"
+    if readiness.unrecognized:
+        yield (
+            f"{count(len(readiness.unrecognized), 'subject')} will NOT be recognized until enrolled again: "
+            f"{some(readiness.unrecognized)}"
+        )
+
+
+def _use_document(use: Use | str) -> dict[str, object]:
+    if isinstance(use, str):
+        return {"bundle": None, "model": None, "folder": None, "threshold": None, "problem": use}
+    return {
+        "bundle": use.bundle.manifest.name,
+        "model": use.model_id,
+        "folder": str(use.bundle.folder),
+        "threshold": round(use.threshold, 4),
+        "problem": None,
+    }
+
+
+def _model(use: Use | str) -> ModelId | None:
+    return use.model_id if isinstance(use, Use) else None
