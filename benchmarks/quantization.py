@@ -1,6 +1,5 @@
 """FaceNet quantized in many ways, each measured against float32: drift, verification, threshold shift, size, latency.
 
-    pip install 'litert-quantizer>=0.11,<0.12'
     python benchmarks/quantization.py facenet512_weights.h5 lfw/images lfw/pairsDevTest.txt > quantization.json
 
 Two quantizers: TensorFlow's converter and LiteRT's quantizer (once called ai-edge-quantizer). Calibration crops are the
@@ -16,7 +15,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ from convert.keras_h5 import load_equalized_facenet, load_facenet
 from convert.metrics import accuracy_at, best_threshold, equal_error_rate, make_curve, threshold_at, true_accept_rate
 from convert.pairs import Pair, read_pairs
 from convert.photos import main_face
-from convert.quiet import Model, import_tensorflow, output_logged
+from convert.quantization import quantizer_version
+from convert.quiet import Model, import_keras, import_tensorflow, output_logged
 from convert.recipes import FACENET512
 from convert.tflite import convert
 from kiosk.align import align_face
@@ -85,7 +85,8 @@ class Workshop:
         return [preprocess(crop, FACENET512.preprocessing) for crop in found]
 
     def converted(self, variant: Variant, crops: str = "samples", *, equalized: bool = False) -> bytes:
-        return convert(self.model(equalized=equalized), variant, self.crops(crops) if variant == "int8" else [])
+        model = self.model(equalized=equalized)
+        return tensorflow_int8(model, self.crops(crops)) if variant == "int8" else convert(model, variant, [])
 
     def float_file(self, *, equalized: bool) -> Path:
         path = self._work / f"source{'-equalized' if equalized else ''}.tflite"
@@ -117,6 +118,27 @@ class Workshop:
             worker.calibrate(data, manager)
         found: Ranges = worker.get_model_qsvs()
         return found if "%" not in method else clipped(found, file, self.crops(crops), float(method.rstrip("%")))
+
+
+def tensorflow_int8(model: Model, crops: Sequence[Tensor]) -> bytes:
+    """As `kiosk-convert build` made int8 before it had LiteRT's quantizer."""
+    tf, keras = import_tensorflow(), import_keras()
+
+    def representative() -> Iterator[list[Array]]:
+        for crop in crops:
+            yield [crop[np.newaxis]]
+
+    with output_logged():
+        face = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="face")
+        fixed = keras.Model(face, model(face, training=False), name="int8")
+        converter = tf.lite.TFLiteConverter.from_keras_model(fixed)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        # tflite-runtime 2.14 refuses what the default makes of dense layers.
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = True  # noqa: SLF001
+        converter.representative_dataset = representative
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.float32
+        return bytes(converter.convert())
 
 
 def clipped(ranges: Ranges, file: str, crops: Sequence[Tensor], percent: float) -> Ranges:
@@ -179,6 +201,17 @@ def ways(shop: Workshop) -> list[Way]:
         converter("int8-equalized", "int8", equalized=True),
         litert("q-static-lfw", eight, static(), lfw, "min-max"),
         litert("q-static", eight, static(), "samples", "min-max"),
+        litert("q-static-equalized", eight, static(), "samples", "min-max", equalized=True),
+        litert("q-static-equalized-octav", f"{eight}, OCTAV weights", static(octav=True), "samples", equalized=True),
+        litert("q-static-equalized-lfw-octav", f"{eight}, OCTAV weights", static(octav=True), lfw, equalized=True),
+        litert(
+            "q-equalized-first-three-float",
+            f"{eight}, first three convolutions float",
+            static(*first),
+            lfw,
+            equalized=True,
+            few=True,
+        ),
         litert("q-first-three-float", f"{eight}, first three convolutions float", static(*first), lfw, "min-max"),
         converter("int8-lfw-200", "int8", lfw),
         converter("dynamic", "dynamic"),
@@ -199,7 +232,6 @@ def ways(shop: Workshop) -> list[Way]:
         converter("int8-lfw-100", "int8", "lfw-100", few=True),
         converter("int8-lfw-200-plain", "int8", "lfw-200-plain", few=True),
         converter("float16", "float16", few=True),
-        litert("q-static-equalized", eight, static(), "samples", "min-max", equalized=True, few=True),
         # The runtimes have no fast kernels for 16-bit activations: more than a second a face.
         litert(SLOW, "static_wi8_ai16", recipe.static_wi8_ai16(), lfw, few=True),
     ]
@@ -335,7 +367,7 @@ def main() -> None:
         for figure in ("best_threshold", "threshold_at_far_1e-3"):
             if figure in row:
                 row[f"{figure}_shift"] = row[figure] - reference[figure]
-    versions = {"tensorflow": import_tensorflow().__version__}
+    versions = {"tensorflow": import_tensorflow().__version__, "litert-quantizer": quantizer_version()}
     rounded = [{k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows.values()]
     sizes = {"pairs": len(pairs), "photos": len(paths), "few": FEW}
     json.dump({"built_with": versions, **sizes, "rows": rounded}, sys.stdout, indent=2)

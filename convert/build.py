@@ -16,7 +16,15 @@ from convert.crop_pairs import CropPairs, cut_pairs, sample_pairs
 from convert.gate import FAR, PairFigures, measure_pairs, require_pass
 from convert.metrics import unresolved
 from convert.pairs import Pair, read_pairs
-from convert.parity import Parity, measure_parity, reference_embeddings, require_floor, runtime_embeddings
+from convert.parity import (
+    Parity,
+    measure_latencies,
+    measure_parity,
+    reference_embeddings,
+    require_floor,
+    runtime_embeddings,
+)
+from convert.quantization import quantizer_version
 from convert.quiet import Model, import_tensorflow
 from convert.recipes import Measured, Recipe, measured
 from convert.report import report_data, report_markdown
@@ -175,7 +183,12 @@ def _build_all(job: Job, model: Model, crops: Crops, pairs: CropPairs, work: Pat
         say(f"{name}: {_summary(findings.parity[variant], findings.gate[variant])}")
         require_floor(name, findings.parity[variant])
     data = report_data(
-        findings.parity, findings.gate, split=crops.split, pairs=pairs.what, tensorflow=import_tensorflow().__version__
+        findings.parity,
+        measure_latencies(bundles, crops.held_out[0]),
+        findings.gate,
+        split=crops.split,
+        pairs=pairs.what,
+        built_with={"tensorflow": import_tensorflow().__version__, "litert-quantizer": quantizer_version()},
     )
     for variant in job.variants:
         _write_report(bundles[variant], data, variant)
@@ -249,6 +262,5 @@ def _publish(folder: Path, target: Path) -> Path:
 def _summary(parity: Parity, figures: PairFigures) -> str:
     return (
         f"accuracy {figures.accuracy:.4f}, TAR {figures.tar:.4f}; cosine mean {parity.cosine_mean:.5f}, "
-        f"p1 {parity.cosine_p1:.5f}, min {parity.cosine_min:.5f}; "
-        f"{parity.latency_ms_2_threads:.1f} ms (2 threads), {parity.size_bytes / 1e6:.2f} MB"
+        f"p1 {parity.cosine_p1:.5f}, min {parity.cosine_min:.5f}; {parity.size_bytes / 1e6:.2f} MB"
     )

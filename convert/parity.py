@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ _LATENCY_RUNS = 25
 
 Array = NDArray[np.float32]
 
+Latencies = dict[int, dict[str, float]]
+"""Milliseconds by number of threads and variant."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parity:
@@ -38,8 +41,6 @@ class Parity:
     float32_mean: float
     float32_p1: float
     float32_min: float
-    latency_ms_1_thread: float
-    latency_ms_2_threads: float
     size_bytes: int
 
 
@@ -74,8 +75,6 @@ def measure_parity(bundle: Bundle, crops: Sequence[Image], keras: Array, float32
         float32_mean=float32_mean,
         float32_p1=float32_p1,
         float32_min=float32_least,
-        latency_ms_1_thread=_latency_ms(TfliteEmbedder(bundle, threads=1), crops[0]),
-        latency_ms_2_threads=_latency_ms(TfliteEmbedder(bundle, threads=2), crops[0]),
         size_bytes=bundle.model_path.stat().st_size,
     )
 
@@ -100,12 +99,21 @@ def require_floor(name: str, parity: Parity) -> None:
         )
 
 
-def _latency_ms(embedder: TfliteEmbedder, crop: Image) -> float:
-    """Median wall time of one embedding, preprocessing included."""
-    embedder.embed_crop(crop)
-    times = []
-    for _ in range(_LATENCY_RUNS):
-        start = time.perf_counter()
-        embedder.embed_crop(crop)
-        times.append(time.perf_counter() - start)
-    return round(statistics.median(times) * 1000, 2)
+def measure_latencies(bundles: Mapping[Variant, Bundle], crop: Image) -> Latencies:
+    """Median wall time of one embedding in milliseconds, preprocessing included.
+
+    The variants take turns, so that whatever else the machine does meets all of them.
+    """
+    return {threads: _latencies_ms(bundles, crop, threads) for threads in (1, 2)}
+
+
+def _latencies_ms(bundles: Mapping[Variant, Bundle], crop: Image, threads: int) -> dict[str, float]:
+    embedders = {variant: TfliteEmbedder(bundle, threads=threads) for variant, bundle in bundles.items()}
+    times: dict[Variant, list[float]] = {variant: [] for variant in bundles}
+    for _ in range(_LATENCY_RUNS + 1):
+        for variant, embedder in embedders.items():
+            start = time.perf_counter()
+            embedder.embed_crop(crop)
+            times[variant].append(time.perf_counter() - start)
+    # The first one of each warms up.
+    return {variant: round(statistics.median(values[1:]) * 1000, 2) for variant, values in times.items()}

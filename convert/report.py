@@ -6,24 +6,38 @@ from dataclasses import asdict
 from typing import Any
 
 from convert.gate import ACCURACY_TOLERANCE, FAR, TAR_TOLERANCE, PairFigures
-from convert.parity import Parity
+from convert.parity import Latencies, Parity
 from kiosk import __version__
 from kiosk.bundle import Manifest
 
 
 def report_data(
-    parities: dict[str, Parity], figures: dict[str, PairFigures], *, split: str, pairs: str, tensorflow: str
+    parities: dict[str, Parity],
+    latencies: Latencies,
+    figures: dict[str, PairFigures],
+    *,
+    split: str,
+    pairs: str,
+    built_with: dict[str, str],
 ) -> dict[str, Any]:
     """The JSON report of all variants built together, float32 among them; ``latency_ms`` are this build machine's.
 
-    ``parities`` and ``figures`` by variant; ``split`` and ``pairs`` say what they were measured on. A threshold's shift
-    is the variant's minus float32's.
+    ``parities`` and ``figures`` by variant, ``latencies`` by threads and variant; ``split`` and ``pairs`` say what they
+    were measured on; ``built_with`` names the converters' versions. A threshold's shift is the variant's minus
+    float32's.
     """
     float32 = figures["float32"]
     return {
-        "built_with": {"kiosk": __version__, "tensorflow": tensorflow},
+        "built_with": {"kiosk": __version__, **built_with},
         "crops": split,
-        "parity": {variant: asdict(parity) for variant, parity in parities.items()},
+        "parity": {
+            variant: {
+                **asdict(parity),
+                "latency_ms_1_thread": latencies[1][variant],
+                "latency_ms_2_threads": latencies[2][variant],
+            }
+            for variant, parity in parities.items()
+        },
         "gate": {
             "passed": True,
             "pairs": pairs,
@@ -52,7 +66,7 @@ def report_markdown(manifest: Manifest, data: dict[str, Any]) -> str:
         f"- Input: {manifest.input_size_px}×{manifest.input_size_px}×3 RGB",
         f"- Preprocessing `{manifest.preprocessing}`, alignment `{manifest.alignment}`",
         f"- Output: {manifest.embedding_dim} numbers, not normalised (the runtime normalises to length 1)",
-        f"- Built with kiosk {data['built_with']['kiosk']}, TensorFlow {data['built_with']['tensorflow']}",
+        "- Built with " + ", ".join(f"{tool} {version}" for tool, version in data["built_with"].items()),
         "- Batch normalisation is folded into the convolutions",
         "",
         "## Quantization gate: passed",
@@ -67,7 +81,7 @@ def report_markdown(manifest: Manifest, data: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
         *(_parity_row(variant, row) for variant, row in data["parity"].items()),
         "",
-        "Times are medians on the machine of the build, preprocessing included.",
+        "Times are medians on the machine of the build, the variants taking turns, preprocessing included.",
         "",
         "## Accuracy",
         "",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convert.quantization import quantize
 from convert.quiet import Model, import_keras, import_tensorflow, output_logged
 from kiosk.bundle import Variant
 
@@ -28,13 +29,13 @@ def convert(model: Model, variant: Variant, samples: Sequence[NDArray[np.float32
         face = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="face")
         fixed = keras.Model(face, model(face, training=False), name=variant)
         converter = tf.lite.TFLiteConverter.from_keras_model(fixed)
-        _configure(tf, converter, variant, samples)
+        _configure(tf, converter, variant)
         content: bytes = converter.convert()
-    return content
+    return quantize(content, samples) if variant == "int8" else content
 
 
-def _configure(tf: ModuleType, converter: Converter, variant: Variant, samples: Sequence[NDArray[np.float32]]) -> None:
-    if variant == "float32":
+def _configure(tf: ModuleType, converter: Converter, variant: Variant) -> None:
+    if variant in ("float32", "int8"):
         return
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if variant == "float16":
@@ -42,13 +43,3 @@ def _configure(tf: ModuleType, converter: Converter, variant: Variant, samples: 
         return
     # Per-channel dense layers need FULLY_CONNECTED version 12, which tflite-runtime 2.14 refuses to load.
     converter._experimental_disable_per_channel_quantization_for_dense_layers = True  # noqa: SLF001 - no public switch
-    if variant == "int8":
-
-        def representative() -> Iterator[list[NDArray[np.float32]]]:
-            for sample in samples:
-                yield [sample[np.newaxis]]
-
-        converter.representative_dataset = representative
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.float32
-        converter.inference_output_type = tf.float32

@@ -18,25 +18,30 @@ QualityFigures = Mapping[str, Any]
 
 _FIGURE_DIGITS = 3
 
-_FLAWS: dict[str, tuple[str, str]] = {
-    Reason.TOO_SMALL: ("too small", "size_px"),
-    Reason.BLURRED: ("too blurred", "sharpness"),
-    Reason.TOO_DARK: ("too dark", "brightness"),
-    Reason.TOO_BRIGHT: ("too bright", "brightness"),
-    Reason.TURNED: ("turned away", "yaw"),
+_FLAWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    # Older versions measured the box only.
+    Reason.TOO_SMALL: ("too small", ("eye_distance_px", "size_px")),
+    Reason.BLURRED: ("too blurred", ("sharpness",)),
+    Reason.TOO_DARK: ("too dark", ("brightness",)),
+    Reason.TOO_BRIGHT: ("too bright", ("brightness",)),
+    Reason.LOW_CONTRAST: ("too pale", ("contrast",)),
+    Reason.TURNED: ("turned away", ("yaw",)),
+    Reason.UNCLEAR: ("hard to make out", ("detector_score",)),
 }
-"""What is wrong with a face, in words, and the figure that says so."""
+"""What is wrong with a face, in words, and the figures that say so: the first that was measured counts."""
 
 _ADVICE: dict[str, str] = {
     Reason.UNKNOWN: "nothing for a stranger; for somebody enrolled add photos taken at this door "
     "(kiosk enroll ID PHOTO...)",
     Reason.AMBIGUOUS: "enroll more photos of both; if both are one person, remove one (kiosk subjects remove ID)",
     Reason.EMPTY_GALLERY: "enroll somebody (kiosk enroll ID PHOTO...); kiosk check tells of templates of another model",
-    Reason.TOO_SMALL: "come closer to the camera; the limit is face.min_size_px",
+    Reason.TOO_SMALL: "come closer to the camera; the limit is face.min_eye_distance_px",
     Reason.BLURRED: "stand still for a moment, clean or focus the lens, add light; the limit is face.min_sharpness",
     Reason.TOO_DARK: "add light on the face",
     Reason.TOO_BRIGHT: "keep sun and lamps off the face and out of the picture",
+    Reason.LOW_CONTRAST: "clean the lens; have no bright light behind the head",
     Reason.TURNED: "look towards the camera; mount it at the height of faces",
+    Reason.UNCLEAR: "uncover the face and hold the head upright, in even light",
 }
 
 
@@ -192,9 +197,10 @@ def _refusal_words(evidence: Evidence) -> str:
             return "nobody is enrolled to compare with"
         case Reason.UNKNOWN:
             return "unknown"
-    flaw, figure = _FLAWS.get(evidence.reason, (evidence.reason.replace("_", " "), ""))
-    value = (evidence.quality or {}).get(figure)
-    measured = "" if value is None else f" ({_figure_name(figure)} {_shown_figure(figure, value)})"
+    flaw, figures = _FLAWS.get(evidence.reason, (evidence.reason.replace("_", " "), ()))
+    quality = evidence.quality or {}
+    figure = next((name for name in figures if quality.get(name) is not None), None)
+    measured = "" if figure is None else f" ({_figure_name(figure)} {_shown_figure(figure, quality[figure])})"
     return f"the face was {flaw}{measured}"
 
 

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kiosk.bundle import (
     BUILT_IN,
@@ -36,7 +34,8 @@ def edit(folder: Path, **changes: Any) -> None:
 def measured(points: list[tuple[float, float]]) -> Bundle:
     bundle = read_bundle(BUILT_IN / BUILT_IN_BUNDLE)
     thresholds = tuple(OperatingPoint(fmr=fmr, score=score) for fmr, score in points)
-    return Bundle(bundle.folder, bundle.manifest.model_copy(update={"thresholds": thresholds}))
+    search = bundle.manifest.search if points else None
+    return Bundle(bundle.folder, bundle.manifest.model_copy(update={"thresholds": thresholds, "search": search}))
 
 
 def test_the_built_in_bundle_is_sound_and_measured() -> None:
@@ -134,13 +133,12 @@ def test_a_name_a_folder_or_one_clear_line(folder: Path) -> None:
         select_bundle("other", folder.parent)
 
 
-def test_threshold_rises_with_the_gallery_along_the_measured_points() -> None:
+def test_the_1_to_1_threshold_follows_the_measured_points() -> None:
     bundle = measured([(1e-2, 0.4), (1e-3, 0.5), (1e-4, 0.58)])
-    assert bundle.identification_threshold(gallery_templates=1, fpir=1e-3) == pytest.approx(0.5)
-    assert bundle.identification_threshold(gallery_templates=10, fpir=1e-3) == pytest.approx(0.58)
-    assert bundle.identification_threshold(gallery_templates=100, fpir=1e-3) == pytest.approx(0.66)
-    assert bundle.identification_threshold(gallery_templates=1, fpir=10**-2.5) == pytest.approx(0.45)
     assert bundle.verification_threshold() == pytest.approx(0.5)
+    assert bundle.verification_threshold(1e-4) == pytest.approx(0.58)
+    assert bundle.verification_threshold(1e-5) == pytest.approx(0.66)
+    assert bundle.verification_threshold(10**-2.5) == pytest.approx(0.45)
 
 
 def test_the_margin_shrinks_with_a_models_spread_of_scores() -> None:
@@ -148,17 +146,13 @@ def test_the_margin_shrinks_with_a_models_spread_of_scores() -> None:
     assert measured([(1e-2, 0.88), (1e-3, 0.92)]).margin(0.05) == pytest.approx(0.01)
 
 
-@given(st.integers(1, 10**6), st.integers(1, 10**6))
-def test_a_larger_gallery_never_lowers_the_threshold(a: int, b: int) -> None:
-    bundle = measured([(1e-2, 0.4), (1e-4, 0.58)])
-    small, large = (bundle.identification_threshold(gallery_templates=n, fpir=1e-3) for n in sorted((a, b)))
-    assert -1 <= small <= large <= 1
-
-
 def test_an_unmeasured_bundle_has_no_threshold_to_offer() -> None:
     bundle = measured([])
     with pytest.raises(ModelError, match=r"set match\.threshold"):
-        bundle.identification_threshold(gallery_templates=50, fpir=1e-3)
+        bundle.verification_threshold()
+    with pytest.raises(ModelError, match=r"set match\.threshold"):
+        bundle.search_scores()
+    assert not bundle.measured
     assert bundle.margin(0.05) == 0.05
 
 

@@ -32,9 +32,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     kiosk.configure(camera={"source": str(folder / "clip.avi"), "pace": "fast"}, device={"timezone": "Asia/Seoul"})
     for env in (
         {},
-        {"KIOSK_FACE__MIN_SHARPNESS": "10000"},
+        {"KIOSK_FACE__MIN_SHARPNESS": "100"},
         {"KIOSK_MATCH__MARGIN": "2"},
-        {"KIOSK_FACE__MIN_SIZE_PX": "300"},
+        {"KIOSK_FACE__MIN_EYE_DISTANCE_PX": "300"},
     ):
         result = kiosk("run", env=env)
         assert result.returncode == 0, result.stderr
@@ -100,7 +100,7 @@ def test_an_accepted_decision_in_words(home: Kiosk) -> None:
         (("unknown", "unknown", "unknown"), "below the threshold", "photos"),
         (("rejected", "blurred", "quality"), "too blurred (sharpness ", "face.min_sharpness"),
         (("rejected", "ambiguous", "ambiguous"), "but led the next subject", "more photos of both"),
-        (("rejected", "too_small", "quality"), "too small (size ", "face.min_size_px"),
+        (("rejected", "too_small", "quality"), "too small (eye distance ", "face.min_eye_distance_px"),
     ],
 )
 def test_rejected_decisions(

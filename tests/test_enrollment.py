@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiosk.biometrics import Box, Embedding, Face, Image, ModelId, Quality, Reason, SubjectId, Template
+from kiosk.decision import DecisionRule
 from kiosk.enrollment import (
     EnrolledPhoto,
     check_not_enrolled,
@@ -126,10 +127,17 @@ def test_new_photos_must_agree_with_the_templates_known() -> None:
 
 def test_the_same_face_under_a_second_id_names_the_first() -> None:
     gallery = Gallery(MODEL, [Template(SubjectId("first"), MODEL, ALICE)])
+    rule = DecisionRule(0.6, margin=0.0)
     with pytest.raises(InputError, match="already enrolled as first"):
-        check_not_enrolled(SubjectId("second"), [photo("1.jpg", ALICE)], gallery, 0.6)
-    check_not_enrolled(SubjectId("first"), [photo("1.jpg", ALICE)], gallery, 0.6)
-    check_not_enrolled(SubjectId("second"), [photo("1.jpg", BOB)], gallery, 0.6)
+        check_not_enrolled(SubjectId("second"), [photo("1.jpg", ALICE)], gallery, rule)
+    check_not_enrolled(SubjectId("second"), [photo("1.jpg", BOB)], gallery, rule)
+
+
+def test_a_face_that_two_subjects_share_is_enrolled_already() -> None:
+    rule = DecisionRule(0.6, margin=0.1)
+    gallery = Gallery(MODEL, [Template(SubjectId(name), MODEL, ALICE) for name in ("first", "twin")])
+    with pytest.raises(InputError, match="already enrolled as"):
+        check_not_enrolled(SubjectId("third"), [photo("1.jpg", ALICE)], gallery, rule)
 
 
 def at_score(score: float) -> Embedding:

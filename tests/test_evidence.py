@@ -120,6 +120,10 @@ def test_mentions_are_found_and_erased_everywhere() -> None:
             "not accepted: the face was too small (size 42 px)",
         ),
         (
+            _evidence(Reason.TOO_SMALL, quality=Quality(41.6, 90, 128, eye_distance_px=9.4)),
+            "not accepted: the face was too small (eye distance 9 px)",
+        ),
+        (
             _evidence(Reason.TURNED, quality=Quality(120, 90, 128, -0.61)),
             "not accepted: the face was turned away (yaw -0.61)",
         ),

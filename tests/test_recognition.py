@@ -45,6 +45,7 @@ class Scene:
     def __init__(self) -> None:
         self.rows: Sequence[tuple[Box, Embedding, Quality]] = ()
         self.embedded = 0
+        self.mirrored: list[bool] = []
 
     def detect(self, image: Image) -> list[Face]:  # noqa: ARG002
         return [Face(box, 0.9) for box, _, _ in self.rows]
@@ -55,8 +56,15 @@ class Scene:
     def assess(self, image: Image, face: Face) -> Quality:  # noqa: ARG002
         return self._row(face)[2]
 
+    def refine(self, image: Image, face: Face) -> Face:  # noqa: ARG002
+        return face
+
     def embed(self, image: Image, face: Face) -> Embedding:  # noqa: ARG002
+        return self._row(face)[1]
+
+    def embed_frame(self, image: Image, face: Face, *, mirrored: bool) -> Embedding:  # noqa: ARG002
         self.embedded += 1
+        self.mirrored.append(mirrored)
         return self._row(face)[1]
 
 
@@ -76,7 +84,7 @@ class Door:
             embedder=self.scene,
             gate=self.scene,
             gallery=Gallery(MODEL, templates),
-            rule=DecisionRule(0.6, margin, decisive),
+            rule=DecisionRule(0.6, margin, decisive=decisive),
             same_face_score=0.5,
             frames=frames,
             window_s=2.0,
@@ -115,7 +123,7 @@ def test_a_final_report_tells_what_each_frame_said_and_counted() -> None:
     assert [len(report.decision.frame_evidence) for report in reports] == [0, 0, 3]
     frames = reports[-1].decision.frame_evidence
     assert [frame.offset_s for frame in frames] == pytest.approx([0, 0.1, 0.2])
-    assert [frame.weight for frame in frames] == pytest.approx([100 / 360, 160 / 360, 100 / 360])
+    assert [frame.weight for frame in frames] == pytest.approx([1 / 4.56, 2.56 / 4.56, 1 / 4.56])
     assert [frame.quality.size_px for frame in frames] == [100, 160, 100]
     first = 1 / np.sqrt(1.81)
     assert [(c.subject_id, pytest.approx(c.score)) for c in frames[2].candidates] == [
@@ -326,3 +334,10 @@ def test_a_single_photo_is_decided_alone() -> None:
     door.scene.rows = [(HERE, ALICE, GOOD), (THERE, STRANGER, GOOD)]
     reports = door.recognizer.analyse(np.zeros((1, 1, 3), np.uint8))
     assert [(r.decision.verdict, r.final) for r in reports] == [(Verdict.IDENTIFIED, True), (Verdict.UNKNOWN, True)]
+
+
+def test_every_second_frame_of_a_track_is_embedded_mirrored() -> None:
+    door = Door(frames=5)
+    for _ in range(4):
+        door.see((HERE, ALICE))
+    assert door.scene.mirrored == [False, True, False, True]

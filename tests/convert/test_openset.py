@@ -198,9 +198,9 @@ def test_folders_that_are_not_there_or_hold_nothing(
 def test_the_automatic_threshold_is_the_bundles() -> None:
     bundle = read_bundle(BUNDLE)
     alignment = bundle.manifest.alignment
-    few, many = (automatic_threshold(bundle, alignment, [1] * size, 1e-3) for size in (10, 500))
-    assert few == bundle.identification_threshold(gallery_templates=10, fpir=1e-3)
-    assert few < many
+    single, fused = (automatic_threshold(bundle, alignment, [count] * 200, 1e-3) for count in (1, 3))
+    assert single == bundle.search_scores().threshold({1: 200}, 1e-3)
+    assert single < fused
     with pytest.raises(ModelError, match="with haar-square-v1"):
         automatic_threshold(bundle, "haar-square-v1", [1], 1e-3)
 
