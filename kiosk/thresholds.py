@@ -7,6 +7,7 @@ module reads the threshold for the gallery at hand off it. Pure arithmetic.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -115,7 +116,7 @@ class SearchScores(_Record):
         at = min(max(bisect.bisect_left(scores, score), 1), len(scores) - 1)
         (low, high), (more, less) = scores[at - 1 : at + 1], self.fpirs[at - 1 : at + 1]
         slope = math.log(less / more) / max(high - low, _SCORE_STEP)
-        return min(math.exp(math.log(more) + slope * (score - low)), 1.0)
+        return math.exp(min(math.log(more) + slope * (score - low), 0.0))
 
 
 def take_off_crowd(similarities: Scores, crowd_size: int, crowd_weight: float) -> Scores:
@@ -134,4 +135,5 @@ def take_off_crowd(similarities: Scores, crowd_size: int, crowd_weight: float) -
 
 
 def _mixed(a: Sequence[float], b: Sequence[float], weight: float) -> Sequence[float]:
-    return [x + (y - x) * weight for x, y in zip(a, b, strict=True)]
+    """Scores that never fall with the rate: far beyond the largest gallery the measured slopes cross."""
+    return list(itertools.accumulate((x + (y - x) * weight for x, y in zip(a, b, strict=True)), max))

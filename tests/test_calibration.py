@@ -81,12 +81,12 @@ def false_positives(gallery: Gallery, threshold: float, strangers: Rows) -> floa
     return float((TABLE.take_off_crowd(similarities).max(axis=1) >= threshold).mean())
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_people_like_those_of_the_table_move_nothing_that_matters(seed: int) -> None:
     calibration, _ = calibrated(draw_people(seed, 80, 2))
     low, high = calibration.interval
     assert low <= calibration.measured_shift <= high
-    # The interval is one of 95 %; that none of these five misses by more than a hundredth is checked with it.
+    # The interval is one of 95 %; that none of these three misses by more than a hundredth is checked with it.
     assert low - 0.01 <= 0 <= high + 0.01
     assert abs(calibration.score_shift) < 0.03
     assert (calibration.subjects, calibration.searches, calibration.people) == (80, 160, 80)
@@ -116,28 +116,22 @@ def searches_at(shift: float, *, spread: float, seed: int = 3) -> tuple[Stranger
     return StrangerSearches(scores.ravel(), tuple(f"p{i}" for i in range(40) for _ in range(5))), gallery
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.05, 0.2])
-@pytest.mark.parametrize("shift", [-0.3, -0.1, -0.05])
-def test_down_only_as_far_as_the_interval_goes(shift: float, spread: float) -> None:
+@pytest.mark.parametrize(
+    ("shift", "spread", "kind"), [(-0.3, 0.05, "surely lower"), (-0.2, 0.2, "perhaps lower"), (-0.1, 0.2, "higher")]
+)
+def test_up_by_what_was_measured_and_down_only_as_far_as_the_whole_interval_goes(
+    shift: float, spread: float, kind: str
+) -> None:
     searches, gallery = searches_at(shift, spread=spread)
     calibration = calibrate(searches, gallery, TABLE, created_at=NOW)
-    assert calibration.score_shift >= min(calibration.measured_shift, 0)
-    if calibration.measured_shift <= 0:
-        assert calibration.score_shift == min(0.0, calibration.interval[1])
-    else:
-        assert calibration.score_shift == calibration.measured_shift
-
-
-def test_less_alike_people_lower_the_threshold_and_a_doubtful_difference_does_not() -> None:
-    certain = calibrate(*_with_table(searches_at(-0.3, spread=0.0)), created_at=NOW)
-    assert certain.interval[1] < -0.1
-    assert certain.score_shift == certain.interval[1] > certain.measured_shift
-    doubtful = calibrate(*_with_table(searches_at(-0.2, spread=0.2)), created_at=NOW)
-    assert doubtful.interval[1] - doubtful.interval[0] > certain.interval[1] - certain.interval[0]
-
-
-def _with_table(found: tuple[StrangerSearches, Gallery]) -> tuple[StrangerSearches, Gallery, SearchScores]:
-    return (*found, TABLE)
+    high = calibration.interval[1]
+    match kind:
+        case "surely lower":
+            assert calibration.measured_shift < calibration.score_shift == high < 0
+        case "perhaps lower":
+            assert calibration.measured_shift < calibration.score_shift == 0 < high
+        case "higher":
+            assert calibration.score_shift == calibration.measured_shift > 0
 
 
 def test_the_same_searches_give_the_same_figures() -> None:

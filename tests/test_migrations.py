@@ -35,7 +35,7 @@ def test_a_store_of_the_first_schema_gets_the_rejections_and_keeps_its_rows(db: 
     assert "rejections" not in db.table_names()
     db.execute("INSERT INTO subjects (id, created_at) VALUES ('E1', 'now')")
     migrations.migrate(db, PATH)
-    assert version(db) == 2
+    assert version(db) == len(migrations.STEPS)
     assert db.execute("SELECT id FROM subjects").fetchall() == [("E1",)]
     assert db.execute("SELECT COUNT(*) FROM rejections").fetchone() == (0,)
 

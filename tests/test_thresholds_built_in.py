@@ -52,9 +52,19 @@ def test_beyond_the_table() -> None:
     assert 0 < TABLE.fpir({1: 100}, 0.9) < 1e-12
     # More templates than were measured count as the most that was.
     assert TABLE.threshold({50: 100}, 0.01) == TABLE.threshold({KINDS[-1]: 100}, 0.01)
-    largest = max(row.subjects for row in TABLE.galleries)
-    ahead = [TABLE.threshold({1: largest * factor}, 0.1) for factor in (1, 10, 100)]
-    assert ahead[2] - ahead[1] == pytest.approx(ahead[1] - ahead[0], abs=3e-4)
+
+
+@pytest.mark.parametrize("templates", KINDS)
+@pytest.mark.parametrize("fpir", [0.5, 0.1, 0.01, 1e-3, 1e-5])
+def test_far_beyond_the_largest_gallery_the_measured_slopes_cross_and_nothing_breaks(
+    templates: int, fpir: float
+) -> None:
+    found = [TABLE.threshold({templates: subjects}, fpir) for subjects in (1000, 2000, 10**4, 10**5, 10**6)]
+    assert found == sorted(found)
+    assert found[-1] < found[0] + 0.1
+    rates = [TABLE.fpir({templates: 10**5}, score) for score in np.linspace(-2, 1, 301)]
+    assert rates == sorted(rates, reverse=True)
+    assert (rates[0], rates[-1] >= 0) == (1, True)
 
 
 @settings(deadline=None, max_examples=50)

@@ -170,7 +170,9 @@ class _Desk:
         threshold = search.threshold(gallery.subjects_by_templates, fpir)
         shift = gallery.score_shift if calibration is None else calibration.score_shift
         configured = search.threshold(gallery.subjects_by_templates, self.config.match.fpir)
-        judged, changes = _judge_again(self.store, events, threshold + shift - configured - gallery.score_shift)
+        judged, changes = _judge_again(
+            self.store, gallery.model_id, events, threshold + shift - configured - gallery.score_shift
+        )
         alike = find_alike(gallery, search, threshold + shift)
         return _Findings(
             gallery, search, fpir, threshold, calibration, problem, searches, alike, judged, changes
@@ -206,8 +208,10 @@ def _embed_strangers(pipeline: Pipeline, folder: Path) -> tuple[list[Embedding],
     return embeddings, people
 
 
-def _judge_again(store: Store, count: int, difference: float) -> tuple[int, list[_Change]]:
-    """The last decisions with the threshold moved by ``difference`` (what counts now already is not a change)."""
+def _judge_again(store: Store, model_id: ModelId, count: int, difference: float) -> tuple[int, list[_Change]]:
+    """The model's decisions among the last with the threshold moved by ``difference`` (what counts now already is not
+    a change).
+    """
     changes = []
     judged = 0
     for event_id, occurred_at, evidence in _last_decisions(store, count):
@@ -215,6 +219,8 @@ def _judge_again(store: Store, count: int, difference: float) -> tuple[int, list
         score, threshold = match.get("score"), match.get("threshold")
         accepted = evidence.get("decision", "identified") == "identified"
         if score is None or threshold is None or evidence.get("reason", "match") not in {"match", "unknown"}:
+            continue
+        if match.get("model", model_id) != model_id:
             continue
         judged += 1
         would = score >= threshold + difference
