@@ -255,7 +255,7 @@ def quality() -> str:
         [
             bundle["model"].split("@")[0],
             step["kind"],
-            f"{step['step']:g}",
+            str(step["step"]),
             percent(step["fnmr"]),
             percent(step["fmr"], 2),
             percent(step["passed"]["probe"], 0),
