@@ -258,13 +258,16 @@ def _draw_frame_quality(axes: Axes, times_s: Sequence[float], frames: Sequence[F
         heights = [weight / max(weights) for weight in weights]
         axes.bar(times_s, heights, width=0.6 * step_s, color=_PALE, label=f"weight (1 = {max(weights):.0%})")
     qualities = [frame.quality or {} for frame in frames]
-    for name, colour in zip(_measured(qualities), itertools.cycle(_COLOURS), strict=False):
+    # Another dash with each round of the colours.
+    styles = itertools.product(_DASHES, _COLOURS)
+    for name, (dashes, colour) in zip(_measured(qualities), styles, strict=False):
         known = [(t, quality[name]) for t, quality in zip(times_s, qualities, strict=True) if _is_number(quality, name)]
-        largest = max(abs(value) for _, value in known) or 1.0
+        largest = max(abs(value) for _, value in known)
         unit = f"{largest:.0f}" if largest >= 10 else f"{largest:.2f}"
         shown = f"|{name}|" if any(value < 0 for _, value in known) else name.replace("_", " ")
         points = [(time_s, abs(value) / largest) for time_s, value in known]
-        axes.plot(*zip(*points, strict=True), marker=".", color=colour, label=f"{shown} (1 = {unit})")
+        style: Any = {"linestyle": dashes, "color": colour, "marker": "."}
+        axes.plot(*zip(*points, strict=True), **style, label=f"{shown} (1 = {unit})")
     if axes.has_data():
         axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
@@ -275,8 +278,9 @@ def _draw_frame_quality(axes: Axes, times_s: Sequence[float], frames: Sequence[F
 
 
 def _measured(qualities: Sequence[QualityFigures]) -> list[str]:
-    """The names of all measures that are numbers in at least one frame."""
-    return list(dict.fromkeys(name for quality in qualities for name in quality if _is_number(quality, name)))
+    """The names of all measures that are more than zero in at least one frame: others have nothing to show."""
+    found = (name for quality in qualities for name in quality if _is_number(quality, name) and quality[name])
+    return list(dict.fromkeys(found))
 
 
 def _is_number(quality: QualityFigures, name: str) -> bool:
