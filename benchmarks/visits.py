@@ -19,7 +19,6 @@ that come meanwhile are dropped, as the daemon drops them. ``embedded`` counts e
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import multiprocessing
@@ -403,6 +402,17 @@ def load(arguments: argparse.Namespace) -> tuple[Stage, list[Visit]]:
     return Stage(bundle, mated, strangers, templates), clips
 
 
+_loaded: list[tuple[Stage, list[Visit]]] = []
+
+
+def _measure(run: Run) -> dict[str, Any]:
+    return measure(_loaded[0][0], run)
+
+
+def _play_video(templates: int) -> list[dict[str, Any]]:
+    return play_video(*_loaded[0], templates)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
@@ -417,9 +427,11 @@ def main() -> None:
     runs = [Run("two photos", size, 1, look_s) for size in GALLERIES for look_s in LOOKS_S]
     runs += [Run("one photo", size, 1, look_s) for size in GALLERIES for look_s in LOOKS_S]
     runs += [Run("one photo", size, MAX_TEMPLATES) for size in GALLERIES]
+    # The workers are forked: they get the visits, hundreds of megabytes, as they lie in memory and not with every task.
+    _loaded.append((stage, clips))
     with multiprocessing.get_context("fork").Pool(arguments.jobs) as pool:
-        rows = list(tqdm(pool.imap(functools.partial(measure, stage), runs), "replays", total=len(runs)))
-        video = list(pool.imap(functools.partial(play_video, stage, clips), (1, MAX_TEMPLATES)))
+        rows = list(tqdm(pool.imap(_measure, runs), "replays", total=len(runs)))
+        video = list(pool.imap(_play_video, (1, MAX_TEMPLATES)))
     document = {"model": stage.bundle.model_id, "synthetic": rows, "video": [row for part in video for row in part]}
     arguments.out.write_text(json.dumps(document, indent=1) + "\n")
     for row in rows:

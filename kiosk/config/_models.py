@@ -167,8 +167,20 @@ class MatchSection(Section):
     margin: float = Field(
         default=0.05, ge=0, le=2, description="Lead the best subject needs over the next one, on FaceNet's score scale."
     )
-    frames: int = Field(default=3, ge=1, le=100, description="Frames of the same face that decide together.")
-    window_s: float = Field(default=2.0, gt=0, le=60, description="Time within which these frames must come, seconds.")
+    frames: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="Frames of the same face that decide together; two do when the score is one that ten times fewer "
+        "strangers reach than `fpir` allows (automatic thresholds only).",
+    )
+    window_s: float = Field(
+        default=2.0,
+        gt=0,
+        le=60,
+        description="A face that is nobody's for so long is told so, and looked at only twice a second from then on; "
+        "seconds.",
+    )
     refractory_s: float = Field(
         default=60.0, ge=0, le=86_400, description="Silence after a check-in by the same subject, seconds."
     )
