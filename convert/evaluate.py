@@ -4,7 +4,7 @@ alignment and embedder; any number of bundles and detectors side by side on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,14 @@ from convert.pairs import Pair
 from convert.photos import opencv_threads
 from convert.pipelines import (
     FACE_RULE,
-    DetectorName,
     Pipeline,
     Sightings,
     embed_other_faces,
-    open_pipelines,
     watch_photos,
 )
 from convert.results import Result, round_figures
 from convert.verification import WRONG_FACE_RULE, compare, find_wrong_faces, verification_figures
-from kiosk.biometrics import Embedding, ModelId
-from kiosk.bundle import Bundle
+from kiosk.biometrics import Embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,28 +165,3 @@ def _remember(
 
 
 # --- for other programs -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PhotoEmbeddings:
-    """The main face of each photo, by relative path; None where no face was found."""
-
-    model_id: ModelId
-    alignment: str
-    by_path: dict[str, Embedding | None]
-
-
-def embed_photos(
-    bundle: Bundle, images: Path, paths: Iterable[str], *, detector: DetectorName = "blazeface", threads: int = 2
-) -> PhotoEmbeddings:
-    """Embed each distinct photo once, with a progress bar on stderr.
-
-    Raises:
-        InputError: a photo is missing, or none can be read.
-        ModelError: the bundle cannot be used.
-    """
-    (pipeline,) = open_pipelines([bundle], [detector], threads=threads)
-    distinct = sorted(set(paths))
-    (sightings,) = watch_photos([pipeline], [images / path for path in distinct])
-    by_path = {path: sightings.embedding(images / path) for path in distinct}
-    return PhotoEmbeddings(pipeline.embedder.model_id, pipeline.embedder.alignment, by_path)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from kiosk.biometrics import Embedding, ModelId, SubjectId, Template
+from kiosk.biometrics import Embedding, SubjectId, Template
 from kiosk.errors import InputError
 from kiosk.gallery import Gallery
 from kiosk.thresholds import SearchScores
@@ -163,11 +163,6 @@ def calibrate(
         interval=(round(float(low), 4), round(float(high), 4)),
         score_shift=round(shift if shift > 0 else min(0.0, float(high)), 4),
     )
-
-
-def applies_to(calibration: Calibration | None, model_id: ModelId) -> bool:
-    """Scores of different models have nothing to do with each other."""
-    return calibration is not None and calibration.model == model_id
 
 
 def _usable_rates(searches: int, search: SearchScores) -> tuple[float, ...]:

@@ -10,7 +10,6 @@ from kiosk.biometrics import Embedding, ModelId, SubjectId, Template
 from kiosk.calibration import (
     Calibration,
     StrangerSearches,
-    applies_to,
     calibrate,
     find_alike,
     own_scores,
@@ -230,10 +229,3 @@ def test_twins_are_named_once_most_alike_first() -> None:
     assert [(pair.a, pair.b) for pair in pairs] == [("p3", "p31"), ("p11", "p20")]
     assert pairs[0].score == pytest.approx(float(gallery.matrix[3] @ gallery.matrix[31]))
     assert pairs[0].score > pairs[1].score
-
-
-def test_a_calibration_is_for_its_model_alone() -> None:
-    calibration, _ = calibrated(draw_people(0, 20, 2))
-    assert applies_to(calibration, MODEL)
-    assert not applies_to(calibration, OTHER)
-    assert not applies_to(None, MODEL)
