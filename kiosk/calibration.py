@@ -79,7 +79,8 @@ class Calibration(BaseModel):
 def search_without_own(templates: Sequence[Template], gallery: Gallery, search: SearchScores) -> StrangerSearches:
     """Every template of the gallery's model, searched among all other subjects."""
     rows = [template for template in templates if template.model_id == gallery.model_id]
-    if len(gallery) < 2:
+    # Of two subjects one would be left: no crowd, and nothing that was measured to compare with.
+    if len(gallery) < 3:
         return StrangerSearches(np.empty(0), ())
     similarities = np.stack([row.embedding for row in rows]).astype(np.float64) @ gallery.matrix.T.astype(np.float64)
     column = {subject: index for index, subject in enumerate(gallery.subjects)}
@@ -119,7 +120,7 @@ def own_scores(templates: Sequence[Template], gallery: Gallery, search: SearchSc
 
 def find_alike(gallery: Gallery, search: SearchScores, threshold: float) -> list[AlikePair]:
     """Pairs of subjects whose fused templates are as alike as one person's; most alike first."""
-    if len(gallery) < 2:
+    if len(gallery) < 3:
         return []
     similarities = (gallery.matrix @ gallery.matrix.T).astype(np.float64)
     np.fill_diagonal(similarities, -np.inf)

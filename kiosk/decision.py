@@ -70,11 +70,14 @@ class DecisionRule:
     def _judge(self, candidates: tuple[Candidate, ...], threshold: float) -> tuple[Verdict, Reason]:
         if not candidates:
             return Verdict.UNKNOWN, Reason.EMPTY_GALLERY
-        if candidates[0].score < threshold:
-            return Verdict.UNKNOWN, Reason.UNKNOWN
-        if len(candidates) > 1 and candidates[0].score - candidates[1].score < self.margin:
+        first, others = candidates[0], candidates[1:]
+        too_close = bool(others) and first.score - others[0].score < self.margin
+        # One person under two ids: each is in the other's crowd, and without it would be identified.
+        if too_close and len(others) > 1 and first.score >= self.threshold + self._crowd((first, *others[1:])):
             return Verdict.REJECTED, Reason.AMBIGUOUS
-        return Verdict.IDENTIFIED, Reason.MATCH
+        if first.score < threshold:
+            return Verdict.UNKNOWN, Reason.UNKNOWN
+        return (Verdict.REJECTED, Reason.AMBIGUOUS) if too_close else (Verdict.IDENTIFIED, Reason.MATCH)
 
 
 class RefractoryPeriod:

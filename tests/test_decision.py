@@ -79,3 +79,12 @@ def test_asking_does_not_start_the_period() -> None:
     refractory = RefractoryPeriod(60)
     assert refractory.admits(SubjectId("a"), 1.0)
     assert refractory.admits(SubjectId("a"), 2.0)
+
+
+def test_one_person_under_two_ids_is_ambiguous_though_each_is_in_the_others_crowd() -> None:
+    rule = DecisionRule(0.5, 0.05, crowd_size=5, crowd_weight=0.5)
+    decision = rule.decide(candidates(0.66, 0.65, 0.05))
+    assert decision.threshold == pytest.approx(0.5 + 0.5 * (0.65 + 0.05) / 2)
+    assert (decision.verdict, decision.reason) == (Verdict.REJECTED, Reason.AMBIGUOUS)
+    # A stranger who resembles everybody has a crowd without the second one, too.
+    assert rule.decide(candidates(0.6, 0.59, 0.5, 0.5, 0.5)).reason is Reason.UNKNOWN

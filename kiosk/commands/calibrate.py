@@ -17,7 +17,7 @@ from kiosk.config import Config
 from kiosk.errors import ConfigError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from kiosk.biometrics import Embedding, ModelId
+    from kiosk.biometrics import Embedding, ModelId, Template
     from kiosk.calibration import AlikePair, Calibration, StrangerSearches
     from kiosk.gallery import Gallery
     from kiosk.pipeline import Pipeline
@@ -46,9 +46,12 @@ class _Findings:
     """All that is known of this gallery's threshold at one FPIR. Thresholds are without the crowd's share."""
 
     gallery: Gallery
+    templates: list[Template]
     search: SearchScores
     fpir: float
     bundle_threshold: float
+    present: float
+    """In force: at ``match.fpir``, with what was applied before."""
     calibration: Calibration | None
     problem: str | None
     """Why there is no calibration."""
@@ -56,10 +59,6 @@ class _Findings:
     alike: list[AlikePair]
     judged: int
     changes: list[_Change]
-
-    @property
-    def present(self) -> float:
-        return self.bundle_threshold + self.gallery.score_shift
 
     @property
     def proposed(self) -> float:
@@ -115,6 +114,8 @@ def command(
     from kiosk.pipeline import build_pipeline
 
     config = load(config_path, verbose)
+    if apply_it and fpir not in {None, config.match.fpir}:
+        raise UsageError(f"calibrate: --apply keeps match.fpir ({config.match.fpir:g}); set it to {fpir:g}, then apply")
     check_plot_path(plot)
     if config.match.threshold != "auto":
         raise ConfigError(
@@ -128,7 +129,7 @@ def command(
         if apply_it:
             _apply(store, findings)
         if plot is not None:
-            _draw(plot, findings, store)
+            _draw(plot, findings)
     if as_json:
         print_json(_document(findings, applied=apply_it))
         return
@@ -150,12 +151,16 @@ class _Desk:
     def measure(self, fpir: float, strangers: Path | None, events: int) -> _Findings:
         """Raises InputError: nobody is enrolled, or the strangers' photos cannot be used."""
         from kiosk.calibration import calibrate, find_alike, search_strangers, search_without_own
+        from kiosk.gallery import Gallery
 
         search = self.pipeline.bundle.search_scores()
-        gallery = self.store.gallery(self.pipeline.embedder.model_id)
+        stored = self.store.gallery(self.pipeline.embedder.model_id)
+        # Read once: somebody may be enrolled or erased meanwhile.
+        templates = self.store.templates(stored.model_id)
+        gallery = Gallery(stored.model_id, templates, score_shift=stored.score_shift)
         if not len(gallery):
             raise InputError("nobody is enrolled with the model in use; `kiosk enroll ID PHOTO...` enrolls")
-        searches = search_without_own(self.store.templates(gallery.model_id), gallery, search)
+        searches = search_without_own(templates, gallery, search)
         photos = 0
         if strangers is not None:
             embeddings, people = _embed_strangers(self.pipeline, strangers)
@@ -169,14 +174,23 @@ class _Desk:
             problem = str(error)
         threshold = search.threshold(gallery.subjects_by_templates, fpir)
         shift = gallery.score_shift if calibration is None else calibration.score_shift
-        configured = search.threshold(gallery.subjects_by_templates, self.config.match.fpir)
-        judged, changes = _judge_again(
-            self.store, gallery.model_id, events, threshold + shift - configured - gallery.score_shift
-        )
+        present = search.threshold(gallery.subjects_by_templates, self.config.match.fpir) + gallery.score_shift
+        judged, changes = _judge_again(self.store, gallery.model_id, events, threshold + shift - present)
         alike = find_alike(gallery, search, threshold + shift)
         return _Findings(
-            gallery, search, fpir, threshold, calibration, problem, searches, alike, judged, changes
-        )  # fmt: skip
+            gallery=gallery,
+            templates=templates,
+            search=search,
+            fpir=fpir,
+            bundle_threshold=threshold,
+            present=present,
+            calibration=calibration,
+            problem=problem,
+            searches=searches,
+            alike=alike,
+            judged=judged,
+            changes=changes,
+        )
 
 
 def _embed_strangers(pipeline: Pipeline, folder: Path) -> tuple[list[Embedding], list[str]]:
@@ -223,7 +237,8 @@ def _judge_again(store: Store, model_id: ModelId, count: int, difference: float)
         if match.get("model", model_id) != model_id:
             continue
         judged += 1
-        would = score >= threshold + difference
+        margin, needed = match.get("margin"), evidence.get("margin_needed") or 0.0
+        would = score >= threshold + difference and (margin is None or margin >= needed)
         if would != accepted:
             first = (evidence.get("candidates") or [{}])[0].get("subject_id")
             changes.append(_Change(event_id, occurred_at, first, score, threshold + difference, would))
@@ -255,14 +270,14 @@ def _reset(store: Store, model_id: ModelId) -> None:
         click.echo("nothing had been applied", err=True)
 
 
-def _draw(path: Path, findings: _Findings, store: Store) -> None:
+def _draw(path: Path, findings: _Findings) -> None:
     from kiosk.calibration import own_scores
     from kiosk.charts import Scores, Threshold, draw_scores
 
     lines = [Threshold(findings.present, "in force")]
     if findings.proposed != findings.present:
         lines.append(Threshold(findings.proposed, "proposed"))
-    genuine = own_scores(store.templates(findings.gallery.model_id), findings.gallery, findings.search)
+    genuine = own_scores(findings.templates, findings.gallery, findings.search)
     label = f"{len(findings.gallery)} subjects, {findings.gallery.model_id}, FPIR {findings.fpir:g}"
     panel = Scores(label, genuine, findings.searches.scores, lines, "own other photos", "other people's photos")
     draw_scores(
