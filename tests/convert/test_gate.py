@@ -158,6 +158,7 @@ def test_own_pairs_and_crops(command: Command, tmp_path: Path, samples: Path) ->
     assert list(report["gate"]["figures"]) == ["float32", "int8"]
 
 
+@pytest.mark.convert
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [
@@ -173,6 +174,7 @@ def test_wrong_options(command: Command, dat_file: Path, options: list[str], cod
     assert told in line
 
 
+@pytest.mark.convert
 def test_pairs_that_cannot_show_the_rate(command: Command, dat_file: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("1\nA\t1\t2\nA\t1\tB\t1\n")
