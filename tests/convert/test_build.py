@@ -26,7 +26,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     """All variants of dlib-resnet29, built as a user would."""
     out = tmp_path_factory.mktemp("built") / "bundles"
     command = [sys.executable, "-m", "convert", "build", "dlib-resnet29", "--out", str(out)]
-    return out, subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return out, subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_build_succeeds_and_says_what_it_does(built: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
