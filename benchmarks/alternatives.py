@@ -1,6 +1,6 @@
 """What each choice of the recognition pipeline gives and costs: detector, crop, interpolation, standardization, mirror.
 
-    python benchmarks/alternatives.py BUNDLE IMAGES PAIRS [--jobs N] [--out FILE.json]
+    python benchmarks/alternatives.py BUNDLE IMAGES PAIRS [--jobs N]
 
 BUNDLE is a FaceNet bundle. Every row changes one thing of the first and goes over the same pairs (LFW's layout and
 lists); a pair with a face that is not found is an error. MTCNN takes part when it is installed
@@ -244,14 +244,10 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     figures = measure(arguments.bundle, arguments.images, arguments.pairs, jobs=arguments.jobs)
     text = json.dumps(figures, indent=1) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":

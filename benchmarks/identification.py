@@ -1,6 +1,6 @@
 """Open-set 1:N on people's photos: FNIR at stated FPIR by gallery size, templates a subject and photos a visit.
 
-    python benchmarks/identification.py BUNDLE FOLDER [--threads N] [--out FILE.json]
+    python benchmarks/identification.py BUNDLE FOLDER [--threads N]
 
 FOLDER holds one folder per person (LFW's layout). Random galleries are drawn from it; the others are strangers.
 Each cell is measured by plain cosine and with the crowd's share taken off (kiosk/thresholds.py), on the same searches.
@@ -80,13 +80,9 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     text = json.dumps(measure(read_bundle(arguments.bundle), arguments.folder, threads=arguments.threads), indent=1)
-    if arguments.out:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
-    else:
-        sys.stdout.write(text + "\n")
+    sys.stdout.write(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Score distributions of a bundle from photos of many people: what its manifest needs for automatic thresholds.
 
-    python benchmarks/thresholds.py BUNDLE FOLDER [--threads N] [--out FILE.json] [--record]
+    python benchmarks/thresholds.py BUNDLE FOLDER [--threads N] [--record]
 
 FOLDER holds one folder per person (LFW's layout). Embeddings are made as photos are (plain and mirrored). Measured:
 
@@ -56,17 +56,13 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     figures = measure(read_bundle(arguments.bundle), arguments.folder, threads=arguments.threads)
     if arguments.record:
         record(read_bundle(arguments.bundle), figures)
     text = json.dumps(figures, indent=1) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    sys.stdout.write(text)
 
 
 def measure(bundle: Bundle, folder: Path, *, threads: int = 2) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Literal, ParamSpec, TypeVar
 from kiosk.align import central_face
 from kiosk.biometrics import Embedding, Face, Image
 from kiosk.bundle import Bundle
-from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector, YuNetDetector
+from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector, YuNetDetector, same_face
 from kiosk.embedder import TfliteEmbedder
 from kiosk.errors import InputError, UsageError
 from kiosk.photo import read_photo
@@ -174,13 +174,5 @@ def embed_other_faces(pipeline: Pipeline, path: Path) -> list[Embedding]:
     if len(faces) < 2:
         return []
     main = central_face(faces, image.shape[1], image.shape[0])
-    others = [face for face in faces if face is not main and not _shows_same(face, main)]
+    others = [face for face in faces if face is not main and not same_face(face, main, min_iou=_SAME_FACE_IOU)]
     return [pipeline.embedder.embed(image, face) for face in others]
-
-
-def _shows_same(face: Face, other: Face) -> bool:
-    if face.box.iou(other.box) > _SAME_FACE_IOU:
-        return True
-    small, large = sorted((face.box, other.box), key=lambda box: box.area)
-    x, y = small.centre
-    return large.x < x < large.x + large.w and large.y < y < large.y + large.h

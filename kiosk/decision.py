@@ -55,11 +55,11 @@ class DecisionRule:
 
     def has_enough(self, decision: Decision, frames: int) -> bool:
         """Whether a decision rests on as many frames as are asked for, or is so clear that fewer will do."""
-        decisive = decision.verdict is Verdict.IDENTIFIED and self._lead(decision) >= self.decisive - self.threshold
+        decisive = (
+            decision.verdict is Verdict.IDENTIFIED
+            and decision.candidates[0].score - decision.threshold >= self.decisive - self.threshold
+        )
         return decision.frames >= (min(frames, _DECISIVE_FRAMES) if decisive else frames)
-
-    def _lead(self, decision: Decision) -> float:
-        return decision.candidates[0].score - decision.threshold
 
     def _crowd(self, candidates: tuple[Candidate, ...]) -> float:
         others = candidates[1 : 1 + self.crowd_size]

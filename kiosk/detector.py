@@ -306,7 +306,7 @@ class PhotoDetector:
             for left, top, tile in _tiles(image, level):
                 found = (_moved(face, left, top) for face in self._detector.detect(tile) if face.score >= min_score)
                 for face in found:
-                    if not any(_same_face(face, other) for other in faces):
+                    if not any(same_face(face, other) for other in faces):
                         faces.append(face)
             if faces and not self._exhaustive:
                 break
@@ -374,9 +374,9 @@ def _moved(face: Face, left: int, top: int) -> Face:
     return Face(box, face.score, landmarks)
 
 
-def _same_face(face: Face, other: Face) -> bool:
-    """Overlapping, or one centred inside the other: tiles cut boxes differently."""
-    if face.box.iou(other.box) > _MERGE_IOU:
+def same_face(face: Face, other: Face, *, min_iou: float = _MERGE_IOU) -> bool:
+    """Overlapping by more than ``min_iou``, or one centred inside the other: tiles cut boxes differently."""
+    if face.box.iou(other.box) > min_iou:
         return True
     small, large = sorted((face.box, other.box), key=lambda box: box.area)
     x, y = small.centre

@@ -67,15 +67,19 @@ class Pipeline:
         return 1 - _SAME_PICTURE_SHARE * (1 - self._comparison_score(_VERIFICATION_FMR))
 
     def _comparison_score(self, fmr: float) -> float:
-        if self.configured_score is not None and not _measured(self.bundle, self.embedder.alignment):
-            return self.configured_score
-        return self.bundle.verification_threshold(fmr)
+        score = self._stand_in_score
+        return self.bundle.verification_threshold(fmr) if score is None else score
 
     def duplicate_rule(self, gallery: Gallery) -> DecisionRule:
         """By it a new face counts as one that is enrolled already."""
-        if self.configured_score is not None and not _measured(self.bundle, self.embedder.alignment):
-            return DecisionRule(self.configured_score, margin=0.0)
+        score = self._stand_in_score
+        if score is not None:
+            return DecisionRule(score, margin=0.0)
         return _automatic_rule(self.bundle, gallery, _DUPLICATE_FPIR, margin=0.0)
+
+    @property
+    def _stand_in_score(self) -> float | None:
+        return None if _measured(self.bundle, self.embedder.alignment) else self.configured_score
 
 
 def models_folder(config: Config) -> Path:

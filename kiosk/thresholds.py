@@ -130,7 +130,7 @@ def take_off_crowd(similarities: Scores, crowd_size: int, crowd_weight: float) -
     # A score among the highest is not part of its own crowd: the next one after them takes its place.
     without_own = (total - similarities) / size
     crowd = np.where(similarities >= lowest_of_top, without_own, (total - top[:, :1]) / size)
-    adjusted: Scores = similarities - crowd_weight * np.where(np.isfinite(similarities), crowd, 0.0)
+    adjusted: Scores = similarities - crowd_weight * crowd
     return adjusted
 
 
