@@ -12,9 +12,12 @@ from pathlib import Path
 from command_line import Kiosk
 from runner import copy_store
 
-from kiosk.biometrics import Box
+from kiosk.biometrics import Box, Candidate, Decision, ModelId, Reason, SubjectId, Verdict
 from kiosk.clip import Person, Scene, Walk, write_clip
+from kiosk.clock import SystemClock
+from kiosk.events import EventType, Moment, Origin
 from kiosk.photo import read_photo
+from kiosk.store import Store
 
 SITE = "hq"
 _ENROLLED = {"obama": "obama.jpg", "biden": "biden_portrait.jpg", "collins": "collins.jpg"}
@@ -116,3 +119,21 @@ def last_seq(store: Path) -> int:
     with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
         (seq,) = db.execute("SELECT COALESCE(MAX(seq), 0) FROM attendance").fetchone()
     return int(seq)
+
+
+def commit_check_ins(path: Path, count: int, *, device: str, subject: str = "obama") -> None:
+    """Check-ins by the store alone, with no daemon running: for tests that need many at once."""
+    clock = SystemClock()
+    decision = Decision(Verdict.IDENTIFIED, Reason.MATCH, 0.62, (Candidate(SubjectId(subject), 0.81),), frames=5)
+    with Store.open(path) as store:
+        for _ in range(count):
+            moment = Moment(clock.utc_ms(), clock.synchronized(), round(clock.boottime_s() * 1000), clock.boot_id())
+            event = store.record_check_in(
+                decision,
+                event_type=EventType.CHECK_IN,
+                moment=moment,
+                origin=Origin(SITE, device, "UTC"),
+                model_id=ModelId("test-int8@abcdef"),
+                gallery_size=len(_ENROLLED),
+            )
+            assert event is not None
