@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from broker import wait_for
 from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -166,26 +166,17 @@ def _conflicts(arrivals: list[Arrival]) -> int:
 
 
 class Consumer:
-    """An MQTT 5 client with a session that outlives its connections; ``ledger`` holds what it received.
-
-    """
+    """An MQTT 5 client with a session that outlives its connections; ``ledger`` holds what it received."""
 
     def __init__(self, port: int, *, client_id: str = "consumer") -> None:
         self.ledger = Ledger()
         self.infos: dict[str, dict[str, Any]] = {}
         """The last birth document of every device."""
+        self._port = port
+        self._client_id = client_id
         self._subscribed = threading.Event()
-        self._client = Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=True
-        )
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = lambda *_: self._subscribed.set()
-        self._client.on_disconnect = lambda *_: self._subscribed.clear()
-        self._client.on_message = self._on_message
-        self._client.reconnect_delay_set(1, 1)
-        properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = _SESSION_EXPIRY_S
-        self._client.connect_async("127.0.0.1", port, clean_start=False, properties=properties)
+        self._left = threading.Event()
+        self._client = self._make_client()
 
     def __enter__(self) -> Self:
         self._client.loop_start()
@@ -193,19 +184,20 @@ class Consumer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        self.leave()
 
     def wait_subscribed(self, timeout_s: float = 10.0) -> None:
         assert self._subscribed.wait(timeout_s), "the consumer got no connection"
 
     def leave(self) -> None:
         """Disconnect; the broker keeps the session and queues for it."""
-        self._client.disconnect()
+        self._left.clear()
+        if self._client.disconnect() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._left.wait(5)
         self._client.loop_stop()
 
     def come_back(self) -> None:
-        self._client.reconnect()
+        self._client = self._make_client()
         self._client.loop_start()
         self.wait_subscribed()
 
@@ -230,8 +222,24 @@ class Consumer:
             wait_for(lambda: not self.ledger.gaps(device, last_seq), timeout_s, what=f"the replay of {gaps}")
         return sum(last - first + 1 for first, last in gaps)
 
+    def _make_client(self) -> Client:
+        client = Client(CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=MQTTProtocolVersion.MQTTv5)
+        client.on_connect = self._on_connect
+        client.on_subscribe = lambda *_: self._subscribed.set()
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.reconnect_delay_set(1, 1)
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = _SESSION_EXPIRY_S
+        client.connect_async("127.0.0.1", self._port, clean_start=False, properties=properties)
+        return client
+
     def _on_connect(self, client: Client, _u: object, _f: ConnectFlags, _r: ReasonCode, _p: Properties | None) -> None:
         client.subscribe([(f"{TOPIC_ROOT}/+/+/event/attendance", 1), (f"{TOPIC_ROOT}/+/+/info", 1)])
+
+    def _on_disconnect(self, *_: object) -> None:
+        self._subscribed.clear()
+        self._left.set()
 
     def _on_message(self, _c: Client, _u: object, message: MQTTMessage) -> None:
         document: dict[str, Any] = json.loads(message.payload)

@@ -22,7 +22,11 @@ from kiosk.store import Store
 SITE = "hq"
 _ENROLLED = {"obama": "obama.jpg", "biden": "biden_portrait.jpg", "collins": "collins.jpg"}
 # Photo, face box (x, y, side), where in the picture.
-_VISITORS = (("obama2.jpg", (115, 181, 181), 0.3), ("biden.jpg", (275, 173, 189), 0.5), ("collins.jpg", (178, 81, 94), 0.7))
+_VISITORS = (
+    ("obama2.jpg", (115, 181, 181), 0.3),
+    ("biden.jpg", (275, 173, 189), 0.5),
+    ("collins.jpg", (178, 81, 94), 0.7),
+)
 # A visit takes three frames, and nobody is back before the kiosk has forgotten them (a second).
 _FPS, _FRAMES = 4, 3
 VISITS_PER_S = _FPS / _FRAMES
