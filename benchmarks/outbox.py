@@ -5,7 +5,8 @@
 Check-ins are committed with the evidence that the recognizer gives for the sample photos in a gallery of 50 (three
 people and 47 random templates), while the publisher looks for a broker in vain. Then a real mosquitto and a subscriber
 in a process of its own appear. Before and while the outbox drains, ``--rate`` frames a second are recognized and
-recorded; what is compared are these times. Needs the test extra and mosquitto. The story on stderr, JSON on stdout.
+recorded; what is compared are these times. As root it also counts what a check-in and its delivery write to a block
+device (an ext4 on a loop device). Needs the test extra and mosquitto. The story on stderr, JSON on stdout.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ sys.path.insert(0, str(REPO / "tests"))
 
 from broker import Mosquitto, wait_for  # noqa: E402
 from faults.consumer import Consumer  # noqa: E402
+from faults.disks import Disk, why_no_power_can_be_cut  # noqa: E402
 from faults.doors import write_visits  # noqa: E402
 
 from kiosk.biometrics import Decision, Frame, SubjectId  # noqa: E402
@@ -54,6 +56,8 @@ DEVICE = "door-1"
 ORIGIN = Origin("hq", DEVICE, "Asia/Seoul")
 MIB = 1024 * 1024
 LATE_DRAIN_S = 600.0
+WEIGHED = 600
+"""Check-ins whose writing is counted: some rounds of the write-ahead log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,11 @@ def listener(port: int) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
+def await_subscriber(process: subprocess.Popen[str]) -> None:
+    if process.stdout is None or not process.stdout.readline():
+        raise RuntimeError("the subscriber ended")
+
+
 def consume(port: int) -> None:
     """Until stdin is closed; then what arrived."""
     with Consumer(port) as consumer:
@@ -195,30 +204,73 @@ def unsent(path: Path) -> int:
         return int(db.execute("SELECT COUNT(*) FROM outbox WHERE state <> 'sent'").fetchone()[0])
 
 
-def measure(folder: Path, events: int, rate: float, idle_s: float) -> dict[str, Any]:
-    clip, path = folder / "clip.avi", folder / "kiosk.db"
-    write_visits(clip, SAMPLES)
+@contextlib.contextmanager
+def door_of(path: Path, clip: Path, port: int) -> Iterator[Door]:
+    """Store, publisher and connection as the daemon has them."""
     wake = threading.Event()
-    mosquitto = Mosquitto(folder, extra="max_queued_messages 0")
     with Store.open(path) as store:
-        door = Door(store, clip, wake)
         topics = Topics("kiosk/v1", ORIGIN.site, DEVICE)
-        broker = MqttBroker(BrokerSettings("127.0.0.1", mosquitto.port, None, None), topics, on_change=wake.set)
+        broker = MqttBroker(BrokerSettings("127.0.0.1", port, None, None), topics, on_change=wake.set)
         publisher = Publisher(store, broker, wake=wake, clock=SystemClock())
+        door = Door(store, clip, wake)
         broker.start()
         publisher.start()
         try:
-            figures = fill(door, path, events)
-            say(f"recognizing and recording {rate:g} frames a second for {idle_s:g} s")
-            ends_s = time.monotonic() + idle_s
-            idle = Times.of(door.receive_while(lambda: time.monotonic() < ends_s, rate))
-            with mosquitto, listener(mosquitto.port) as subscriber:
-                draining, drained = drain(door, path, rate, subscriber)
+            yield door
         finally:
             publisher.stop()
             broker.stop()
+
+
+def measure(folder: Path, events: int, rate: float, idle_s: float) -> dict[str, Any]:
+    clip, path = folder / "clip.avi", folder / "kiosk.db"
+    write_visits(clip, SAMPLES)
+    mosquitto = Mosquitto(folder, extra="max_queued_messages 0")
+    with door_of(path, clip, mosquitto.port) as door:
+        figures = fill(door, path, events)
+        say(f"recognizing and recording {rate:g} frames a second for {idle_s:g} s")
+        ends_s = time.monotonic() + idle_s
+        idle = Times.of(door.receive_while(lambda: time.monotonic() < ends_s, rate))
+        with mosquitto, listener(mosquitto.port) as subscriber:
+            draining, drained = drain(door, path, rate, subscriber)
+    written = weigh(folder, clip)
     worse_ms = round(draining.both_p99 - idle.both_p99, 2)
-    return {**figures, **drained, "idle": asdict(idle), "draining": asdict(draining), "p99_worse_ms": worse_ms}
+    return {
+        **figures,
+        **drained,
+        "idle": asdict(idle),
+        "draining": asdict(draining),
+        "p99_worse_ms": worse_ms,
+        "written_kib_an_event": written,
+    }
+
+
+def weigh(folder: Path, clip: Path) -> float | None:
+    """What a check-in and its delivery write to the device, KiB; None where no device can be had."""
+    reason = why_no_power_can_be_cut()
+    if reason is not None:
+        say(f"bytes written are not counted: {reason}")
+        return None
+    say(f"counting what {WEIGHED} check-ins write")
+    disk = Disk(folder / "disk")
+    disk.format()
+    disk.mount()
+    try:
+        mosquitto, path = Mosquitto(folder), disk.root / "kiosk.db"
+        with mosquitto, listener(mosquitto.port) as subscriber, door_of(path, clip, mosquitto.port) as door:
+            await_subscriber(subscriber)
+            first = door.commit()
+            wait_for(lambda: unsent(path) == 0, 20, what="the first event sent")
+            before = disk.written_bytes()
+            for seq in range(first, first + WEIGHED):
+                # As at a door: the next one comes when this one is long sent.
+                door.commit()
+                wait_for(lambda: unsent(path) == 0, 20, what=f"event {seq} sent")
+        # Closing has brought the write-ahead log home: every byte is paid for.
+        written = disk.written_bytes() - before
+    finally:
+        disk.release()
+    return round(written / WEIGHED / 1024, 1)
 
 
 def fill(door: Door, path: Path, events: int) -> dict[str, Any]:
@@ -237,9 +289,7 @@ def fill(door: Door, path: Path, events: int) -> dict[str, Any]:
 
 
 def drain(door: Door, path: Path, rate: float, subscriber: subprocess.Popen[str]) -> tuple[Times, dict[str, Any]]:
-    if subscriber.stdin is None or subscriber.stdout is None:
-        raise RuntimeError("the subscriber has no pipes")
-    wait_for(lambda: subscriber.stdout and subscriber.stdout.readline(), what="a subscriber")
+    await_subscriber(subscriber)
     waiting = unsent(path)
     wait_for(lambda: unsent(path) < waiting, 60, what="the first event sent")
     say(f"{waiting} events wait; draining, with {rate:g} new ones a second")
@@ -262,8 +312,7 @@ def drain(door: Door, path: Path, rate: float, subscriber: subprocess.Popen[str]
         looker.join()
     took_s = (end_s[0] or time.monotonic()) - began_s
     time.sleep(2)
-    subscriber.stdin.close()
-    arrived = json.loads(subscriber.stdout.read())
+    arrived = json.loads(subscriber.communicate()[0])
     sent = waiting + len(times) - unsent(path)
     figures = {"drained": bool(end_s[0]), "drain_s": round(took_s, 1), "drained_per_s": round(sent / took_s, 1)}
     return Times.of(times), {**figures, "arrived": arrived}

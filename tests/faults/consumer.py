@@ -1,4 +1,4 @@
-"""What a consumer of attendance events has to do: de-duplicate, find gaps, ask for a replay, open doors for the present.
+"""What a consumer of attendance events has to do: drop repetitions, find gaps, ask for a replay, open doors for the live.
 
 :class:`Ledger` is the bookkeeping, :class:`Consumer` the MQTT client that feeds it.
 """

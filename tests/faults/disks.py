@@ -34,11 +34,11 @@ class Disk:
         self._image = folder / "disk.img"
         self.root.mkdir(exist_ok=True)
 
-    def format(self) -> None:
-        """A new, empty file system."""
+    def format(self, block_bytes: int = 4096) -> None:
+        """A new, empty file system. With blocks of 1024 bytes a page of SQLite's can be written in part."""
         with self._image.open("wb") as image:
             image.truncate(_SIZE_BYTES)
-        _run("mkfs.ext4", "-q", "-F", str(self._image))
+        _run("mkfs.ext4", "-q", "-F", "-b", str(block_bytes), str(self._image))
 
     def mount(self) -> None:
         assert not os.path.ismount(self.root)
@@ -59,6 +59,13 @@ class Disk:
         assert not os.path.ismount(self.root)
         assert str(self._image) not in _run("losetup", "--list", "--noheadings", "--output", "BACK-FILE")
 
+    def written_bytes(self) -> int:
+        """By the file system to its device, so far; what is still in memory comes first."""
+        os.sync()
+        device = _run("findmnt", "--noheadings", "--output", "SOURCE", str(self.root)).strip()
+        # Documentation/block/stat.rst: the seventh field counts sectors of 512 bytes.
+        return int(Path(f"/sys/block/{Path(device).name}/stat").read_text().split()[6]) * 512
+
     def release(self) -> None:
         """After a failed test, too."""
         if os.path.ismount(self.root):
@@ -71,7 +78,7 @@ def why_no_power_can_be_cut() -> str | None:
         return "cutting the power of a file system needs Linux"
     if os.geteuid() != 0:
         return "cutting the power of a file system needs root: sudo .venv/bin/python -m pytest tests/faults"
-    for program in ("mkfs.ext4", "mount", "umount", "losetup"):
+    for program in ("mkfs.ext4", "mount", "umount", "losetup", "findmnt"):
         if shutil.which(program, path=_SEARCH_PATH) is None:
             return f"cutting the power of a file system needs {program}"
     if subprocess.run(["losetup", "--find"], capture_output=True, check=False, env=_environment()).returncode:

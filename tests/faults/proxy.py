@@ -19,7 +19,6 @@ from typing import Any, Self
 from broker import free_port
 
 _CHUNK_BYTES = 16_384
-_POLL_S = 0.02
 _SLOW_DELAY_S, _SLOW_BYTES_PER_S = 0.3, 4096
 _SLICE_BYTES, _SLICE_PAUSE_S = 7, 0.002
 _LATE_ANSWER_S = 3.0
@@ -56,6 +55,9 @@ class Proxy:
         self._upstream_port = upstream_port
         self._server: asyncio.Server | None = None
         self._open: set[_Connection] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self.passable = asyncio.Event()
+        self.passable.set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
@@ -82,6 +84,10 @@ class Proxy:
 
     async def _change(self, fault: Fault) -> None:
         self.fault = fault
+        if fault is Fault.BLACK_HOLE:
+            self.passable.clear()
+        else:
+            self.passable.set()
         for connection in list(self._open):
             if fault is Fault.REFUSED or connection.missed_bytes:
                 connection.reset()
@@ -102,10 +108,13 @@ class Proxy:
         await self._deafen()
         for connection in list(self._open):
             connection.reset()
-        while self._open:
-            await asyncio.sleep(_POLL_S)
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
         self.connections += 1
         try:
             upstream = await asyncio.open_connection("127.0.0.1", self._upstream_port)
@@ -160,8 +169,7 @@ class _Connection:
                 await self._suffer(data, writer, is_request=is_request)
 
     async def _suffer(self, data: bytes, writer: asyncio.StreamWriter, *, is_request: bool) -> None:
-        while self._proxy.fault is Fault.BLACK_HOLE:
-            await asyncio.sleep(_POLL_S)
+        await self._proxy.passable.wait()
         match self._proxy.fault:
             case Fault.RESET:
                 self.reset()

@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -30,8 +31,10 @@ pytestmark = pytest.mark.faults
 
 LIFE_S = (0.0, 0.35)
 """From the start of the process to the cut, uniform; it writes after some hundredths."""
-CUTS_PER_DISK = 50
+CUTS_PER_DISK = 25
 """Then a new one: checking a larger and larger file would take most of the time."""
+BLOCKS_BYTES = (4096, 1024)
+"""Of the file systems, in turns."""
 SMALL_CHECKPOINTS = "PRAGMA wal_autocheckpoint = 20"
 """Pages; so small that many cuts hit a checkpoint."""
 CARELESS = "PRAGMA synchronous = OFF"
@@ -123,75 +126,84 @@ class Tally:
     """Received by the consumer, and not in the file."""
 
 
-def cut_once(disk: Disk, writer: Writer, life_s: float, pragmas: list[str]) -> Told:
-    """Mount, write for a while, cut; afterwards it is mounted again, recovered. What was told until the cut."""
-    pid = writer.start(disk.root / "kiosk.db", pragmas)
-    time.sleep(life_s)
-    assert Path(f"/proc/{pid}").exists(), f"the writer ended before the cut: {writer.told()}"
-    disk.cut_power()
-    # The cut may have ended it already.
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    told = writer.told()
-    disk.unmount()
-    disk.mount()
-    return told
+class Cutter:
+    """Cuts the power of one disk after the other and keeps the tally."""
 
+    def __init__(self, disk: Disk, writer: Writer, folder: Path) -> None:
+        self._disk = disk
+        self._writer = writer
+        self._folder = folder
+        self._store = disk.root / "kiosk.db"
+        self.tally = Tally()
 
-def cut_again_and_again(
-    disk: Disk, writer: Writer, lives_s: list[float], pragmas: list[str], folder: Path, tally: Tally
-) -> dict[str, int]:
-    """One disk's life; the check-ins at its end, ``seq`` by ``event_id``."""
-    disk.format()
-    disk.mount()
-    told: Told = {}
-    for life_s in lives_s:
-        news = cut_once(disk, writer, life_s, pragmas)
-        told |= news
-        tally.cuts += 1
-        tally.commits += len(news)
-        tally.write_ahead_logs_left += _size(disk.root / "kiosk.db-wal") > 0
-        facts = _look(disk.root / "kiosk.db", folder)
-        _judge(facts, told, tally)
-    disk.unmount()
-    tally.sent += len(facts.outbox) - facts.unsent
-    return {event_id: seq for seq, event_id in facts.attendance.items()}
+    def wear_out(self, lives_s: list[float], pragmas: list[str], *, block_bytes: int) -> StoreFacts:
+        """One disk with a cut at the end of each life; what is on it at last."""
+        self._disk.format(block_bytes)
+        self._disk.mount()
+        told: Told = {}
+        for life_s in lives_s:
+            news = self._cut(life_s, pragmas)
+            told |= news
+            self.tally.cuts += 1
+            self.tally.commits += len(news)
+            self.tally.write_ahead_logs_left += _size(Path(f"{self._store}-wal")) > 0
+            facts = self._look()
+            self._judge(facts, told)
+        self._disk.unmount()
+        self.tally.sent += len(facts.outbox) - facts.unsent
+        return facts
 
+    def _cut(self, life_s: float, pragmas: list[str]) -> Told:
+        """Write for a while, cut, mount again, which recovers the file system. What was told until the cut."""
+        pid = self._writer.start(self._store, pragmas)
+        time.sleep(life_s)
+        assert Path(f"/proc/{pid}").exists(), f"the writer ended before the cut: {self._writer.told()}"
+        self._disk.cut_power()
+        # The cut may have ended it already.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        told = self._writer.told()
+        self._disk.unmount()
+        self._disk.mount()
+        return told
 
-def _look(store: Path, folder: Path) -> StoreFacts:
-    """An empty or half-made file is what an early cut may leave."""
-    if _size(store) == 0 and _size(Path(f"{store}-wal")) == 0:
-        return StoreFacts({}, {}, 0, "ok")
-    return read_facts_of_copy(store, folder)
+    def _look(self) -> StoreFacts:
+        """An early cut leaves an empty or half-made file, a bad one a damaged file."""
+        try:
+            return read_facts_of_copy(self._store, self._folder)
+        except sqlite3.DatabaseError as error:
+            half_made = "no such table" in str(error)
+            return StoreFacts({}, {}, 0, "ok" if half_made else str(error))
+
+    def _judge(self, facts: StoreFacts, told: Told) -> None:
+        lost = [seq for seq, event_id in told.items() if facts.attendance.get(seq) != event_id]
+        for seq in lost:
+            del told[seq]
+        self.tally.cuts_with_losses += bool(lost)
+        self.tally.lost += len(lost)
+        self.tally.corrupt += facts.integrity != "ok"
+        self.tally.mismatches += facts.mismatches
+        self.tally.seq_gaps += facts.seq_gaps
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _judge(facts: StoreFacts, told: Told, tally: Tally) -> None:
-    lost = [seq for seq, event_id in told.items() if facts.attendance.get(seq) != event_id]
-    tally.cuts_with_losses += bool(lost)
-    tally.lost += len(lost)
-    for seq in lost:
-        del told[seq]
-    tally.corrupt += facts.integrity != "ok"
-    tally.mismatches += facts.mismatches
-    tally.seq_gaps += facts.seq_gaps
-
-
 def test_a_power_cut_at_any_instant_loses_nothing_that_was_told(
     tmp_path: Path, broker: Mosquitto, consumer: Consumer, scale: Scale, rng: np.random.Generator, record: Record
 ) -> None:
-    tally = Tally()
     began_s = time.monotonic()
     with disk_with_a_plug(tmp_path / "disk") as disk, writer_of(broker.port) as writer:
-        for first in range(0, scale.power_cuts, CUTS_PER_DISK):
-            lives_s = rng.uniform(*LIFE_S, size=min(CUTS_PER_DISK, scale.power_cuts - first)).tolist()
-            known = cut_again_and_again(disk, writer, lives_s, [SMALL_CHECKPOINTS], tmp_path / "copy", tally)
+        cutter = Cutter(disk, writer, tmp_path / "copy")
+        tally = cutter.tally
+        while tally.cuts < scale.power_cuts:
+            lives_s = rng.uniform(*LIFE_S, size=min(CUTS_PER_DISK, scale.power_cuts - tally.cuts)).tolist()
+            block_bytes = BLOCKS_BYTES[tally.cuts // CUTS_PER_DISK % len(BLOCKS_BYTES)]
+            facts = cutter.wear_out(lives_s, [SMALL_CHECKPOINTS], block_bytes=block_bytes)
             wait_for(lambda: _at_rest(consumer), what="the end of the messages")
-            arrivals = consumer.ledger.of(DEVICE)
-            tally.delivered_unknown += sum(known.get(arrival.event_id) != arrival.seq for arrival in arrivals)
+            delivered = {(arrival.seq, arrival.event_id) for arrival in consumer.ledger.of(DEVICE)}
+            tally.delivered_unknown += len(delivered - set(facts.attendance.items()))
             consumer.ledger.arrivals.clear()
     record("power-cuts", took_s=round(time.monotonic() - began_s, 1), **asdict(tally))
     assert tally.cuts == scale.power_cuts
@@ -206,12 +218,12 @@ def test_the_same_cuts_do_lose_what_was_not_flushed(
     tmp_path: Path, broker: Mosquitto, rng: np.random.Generator, record: Record
 ) -> None:
     """The counter-check: without flushing, the very same harness finds losses."""
-    tally = Tally()
     lives_s = rng.uniform(LIFE_S[1] / 2, LIFE_S[1], size=CARELESS_CUTS).tolist()
     with disk_with_a_plug(tmp_path / "disk") as disk, writer_of(broker.port) as writer:
-        cut_again_and_again(disk, writer, lives_s, [SMALL_CHECKPOINTS, CARELESS], tmp_path / "copy", tally)
-    record("power-cuts-careless", **asdict(tally))
-    assert tally.cuts_with_losses > CARELESS_CUTS / 2
+        cutter = Cutter(disk, writer, tmp_path / "copy")
+        cutter.wear_out(lives_s, [SMALL_CHECKPOINTS, CARELESS], block_bytes=BLOCKS_BYTES[0])
+    record("power-cuts-careless", **asdict(cutter.tally))
+    assert cutter.tally.cuts_with_losses > CARELESS_CUTS / 2
 
 
 def _at_rest(consumer: Consumer) -> bool:
