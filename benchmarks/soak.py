@@ -145,4 +145,5 @@ if __name__ == "__main__":
         samples, arrived = soak(Path(temporary), options.minutes, options.every_s)
     figures = judge(samples, options.warm_up_minutes)
     print("soak: " + ", ".join(f"{name} {value}" for name, value in figures.items()), file=sys.stderr)
-    print(json.dumps({**figures, "arrived": arrived, "samples": [asdict(sample) for sample in samples]}, indent=1))
+    thinned = samples[:: max(1, round(60 / options.every_s))]
+    print(json.dumps({**figures, "arrived": arrived, "a_minute": [asdict(sample) for sample in thinned]}, indent=1))

@@ -1,4 +1,4 @@
-"""What a consumer of attendance events has to do: drop repetitions, find gaps, ask for a replay, open doors for the live.
+"""What a consumer of attendance events has to do: drop repetitions, find gaps, ask for a replay, know what is live.
 
 :class:`Ledger` is the bookkeeping, :class:`Consumer` the MQTT client that feeds it.
 """
