@@ -37,7 +37,7 @@ class Scale:
     """SIGTERMs at random instants."""
 
 
-SHORT = Scale(kills=30, power_cuts=50, network_minutes=0, fault_s=(2.0, 2.5), terminations=4)
+SHORT = Scale(kills=24, power_cuts=50, network_minutes=0, fault_s=(1.2, 1.8), terminations=3)
 LONG = Scale(kills=1000, power_cuts=1000, network_minutes=30, fault_s=(2.0, 40.0), terminations=100)
 
 

@@ -23,13 +23,15 @@ pytestmark = pytest.mark.faults
 
 DEVICES = ("door-1", "door-2")
 """At once: starting costs most, and a machine has more than one core."""
-LIFE_S = (0.0, 3.0)
-"""Uniform: the first third of it is start-up."""
+LIFE_S = (0.0, 2.5)
+"""Uniform: the first third of it, or more, is start-up."""
 STOPS_PER_KILL = 0.25
 DOWN_S = (0.1, 2.0)
 KILLED_SHARE = 0.4
 """Of the broker's ends these are kill -9, the others orderly."""
 MAX_DUPLICATE_SHARE = 0.03
+WINDOW = 20
+"""Messages in flight when a kill hits the worst instant; of few events that alone is a large share."""
 DRAIN_S = 60.0
 
 
@@ -172,7 +174,7 @@ def test_kill_9_at_any_instant_loses_and_invents_nothing(
     assert [f.mismatches for f in facts.values()] == [0] * len(DEVICES)
     assert (summary.out_of_order, summary.missing, summary.conflicts) == (0, 0, 0)
     assert (summary.stale_as_fresh, summary.doors_opened_twice) == (0, 0)
-    assert summary.duplicate_share <= MAX_DUPLICATE_SHARE
+    assert summary.duplicates <= MAX_DUPLICATE_SHARE * summary.arrivals + WINDOW
 
 
 def _last_sent(store: Path) -> int:

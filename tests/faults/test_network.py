@@ -27,7 +27,7 @@ pytestmark = pytest.mark.faults
 DEVICE = "door-1"
 KILLED_BROKER = "broker kill -9"
 KINDS = [*(fault.value for fault in Fault if fault is not Fault.NONE), KILLED_BROKER]
-BETWEEN_S = 1.0
+BETWEEN_S = 0.5
 """Of good network before the next fault."""
 MAX_DRAIN_S = 30.0
 """From the end of a fault until everything committed before it is acknowledged."""
