@@ -58,6 +58,11 @@ class Arrival:
         return self.arrived_s - self.occurred_s
 
     @property
+    def stale_as_fresh(self) -> bool:
+        """Late, and nothing in the message says so."""
+        return not self.replayed and self.age_s > STALE_S
+
+    @property
     def opens_a_door(self) -> bool:
         """The rule for whoever opens doors: somebody checks in, and does so now."""
         return self.event_type == "check_in" and not self.replayed and self.age_s <= STALE_S
@@ -145,7 +150,7 @@ class Ledger:
             filled_by_replay=sum(arrival.seq in self._asked[d] for d in devices for arrival in first[d]),
             out_of_order=sum(self._out_of_order(device, first[device]) for device in devices),
             conflicts=sum(_conflicts(self.of(device)) for device in devices),
-            stale_as_fresh=sum(not arrival.replayed and arrival.age_s > STALE_S for arrival in arrivals),
+            stale_as_fresh=sum(arrival.stale_as_fresh for arrival in arrivals),
             doors_opened=len(opened),
             doors_opened_twice=len(opened) - len({arrival.event_id for arrival in opened}),
         )

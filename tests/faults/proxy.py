@@ -1,7 +1,7 @@
 """A TCP proxy that breaks the network in seven ways. No library on the registry does this without a server of its own.
 
-``held`` bytes are delivered later, as TCP's retransmissions would; ``dropped`` ones never, so the connection that
-missed some is reset when the fault ends, as its peer's answer to a wrong sequence number would.
+Bytes held back are delivered later, as TCP's retransmissions would do it: also after their sender has closed its end,
+but not after it has reset it. A connection that missed some bytes is reset when the fault ends, as its peer would do.
 """
 
 from __future__ import annotations
@@ -166,10 +166,13 @@ class _Connection:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_request: bool) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK_BYTES):
+                await self._proxy.passable.wait()
+                if reader.exception() is not None:
+                    # Reset meanwhile: nobody sends this again, and the other end learns nothing.
+                    return
                 await self._suffer(data, writer, is_request=is_request)
 
     async def _suffer(self, data: bytes, writer: asyncio.StreamWriter, *, is_request: bool) -> None:
-        await self._proxy.passable.wait()
         match self._proxy.fault:
             case Fault.RESET:
                 self.reset()

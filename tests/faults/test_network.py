@@ -39,18 +39,25 @@ class Network:
     def __init__(self, proxy: Proxy, broker: Mosquitto) -> None:
         self._proxy = proxy
         self._broker = broker
+        self.history: list[tuple[float, str]] = []
+        """What was broken from when on, seconds since 1970; an empty kind: nothing."""
 
     def break_by(self, kind: str) -> None:
+        self.history.append((time.time(), kind))
         if kind == KILLED_BROKER:
             self._broker.kill()
         else:
             self._proxy.break_by(Fault(kind))
 
     def mend(self, kind: str) -> None:
+        self.history.append((time.time(), ""))
         if kind == KILLED_BROKER:
             self._broker.start()
         else:
             self._proxy.mend()
+
+    def kind_at(self, moment_s: float) -> str:
+        return next((kind for began_s, kind in reversed(self.history) if began_s <= moment_s), "")
 
 
 @contextmanager
@@ -127,11 +134,12 @@ def test_no_network_fault_loses_an_event(
 
     began_s = time.monotonic()
     with Proxy(broker.port) as proxy:
+        network = Network(proxy, broker)
         kiosk = make_door(tmp_path / DEVICE, enrolled, DEVICE, visits, proxy.port, pace="realtime")
         with watching(kiosk) as process:
             wait_for(lambda: len(consumer.ledger.arrivals) >= 2, 20, what="two check-ins")
             before = resources(process)
-            drained_s = play(Network(proxy, broker), next_kind, lambda: rng.uniform(*scale.fault_s), kiosk.store)
+            drained_s = play(network, next_kind, lambda: rng.uniform(*scale.fault_s), kiosk.store)
             consumer.wait_subscribed()
             last = last_seq(kiosk.store)
             wait_for(lambda: any(a.seq >= last for a in consumer.ledger.of(DEVICE)), MAX_DRAIN_S, what=f"event {last}")
@@ -141,6 +149,7 @@ def test_no_network_fault_loses_an_event(
                 consumer.fill_gaps(DEVICE, last)
         assert process.returncode == 0, (kiosk.folder / "log").read_text()
     facts, summary = read_facts(kiosk.store), consumer.ledger.summary()
+    stale = [arrival for arrival in consumer.ledger.of(DEVICE) if arrival.stale_as_fresh]
     arrived = {arrival.event_id for arrival in consumer.ledger.of(DEVICE)}
     never_arrived = sum(event_id not in arrived for seq, event_id in facts.attendance.items() if seq <= last)
     slowest_s = max(max(times_s) for times_s in drained_s.values())
@@ -157,6 +166,7 @@ def test_no_network_fault_loses_an_event(
         slowest_drain_s=round(slowest_s, 2),
         files_and_threads_before=before,
         files_and_threads_after=after,
+        stale=[(arrival.seq, round(arrival.age_s, 1), network.kind_at(arrival.occurred_s)) for arrival in stale],
         duplicate_share=round(summary.duplicate_share, 4),
         **asdict(summary),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import socketserver
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -97,6 +98,23 @@ def test_black_hole(proxy: Proxy, client: socket.socket) -> None:
     assert silent(client)
     proxy.mend()
     assert receive(client) == WHOLE
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_what_a_black_hole_held_comes_later_unless_its_sender_gave_up(reset: bool) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server, Proxy(server.getsockname()[1]) as proxy:
+        with closing(socket.create_connection(("127.0.0.1", proxy.port), timeout=5)) as client:
+            broker, _ = server.accept()
+            proxy.break_by(Fault.BLACK_HOLE)
+            client.sendall(WHOLE)
+            time.sleep(0.2)
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        time.sleep(0.2)
+        proxy.mend()
+        with closing(broker):
+            broker.settimeout(5)
+            assert broker.recv(4096) == (b"" if reset else WHOLE)
 
 
 @pytest.mark.parametrize("fault", [Fault.REQUESTS_LOST, Fault.ANSWERS_LOST])
