@@ -18,6 +18,7 @@ from command_line import Kiosk
 
 from faults.consumer import Consumer
 from faults.doors import enroll_samples, write_visits
+from faults.proxy import KINDS
 
 Record = Callable[..., None]
 
@@ -33,12 +34,14 @@ class Scale:
     """At least so long the network faults go on; every kind comes at least once."""
     fault_s: tuple[float, float]
     """Shortest and longest network fault."""
+    black_hole_s: tuple[float, float]
+    """The same for black holes: only what is held longer than an event may be live can come out stale."""
     terminations: int
     """SIGTERMs at random instants."""
 
 
-SHORT = Scale(kills=24, power_cuts=50, network_minutes=0, fault_s=(1.2, 1.8), terminations=3)
-LONG = Scale(kills=1000, power_cuts=1000, network_minutes=30, fault_s=(2.0, 40.0), terminations=100)
+SHORT = Scale(kills=24, power_cuts=50, network_minutes=0, fault_s=(1.2, 1.8), black_hole_s=(18, 20), terminations=3)
+LONG = Scale(kills=1000, power_cuts=1000, network_minutes=30, fault_s=(2, 40), black_hole_s=(2, 40), terminations=100)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kills", type=int, help="SIGKILLs of the daemon")
     group.addoption("--power-cuts", type=int, help="power cuts of a file system")
     group.addoption("--network-minutes", type=float, help="how long the network faults go on")
+    group.addoption("--network-faults", help="only these, separated by commas")
     group.addoption("--fault-seed", type=int, default=4, help="decides every instant that is chosen at random")
     group.addoption("--fault-results", type=Path, help="folder for what was measured, one JSON document a test")
 
@@ -63,6 +67,13 @@ def scale(request: pytest.FixtureRequest) -> Scale:
 @pytest.fixture(scope="session")
 def seed(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("fault_seed", 4))
+
+
+@pytest.fixture(scope="session")
+def network_faults(request: pytest.FixtureRequest) -> list[str]:
+    """The kinds of faults to play; by default all."""
+    chosen = request.config.getoption("network_faults", None)
+    return KINDS if chosen is None else [KINDS[KINDS.index(kind.strip())] for kind in chosen.split(",")]
 
 
 @pytest.fixture

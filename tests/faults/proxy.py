@@ -22,6 +22,7 @@ _CHUNK_BYTES = 16_384
 _SLOW_DELAY_S, _SLOW_BYTES_PER_S = 0.3, 4096
 _SLICE_BYTES, _SLICE_PAUSE_S = 7, 0.002
 _LATE_ANSWER_S = 3.0
+_TCP_CLOSE = 7
 
 
 class Fault(StrEnum):
@@ -42,6 +43,11 @@ class Fault(StrEnum):
     """Long delay and little bandwidth."""
     SLICED = "sliced"
     """A few bytes at a time, so that no packet comes whole."""
+
+
+KILLED_BROKER = "broker kill -9"
+"""The one kind that is not the proxy's."""
+KINDS = [*(fault.value for fault in Fault if fault is not Fault.NONE), KILLED_BROKER]
 
 
 class Proxy:
@@ -146,8 +152,8 @@ class _Connection:
 
     async def run(self) -> None:
         directions = [
-            asyncio.ensure_future(self._pass_on(self._kiosk[0], self._broker[1], is_request=True)),
-            asyncio.ensure_future(self._pass_on(self._broker[0], self._kiosk[1], is_request=False)),
+            asyncio.ensure_future(self._pass_on(is_request=True)),
+            asyncio.ensure_future(self._pass_on(is_request=False)),
             asyncio.ensure_future(self._ended.wait()),
         ]
         await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
@@ -163,12 +169,13 @@ class _Connection:
             _reset(writer)
         self._ended.set()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_request: bool) -> None:
+    async def _pass_on(self, *, is_request: bool) -> None:
+        (reader, back), (_, writer) = (self._kiosk, self._broker) if is_request else (self._broker, self._kiosk)
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK_BYTES):
                 await self._proxy.passable.wait()
-                if reader.exception() is not None:
-                    # Reset meanwhile: nobody sends this again, and the other end learns nothing.
+                if _was_reset(back):
+                    # While it was held: nobody sends this again, and the other end learns nothing.
                     return
                 await self._suffer(data, writer, is_request=is_request)
 
@@ -192,6 +199,16 @@ class _Connection:
                 return
         writer.write(data)
         await writer.drain()
+
+
+def _was_reset(writer: asyncio.StreamWriter) -> bool:
+    """Whether its peer has reset the connection, perhaps after having closed its end, which asyncio does not tell."""
+    sock = writer.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return True
+    # The first byte of struct tcp_info, include/uapi/linux/tcp.h; TCP_CLOSE in include/net/tcp_states.h.
+    state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state == _TCP_CLOSE
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -23,8 +24,11 @@ pytestmark = pytest.mark.faults
 
 DEVICES = ("door-1", "door-2")
 """At once: starting costs most, and a machine has more than one core."""
-LIFE_S = (0.0, 2.5)
-"""Uniform: the first third of it, or more, is start-up."""
+START_S = (0.0, 1.5)
+"""A quarter of the lives end so soon after the start, within it and a little later."""
+START_SHARE = 0.25
+WATCH_S = (0.0, 2.0)
+"""The others end so long after their first check-in, however slow the machine."""
 STOPS_PER_KILL = 0.25
 DOWN_S = (0.1, 2.0)
 KILLED_SHARE = 0.4
@@ -33,6 +37,7 @@ MAX_DUPLICATE_SHARE = 0.03
 WINDOW = 20
 """Messages in flight when a kill hits the worst instant; of few events that alone is a large share."""
 DRAIN_S = 60.0
+FIRST_CHECK_IN_S = 20.0
 
 
 class Weather:
@@ -67,12 +72,29 @@ class Weather:
         self._broker.start()
 
 
-def kill_again_and_again(kiosk: Kiosk, lives_s: list[float], note_kill: Callable[[], None]) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Of a process, until it is killed; ``seconds`` count from its start, or from its first check-in."""
+
+    from_start: bool
+    seconds: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Self:
+        from_start = bool(rng.random() < START_SHARE)
+        return cls(from_start, rng.uniform(*(START_S if from_start else WATCH_S)))
+
+
+def kill_again_and_again(kiosk: Kiosk, lives: list[Life], note_kill: Callable[[], None]) -> list[int]:
     """Start the daemon and kill it, once for every life; the events it had told of."""
     told: list[int] = []
-    for life_s in lives_s:
+    for life in lives:
+        before = last_seq(kiosk.store)
         process = kiosk.start("run")
-        time.sleep(life_s)
+        deadline_s = time.monotonic() + FIRST_CHECK_IN_S
+        while not life.from_start and last_seq(kiosk.store) == before and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        time.sleep(life.seconds)
         assert process.poll() is None, f"the daemon ended by itself: {process.communicate()[1]}"
         process.kill()
         told += told_seqs(process.communicate(timeout=10)[1])
@@ -111,7 +133,7 @@ def test_kill_9_at_any_instant_loses_and_invents_nothing(
     record: Record,
 ) -> None:
     doors = {device: make_door(tmp_path / device, enrolled, device, visits, broker.port) for device in DEVICES}
-    lives_s = rng.uniform(*LIFE_S, size=(len(DEVICES), -(-scale.kills // len(DEVICES)))).tolist()
+    lives = {device: [Life.draw(rng) for _ in range(-(-scale.kills // len(DEVICES)))] for device in DEVICES}
     weather = Weather(broker, rng)
     counting = threading.Lock()
 
@@ -123,8 +145,7 @@ def test_kill_9_at_any_instant_loses_and_invents_nothing(
     with ThreadPoolExecutor(len(DEVICES) + 1) as pool:
         blowing = pool.submit(weather.blow)
         killing = {
-            device: pool.submit(kill_again_and_again, doors[device], lives, note_kill)
-            for device, lives in zip(DEVICES, lives_s, strict=True)
+            device: pool.submit(kill_again_and_again, doors[device], lives[device], note_kill) for device in DEVICES
         }
         try:
             told = {device: future.result() for device, future in killing.items()}

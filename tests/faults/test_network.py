@@ -20,13 +20,11 @@ from command_line import Kiosk
 from faults.conftest import Record, Scale
 from faults.consumer import Consumer
 from faults.doors import last_seq, make_door, read_facts, unsent_up_to
-from faults.proxy import Fault, Proxy
+from faults.proxy import KILLED_BROKER, Fault, Proxy
 
 pytestmark = pytest.mark.faults
 
 DEVICE = "door-1"
-KILLED_BROKER = "broker kill -9"
-KINDS = [*(fault.value for fault in Fault if fault is not Fault.NONE), KILLED_BROKER]
 BETWEEN_S = 0.5
 """Of good network before the next fault."""
 MAX_DRAIN_S = 30.0
@@ -104,12 +102,12 @@ def suffer(network: Network, kind: str, fault_s: float, store: Path) -> float:
 
 
 def play(
-    network: Network, kinds: Callable[[], str | None], draw_s: Callable[[], float], store: Path
+    network: Network, kinds: Callable[[], str | None], draw_s: Callable[[str], float], store: Path
 ) -> dict[str, list[float]]:
     """Fault after fault; the times to drain by kind."""
     drained_s: dict[str, list[float]] = defaultdict(list)
     while (kind := kinds()) is not None:
-        drained_s[kind].append(suffer(network, kind, draw_s(), store))
+        drained_s[kind].append(suffer(network, kind, draw_s(kind), store))
         time.sleep(BETWEEN_S)
     return drained_s
 
@@ -121,16 +119,20 @@ def test_no_network_fault_loses_an_event(
     broker: Mosquitto,
     consumer: Consumer,
     scale: Scale,
+    network_faults: list[str],
     rng: np.random.Generator,
     record: Record,
 ) -> None:
     ends_s = time.monotonic() + 60 * scale.network_minutes
-    waiting = rng.permutation(KINDS).tolist()
+    waiting = rng.permutation(network_faults).tolist()
 
     def next_kind() -> str | None:
         if not waiting and time.monotonic() < ends_s:
-            waiting.extend(rng.permutation(KINDS).tolist())
+            waiting.extend(rng.permutation(network_faults).tolist())
         return waiting.pop() if waiting else None
+
+    def draw_s(kind: str) -> float:
+        return rng.uniform(*(scale.black_hole_s if kind == Fault.BLACK_HOLE else scale.fault_s))
 
     began_s = time.monotonic()
     with Proxy(broker.port) as proxy:
@@ -139,7 +141,7 @@ def test_no_network_fault_loses_an_event(
         with watching(kiosk) as process:
             wait_for(lambda: len(consumer.ledger.arrivals) >= 2, 20, what="two check-ins")
             before = resources(process)
-            drained_s = play(network, next_kind, lambda: rng.uniform(*scale.fault_s), kiosk.store)
+            drained_s = play(network, next_kind, draw_s, kiosk.store)
             consumer.wait_subscribed()
             last = last_seq(kiosk.store)
             wait_for(lambda: any(a.seq >= last for a in consumer.ledger.of(DEVICE)), MAX_DRAIN_S, what=f"event {last}")
@@ -170,7 +172,7 @@ def test_no_network_fault_loses_an_event(
         duplicate_share=round(summary.duplicate_share, 4),
         **asdict(summary),
     )
-    assert set(drained_s) == set(KINDS)
+    assert set(drained_s) == set(network_faults)
     assert (never_arrived, summary.out_of_order, summary.conflicts) == (0, 0, 0)
     assert (facts.seq_gaps, facts.mismatches, facts.integrity) == (0, 0, "ok")
     assert (summary.stale_as_fresh, summary.doors_opened_twice) == (0, 0)

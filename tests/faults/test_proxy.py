@@ -100,14 +100,17 @@ def test_black_hole(proxy: Proxy, client: socket.socket) -> None:
     assert receive(client) == WHOLE
 
 
-@pytest.mark.parametrize("reset", [False, True])
-def test_what_a_black_hole_held_comes_later_unless_its_sender_gave_up(reset: bool) -> None:
+@pytest.mark.parametrize(("half_closed", "reset"), [(False, False), (True, False), (False, True), (True, True)])
+def test_what_a_black_hole_held_comes_later_unless_its_sender_gave_up(half_closed: bool, reset: bool) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server, Proxy(server.getsockname()[1]) as proxy:
         with closing(socket.create_connection(("127.0.0.1", proxy.port), timeout=5)) as client:
             broker, _ = server.accept()
             proxy.break_by(Fault.BLACK_HOLE)
             client.sendall(WHOLE)
             time.sleep(0.2)
+            if half_closed:
+                client.shutdown(socket.SHUT_RDWR)
+                time.sleep(0.1)
             if reset:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         time.sleep(0.2)
