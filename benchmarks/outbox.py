@@ -1,6 +1,6 @@
 """A week without a broker: how large the store gets, how fast it drains, and what the person at the door notices.
 
-    python benchmarks/outbox.py [--events 20000] [--rate 10] [--idle-s 60] > outbox.json
+    python benchmarks/outbox.py [--events 20000] [--rate 15] [--idle-s 60] > outbox.json
 
 Check-ins are committed with the evidence that the recognizer gives for the sample photos in a gallery of 50 (three
 people and 47 random templates), while the publisher looks for a broker in vain. Then a real mosquitto and a subscriber
@@ -325,7 +325,7 @@ def say(text: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=20_000, help="check-ins committed while there is no broker")
-    parser.add_argument("--rate", type=float, default=10.0, help="frames a second that are recognized and recorded")
+    parser.add_argument("--rate", type=float, default=15.0, help="frames a second that are recognized and recorded")
     parser.add_argument("--idle-s", type=float, default=60.0, help="how long that is measured before the broker comes")
     parser.add_argument("--consume", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -175,8 +175,6 @@ class Consumer:
 
     def __init__(self, port: int, *, client_id: str = "consumer") -> None:
         self.ledger = Ledger()
-        self.infos: dict[str, dict[str, Any]] = {}
-        """The last birth document of every device."""
         self._port = port
         self._client_id = client_id
         self._subscribed = threading.Event()
@@ -205,11 +203,6 @@ class Consumer:
         self._client = self._make_client()
         self._client.loop_start()
         self.wait_subscribed()
-
-    def offers_replay(self, device: str, timeout_s: float = 10.0) -> bool:
-        """Whether the device's birth document says that it understands ``cmd/replay``."""
-        wait_for(lambda: device in self.infos, timeout_s, what=f"the birth document of {device}")
-        return "replay" in self.infos[device]["capabilities"]
 
     def ask_again(self, device: str, from_seq: int, to_seq: int, *, site: str = "hq") -> None:
         """Ask the kiosk to send a range of events again."""
@@ -240,15 +233,11 @@ class Consumer:
         return client
 
     def _on_connect(self, client: Client, _u: object, _f: ConnectFlags, _r: ReasonCode, _p: Properties | None) -> None:
-        client.subscribe([(f"{TOPIC_ROOT}/+/+/event/attendance", 1), (f"{TOPIC_ROOT}/+/+/info", 1)])
+        client.subscribe(f"{TOPIC_ROOT}/+/+/event/attendance", qos=1)
 
     def _on_disconnect(self, *_: object) -> None:
         self._subscribed.clear()
         self._left.set()
 
     def _on_message(self, _c: Client, _u: object, message: MQTTMessage) -> None:
-        document: dict[str, Any] = json.loads(message.payload)
-        if message.topic.endswith("/info"):
-            self.infos[document["device"]] = document
-        else:
-            self.ledger.note(Arrival.of(document, time.time()))
+        self.ledger.note(Arrival.of(json.loads(message.payload), time.time()))

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from broker import wait_for
 
 _SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 # _IOR('X', 125, __u32), fs/ext4/ext4.h; the flag: EXT4_GOING_FLAGS_NOLOGFLUSH.
@@ -55,9 +56,19 @@ class Disk:
 
     def unmount(self) -> None:
         """Fails if anything still holds it: a file system not unmounted would be found again as it was in memory."""
-        _run("umount", str(self.root))
+        # Something that looks at every new disk may have it open for a moment.
+        wait_for(self._try_unmount, 5, what=f"the unmounting of {self.root}")
         assert not os.path.ismount(self.root)
-        assert str(self._image) not in _run("losetup", "--list", "--noheadings", "--output", "BACK-FILE")
+        wait_for(self._is_detached, 5, what=f"the release of {self._image}")
+
+    def _try_unmount(self) -> bool:
+        return (
+            subprocess.run(["umount", str(self.root)], capture_output=True, check=False, env=_environment()).returncode
+            == 0
+        )
+
+    def _is_detached(self) -> bool:
+        return str(self._image) not in _run("losetup", "--list", "--noheadings", "--output", "BACK-FILE")
 
     def written_bytes(self) -> int:
         """By the file system to its device, so far; what is still in memory comes first."""
@@ -69,7 +80,7 @@ class Disk:
     def release(self) -> None:
         """After a failed test, too."""
         if os.path.ismount(self.root):
-            subprocess.run(["umount", "--lazy", str(self.root)], check=False)
+            subprocess.run(["umount", "--lazy", str(self.root)], check=False, env=_environment())
 
 
 def why_no_power_can_be_cut() -> str | None:

@@ -29,7 +29,6 @@ _VISITORS = (
 )
 # A visit takes three frames, and nobody is back before the kiosk has forgotten them (a second).
 _FPS, _FRAMES = 4, 3
-VISITS_PER_S = _FPS / _FRAMES
 _TOLD = re.compile(r" of \S+ \(event (\d+),")
 
 
@@ -41,7 +40,7 @@ def enroll_samples(kiosk: Kiosk, samples: Path) -> Kiosk:
 
 
 def write_visits(path: Path, samples: Path) -> None:
-    """One visitor after the other, a check-in each; ``VISITS_PER_S`` in real time, as often as it can be read fast."""
+    """One visitor after the other, a check-in each: every 0.75 s in real time, as often as frames are recognized when fast."""
     scenes = []
     for photo, (x, y, side), place in _VISITORS:
         person = Person(read_photo(samples / photo), Box(x, y, side, side))
@@ -52,7 +51,7 @@ def write_visits(path: Path, samples: Path) -> None:
 def make_door(folder: Path, enrolled: Kiosk, device: str, clip: Path, port: int, *, pace: str = "fast") -> Kiosk:
     """A kiosk of its own: device id, store, everybody enrolled, the clip in a loop; every visit counts."""
     folder.mkdir(exist_ok=True)
-    kiosk = Kiosk(folder, "auto")
+    kiosk = Kiosk(folder, enrolled._sections["model"]["runtime"])
     copy_store(enrolled, kiosk)
     kiosk.configure(
         device={"site": SITE, "id": device},

@@ -111,8 +111,7 @@ def finish(kiosk: Kiosk, device: str, consumer: Consumer) -> None:
         last = last_seq(kiosk.store)
         wait_for(lambda: unsent_up_to(kiosk.store, last) == 0, DRAIN_S, what=f"an outbox of {device} sent up to {last}")
         wait_for(lambda: any(a.seq >= last for a in consumer.ledger.of(device)), 10, what=f"event {last} of {device}")
-        if consumer.offers_replay(device):
-            consumer.fill_gaps(device, last)
+        consumer.fill_gaps(device, last)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0, log
