@@ -40,7 +40,7 @@ def enroll_samples(kiosk: Kiosk, samples: Path) -> Kiosk:
 
 
 def write_visits(path: Path, samples: Path) -> None:
-    """One visitor after the other, a check-in each: every 0.75 s in real time, as fast as frames are recognized if not."""
+    """One visitor after the other, a check-in each: every 0.75 s, or as fast as the frames are recognized."""
     scenes = []
     for photo, (x, y, side), place in _VISITORS:
         person = Person(read_photo(samples / photo), Box(x, y, side, side))
