@@ -18,7 +18,7 @@ from command_line import Kiosk
 
 from faults.conftest import Record, Scale
 from faults.consumer import Consumer
-from faults.doors import last_seq, make_door, read_facts, told_seqs, unsent_up_to
+from faults.doors import StoreFacts, last_seq, make_door, read_facts, told_seqs, unsent_up_to
 
 pytestmark = pytest.mark.faults
 
@@ -162,12 +162,13 @@ def test_kill_9_at_any_instant_loses_and_invents_nothing(
     for device, kiosk in doors.items():
         backlog[device] = read_facts(kiosk.store).unsent
         drained_s[device] = round(finish(kiosk, device, consumer), 1)
-        last = _last_sent(kiosk.store)
+        last = _last_sent(read_facts(kiosk.store))
         wait_for(lambda d=device, n=last: any(a.seq >= n for a in consumer.ledger.of(d)), 10, what="the last event")
 
     facts = {device: read_facts(kiosk.store) for device, kiosk in doors.items()}
     # What came in during the last run's very end may wait for the next start: it is neither lost nor to be expected.
-    committed = {d: {e for s, e in f.attendance.items() if s <= _last_sent(doors[d].store)} for d, f in facts.items()}
+    last_sent = {d: _last_sent(f) for d, f in facts.items()}
+    committed = {d: {e for s, e in f.attendance.items() if s <= last_sent[d]} for d, f in facts.items()}
     arrived = {d: {a.event_id for a in consumer.ledger.of(d)} for d in DEVICES}
     summary = consumer.ledger.summary()
     never_arrived = sum(len(committed[d] - arrived[d]) for d in DEVICES)
@@ -204,7 +205,6 @@ def test_kill_9_at_any_instant_loses_and_invents_nothing(
     assert summary.duplicates <= MAX_DUPLICATE_SHARE * summary.arrivals + WINDOW
 
 
-def _last_sent(store: Path) -> int:
+def _last_sent(facts: StoreFacts) -> int:
     """The highest number up to which everything was acknowledged."""
-    facts = read_facts(store)
     return max(facts.attendance, default=0) - facts.unsent
