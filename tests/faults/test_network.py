@@ -25,6 +25,7 @@ from faults.proxy import KILLED_BROKER, Fault, Proxy
 pytestmark = pytest.mark.faults
 
 DEVICE = "door-1"
+START_S = 60.0
 BETWEEN_S = 0.5
 """Of good network before the next fault."""
 MAX_DRAIN_S = 30.0
@@ -74,6 +75,9 @@ def watching(kiosk: Kiosk) -> Iterator[subprocess.Popen[str]]:
         yield process
         process.send_signal(signal.SIGTERM)
         process.wait(20)
+    except BaseException:
+        print((kiosk.folder / "log").read_text()[-4000:])  # noqa: T201 - pytest shows it with the failure
+        raise
     finally:
         if process.poll() is None:
             process.kill()
@@ -139,7 +143,7 @@ def test_no_network_fault_loses_an_event(
         network = Network(proxy, broker)
         kiosk = make_door(tmp_path / DEVICE, enrolled, DEVICE, visits, proxy.port, pace="realtime")
         with watching(kiosk) as process:
-            wait_for(lambda: len(consumer.ledger.arrivals) >= 2, 20, what="two check-ins")
+            wait_for(lambda: len(consumer.ledger.arrivals) >= 2, START_S, what="two check-ins")
             before = resources(process)
             drained_s = play(network, next_kind, draw_s, kiosk.store)
             consumer.wait_subscribed()
