@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.biometrics import Decision, ModelId, SubjectId
 from kiosk.events import (
     ATTENDANCE,
@@ -163,6 +164,7 @@ class Attendance(Connection):
         with self._writing() as db:
             old = scalar(db, _OLDEST_TRUSTED, {"cutoff": cutoff}) or 0
             db.execute(f"CREATE TEMP TABLE doomed AS {_PRUNABLE}", {"cutoff": cutoff, "old": old})
+            _raise_floor(db, scalar(db, "SELECT MAX(seq) FROM doomed") or 0)
             db.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM doomed)")
             deleted = db.execute("DELETE FROM attendance WHERE seq IN (SELECT seq FROM doomed)").rowcount
             db.execute("DROP TABLE doomed")
@@ -173,7 +175,8 @@ class Attendance(Connection):
         return [_row(row) for row in found]
 
 
-_SELECT = "SELECT a.*, o.state AS delivery FROM attendance AS a LEFT JOIN outbox AS o USING (seq) "
+_COLUMNS = ", ".join(f"a.{column}" for column in integrity.COLUMNS["attendance"])
+_SELECT = f"SELECT {_COLUMNS}, o.state AS delivery FROM attendance AS a LEFT JOIN outbox AS o USING (seq) "  # noqa: S608 - names from the code
 _OLDEST_TRUSTED = """
     SELECT MAX(seq) FROM attendance
     WHERE occurred_at < :cutoff
@@ -220,7 +223,15 @@ def _insert(
     )
     if cursor.lastrowid is None:
         raise RuntimeError("SQLite reports no row id for an insert")
+    integrity.seal(db, "attendance", "seq = ?", [cursor.lastrowid])
     return cursor.lastrowid
+
+
+def _raise_floor(db: Database, seq: int) -> None:
+    """Remember a number whose row is about to be deleted, so that its successor can be told from a damaged counter."""
+    known = integrity.mark(db, integrity.SEQ_FLOOR) or {"seq": 0}
+    if seq > known["seq"]:
+        integrity.set_mark(db, integrity.SEQ_FLOOR, {"seq": seq})
 
 
 def _queue(db: Database, event: AttendanceEvent) -> None:
@@ -228,6 +239,7 @@ def _queue(db: Database, event: AttendanceEvent) -> None:
         "INSERT INTO outbox (seq, event_id, topic, payload, created_at) VALUES (?, ?, ?, ?, ?)",
         [event.seq, event.event_id, ATTENDANCE, event.encode().decode(), event.occurred_at],
     )
+    integrity.seal(db, "outbox", "seq = ?", [event.seq])
 
 
 def _row(row: dict[str, Any]) -> AttendanceRow:

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from sqlite_utils import Database
 
-from kiosk import migrations
+from kiosk import integrity, migrations
 from kiosk.biometrics import ModelId
 from kiosk.errors import KioskError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import utc_text
@@ -195,6 +195,7 @@ class Connection:
     def _set_up(self, connection: sqlite3.Connection) -> None:
         try:
             db = Database(connection, execute_plugins=False)
+            integrity.install(db)
             version = migrations.check(db, self.path)
             if self.writable:
                 for pragma in ("PRAGMA journal_mode = WAL", *_PRAGMAS):

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.biometrics import SubjectId
 from kiosk.events import encode
 from kiosk.evidence import erase_mentions, mentioned_subjects
@@ -37,3 +38,4 @@ def forget_subject(db: Database, subject_id: SubjectId) -> None:
             evidence = json.loads(text)
             erase_mentions(evidence, {subject_id})
             db.execute(f"UPDATE {table} SET evidence = ? WHERE {key} = ?", [encode(evidence).decode(), number])  # noqa: S608
+            integrity.seal(db, table, f"{key} = ?", [number])

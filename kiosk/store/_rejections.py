@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kiosk import integrity
 from kiosk.biometrics import Decision, ModelId
 from kiosk.events import Moment, Origin, RejectedEvent, encode, utc_text
 from kiosk.evidence import gather_evidence
@@ -70,6 +71,7 @@ class Rejections(Connection):
                     encode(without_erased(db, evidence)).decode(),
                 ],
             )
+            integrity.seal(db, "rejections", "number = ?", [cursor.lastrowid])
             # Numbers only grow while there are rows: at most so many can be above this one.
             db.execute("DELETE FROM rejections WHERE number <= ?", [(cursor.lastrowid or 0) - MAX_REJECTIONS])
 

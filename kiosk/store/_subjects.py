@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError
@@ -118,6 +119,7 @@ class Subjects(Connection):
                     "UPDATE subjects SET consent_reference = ?, consent_at = ? WHERE id = ?",
                     [consent.reference, consent.given_at, subject_id],
                 )
+            integrity.seal(db, "subjects", "id = ?", [subject_id])
             for template in templates:
                 _insert_template(db, subject_id, template, now)
         return new
@@ -136,6 +138,7 @@ class Subjects(Connection):
         with self._writing() as db:
             if not db.execute("UPDATE subjects SET name = ? WHERE id = ?", [name, subject_id]).rowcount:
                 raise _unknown(subject_id)
+            integrity.seal(db, "subjects", "id = ?", [subject_id])
 
     def remove_subject(self, subject_id: str) -> ErasureReceipt:
         """Erase a subject: name, consent and templates, from the bytes of the files.
@@ -169,7 +172,10 @@ class Subjects(Connection):
 
     def receipts(self) -> list[ErasureReceipt]:
         """All erasures, oldest first."""
-        found = self._rows("SELECT * FROM erasures ORDER BY erased_at, rowid")
+        found = self._rows(
+            "SELECT receipt_id, subject_id, erased_at, templates_erased, attendance_kept, complete"
+            " FROM erasures ORDER BY erased_at, rowid"
+        )
         return [ErasureReceipt(**{**row, "complete": bool(row["complete"])}) for row in found]
 
     def templates(self, model_id: ModelId) -> list[Template]:
@@ -260,7 +266,7 @@ def check_name(name: str | None) -> None:
 
 
 def _insert_template(db: Database, subject_id: SubjectId, template: NewTemplate, now: str) -> None:
-    db.execute(
+    cursor = db.execute(
         "INSERT INTO templates (subject_id, model_id, embedding, quality, source_sha256, created_at)"
         " VALUES (?, ?, ?, ?, ?, ?)",
         [
@@ -272,6 +278,7 @@ def _insert_template(db: Database, subject_id: SubjectId, template: NewTemplate,
             now,
         ],
     )
+    integrity.seal(db, "templates", "id = ?", [cursor.lastrowid])
 
 
 def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
@@ -291,8 +298,10 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         " WHERE seq IN (SELECT seq FROM attendance WHERE subject_id = ?)",
         [subject_id],
     )
+    integrity.seal(db, "outbox", "seq IN (SELECT seq FROM attendance WHERE subject_id = ?)", [subject_id])
     forget_subject(db, subject_id)
     db.table("erasures").insert(receipt)
+    integrity.seal(db, "erasures", "receipt_id = ?", [receipt["receipt_id"]])
     return receipt
 
 
