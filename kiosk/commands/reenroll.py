@@ -177,7 +177,7 @@ def _check_daemon(config: Config, model_id: ModelId) -> None:
 def _drop(config: Config, model_id: ModelId) -> Drop:
     with open_store(config, writable=True) as store:
         dropped = store.drop_templates_except(model_id)
-        return Drop(dropped, complete=store.checkpoint())
+        return Drop(dropped, complete=store.purge())
 
 
 def tell_reenrollment(result: Reenrollment | None) -> None:

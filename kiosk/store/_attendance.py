@@ -25,7 +25,10 @@ from kiosk.events import (
     utc_text,
     uuid7,
 )
+from kiosk.errors import StoreError
 from kiosk.evidence import gather_evidence
+from kiosk.store._files import free_bytes
+from kiosk.store._limits import DEFAULT_LIMITS, Limits
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._mentions import without_erased
 
@@ -54,6 +57,8 @@ class AttendanceRow:
 class Attendance(Connection):
     """The table ``attendance``, and the birth of outbox rows."""
 
+    limits: Limits = DEFAULT_LIMITS
+
     def record_check_in(
         self,
         decision: Decision,
@@ -73,6 +78,9 @@ class Attendance(Connection):
         With ``outbox=False`` (MQTT switched off) the event is logged and never sent. None when there is nobody to
         record it for: the subject was erased in the meantime. ``threshold_source``: why the threshold is what it is,
         kept for `kiosk why`.
+
+        Raises:
+            StoreError: it could not be committed, or the disk or the outbox is so full that check-ins are refused.
         """
         if decision.subject_id is None:
             raise ValueError("only an identified decision makes a check-in")
@@ -81,6 +89,7 @@ class Attendance(Connection):
             decision, gallery_size=gallery_size, model_id=model_id, threshold_source=threshold_source, pad=pad
         ).document()
         with self._writing() as db:
+            self._admit(db)
             name = _name(db, decision.subject_id)
             if name is None:
                 return None
@@ -107,6 +116,35 @@ class Attendance(Connection):
             if outbox:
                 _queue(db, event)
         return event
+
+    def refusal(self) -> str | None:
+        """Why check-ins are refused at the moment; None when they are not."""
+        with self._reading() as db:
+            return self._refusal(db)
+
+    def unsent(self) -> int:
+        """How many events wait, in whatever state."""
+        with self._reading() as db:
+            return _unsent(db)
+
+    def _admit(self, db: Database) -> None:
+        refusal = self._refusal(db)
+        if refusal is not None:
+            raise StoreError(refusal)
+
+    def _refusal(self, db: Database) -> str | None:
+        free, limits = free_bytes(self.path), self.limits
+        if free < limits.min_free_mib << 20:
+            return (
+                f"{self.path}: only {free / 2**20:.1f} MiB are free on its disk, the last {limits.min_free_mib} are for "
+                f"what is recorded already (store.min_free_mib); free some"
+            )
+        if _unsent(db) >= limits.max_unsent:
+            return (
+                f"{self.path}: {limits.max_unsent} events wait to be sent (store.max_unsent), and none is given up for "
+                f"a new one; `kiosk check` says why they are not sent"
+            )
+        return None
 
     def attendance(
         self,
@@ -232,6 +270,10 @@ def _raise_floor(db: Database, seq: int) -> None:
     known = integrity.mark(db, integrity.SEQ_FLOOR) or {"seq": 0}
     if seq > known["seq"]:
         integrity.set_mark(db, integrity.SEQ_FLOOR, {"seq": seq})
+
+
+def _unsent(db: Database) -> int:
+    return int(scalar(db, "SELECT COUNT(*) FROM outbox WHERE state <> 'sent'"))
 
 
 def _queue(db: Database, event: AttendanceEvent) -> None:
