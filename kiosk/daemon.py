@@ -17,7 +17,7 @@ from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
-from kiosk.errors import KioskError
+from kiosk.errors import KioskError, StoreError
 from kiosk.events import AttendanceEvent, Info, Origin, RejectedEvent, Topics
 from kiosk.gallery import Gallery, Readiness
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
@@ -34,7 +34,7 @@ from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Notifier
-from kiosk.store import Store
+from kiosk.store import BackupKeeper, Limits, Store
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,9 @@ def run_daemon(config: Config) -> None:
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_signals())
         pipeline = build_pipeline(config)
-        store = stack.enter_context(Store.open(Path(config.store.path)))
+        store = stack.enter_context(open_store_verified(config))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
+        _start_keeper(stack, config, store)
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         watcher.announce()
@@ -151,6 +152,7 @@ class Daemon:
         self._rejected_days = rejected_days
         self._clock = SystemClock()
         self._fault: str | None = None
+        self._store_fault: str | None = None
         self._next_look_s = 0.0
         self._next_housekeeping_s = 0.0
         self.book = book
@@ -195,6 +197,8 @@ class Daemon:
             self._notifier.status(f"no pictures: {fault}")
 
     def _keep_house(self) -> None:
+        if self._store.damaged:
+            raise StoreError(f"{self._store.path}: the store is damaged; the next start restores the newest backup")
         now_s = time.monotonic()
         try:
             if now_s >= self._next_look_s:
@@ -203,15 +207,16 @@ class Daemon:
             if now_s >= self._next_housekeeping_s:
                 self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
                 self._prune()
+                self._store_fault = None
         except KioskError as error:
             # The gallery in memory still recognizes; a store that recovers is used again.
-            log.error("store: %s", error)  # noqa: TRY400 - told in one line
+            if str(error) != self._store_fault:
+                log.error("store: %s", error)  # noqa: TRY400 - told in one line
+            self._store_fault = str(error)
             self._next_look_s = now_s + 10 * _FOLLOW_STORE_S
 
     def _prune(self) -> None:
         """Under a clock nobody has set, what looks old may be new."""
-        # A reader may have kept an erasure from cutting the write-ahead log.
-        self._store.finish_erasures()
         synchronized = self._clock.synchronized()
         if synchronized or self._rejected_days == 0:
             self._store.prune_rejections(self._rejected_days, now_ms=self._clock.utc_ms())
@@ -240,6 +245,27 @@ def open_configured_camera(config: Config) -> Camera:
         open_timeout_s=camera.open_timeout_s,
         read_timeout_s=camera.read_timeout_s,
     )
+
+
+def open_store_verified(config: Config) -> Store:
+    """The store, after a look at all of it; restored from a backup if it must be.
+
+    Raises:
+        StoreError: it is damaged and no backup is good; or it cannot be opened.
+    """
+    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config))
+
+
+def store_limits(config: Config) -> Limits:
+    """When check-ins are refused."""
+    return Limits(config.store.min_free_mib, config.store.max_unsent)
+
+
+def _start_keeper(stack: ExitStack, config: Config, store: Store) -> None:
+    backups = config.store.backups
+    keeper = BackupKeeper(store, every_h=backups.every_h, keep=backups.keep)
+    keeper.start()
+    stack.callback(keeper.stop)
 
 
 def broker_settings(config: Config) -> BrokerSettings:

@@ -68,7 +68,7 @@ def install(db: Database) -> None:
     db.conn.create_function("row_digest", -1, _row_digest, deterministic=True)
 
 
-def seal(db: Database, table: str, where: str = "TRUE", params: Sequence[object] | Mapping[str, object] = ()) -> None:
+def seal(db: Database, table: str, where: str = "TRUE", params: Sequence[object] = ()) -> None:
     """Compute the digest of rows after their values were written, within the same transaction."""
     db.execute(f"UPDATE {table} SET digest = {_expression(table)} WHERE {where}", params)  # noqa: S608 - names from above
 
@@ -104,7 +104,7 @@ def note_schema(db: Database, version: int) -> None:
 
 
 def schema_problem(db: Database, schema: Mapping[str, Any]) -> str | None:
-    """How version and definitions differ from those remembered in the mark. More objects than those are nobody's harm."""
+    """How version and definitions differ from those in the mark. More objects than those do no harm."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version != schema["version"]:
         return f"schema version {version} instead of {schema['version']}"

@@ -7,7 +7,7 @@ from kiosk.store._keeper import BackupKeeper
 from kiosk.store._limits import Limits, StoreCondition
 from kiosk.store._outbox import OutboxCounts
 from kiosk.store._rejections import MAX_REJECTIONS, RejectionRow
-from kiosk.store._restore import Restored
+from kiosk.store._restore import Restored, describe_damage
 from kiosk.store._store import Store
 from kiosk.store._subjects import (
     Consent,
@@ -34,4 +34,5 @@ __all__ = [
     "StoreCondition",
     "Subject",
     "TemplateInfo",
+    "describe_damage",
 ]

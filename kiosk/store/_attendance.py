@@ -11,6 +11,7 @@ from sqlite_utils import Database
 
 from kiosk import integrity
 from kiosk.biometrics import Decision, ModelId, SubjectId
+from kiosk.errors import StoreError
 from kiosk.events import (
     ATTENDANCE,
     AttendanceEvent,
@@ -25,11 +26,10 @@ from kiosk.events import (
     utc_text,
     uuid7,
 )
-from kiosk.errors import StoreError
 from kiosk.evidence import gather_evidence
+from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._files import free_bytes
 from kiosk.store._limits import DEFAULT_LIMITS, Limits
-from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._mentions import without_erased
 
 _DAY_MS = 86_400_000
@@ -136,8 +136,8 @@ class Attendance(Connection):
         free, limits = free_bytes(self.path), self.limits
         if free < limits.min_free_mib << 20:
             return (
-                f"{self.path}: only {free / 2**20:.1f} MiB are free on its disk, the last {limits.min_free_mib} are for "
-                f"what is recorded already (store.min_free_mib); free some"
+                f"{self.path}: only {free / 2**20:.1f} MiB are free on its disk, the last {limits.min_free_mib} are "
+                f"for what is recorded already (store.min_free_mib); free some"
             )
         if _unsent(db) >= limits.max_unsent:
             return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from sqlite_utils import Database
 from kiosk import integrity, migrations
 from kiosk.store._files import beside, open_reading
 from kiosk.store._wal import WriteAheadLog, frames_taken
+
+logger = logging.getLogger(__name__)
 
 _NOT_DAMAGE = frozenset(
     {
@@ -81,7 +84,7 @@ def _owner(db: Database, table: str, number: int) -> str:
     if table != "templates":
         return ""
     (subject,) = db.execute("SELECT CAST(subject_id AS BLOB) FROM templates WHERE id = ?", [number]).fetchone()
-    return f" (subject {ascii(bytes(subject or b'').decode('utf-8', 'replace'))})"
+    return f" (subject {bytes(subject or b'').decode('utf-8', 'replace')!a})"
 
 
 def _numbering_problem(db: Database) -> str | None:
@@ -99,4 +102,8 @@ def _log_problem(db: Database, path: Path) -> str | None:
     if log is None or not beside(path, "-shm").exists():
         return None
     db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-    return log.problem(frames_taken(path))
+    taken = frames_taken(path)
+    problem = log.problem(*taken)
+    if problem is None and log.unfinished(*taken):
+        logger.warning("%s: the last transaction in the write-ahead log was not finished and is left out", path)
+    return problem

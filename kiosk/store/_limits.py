@@ -28,7 +28,8 @@ class StoreCondition:
 
     ``fault``: why check-ins are or would be refused, or what else is wrong, in words; None while all is well.
     ``free_mib``: free on its disk, -1 where nobody can tell. ``last_backup_at``: UTC, None without a backup.
-    ``restored``: what the last restore did, None when there was none. ``unsent_share``: waiting events / ``max_unsent``.
+    ``restored``: what the last restore did, None when there was none.
+    ``unsent_share``: events that wait to be sent, as a share of ``max_unsent``.
     """
 
     fault: str | None

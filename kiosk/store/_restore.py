@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
 import sqlite3
 from collections import Counter
@@ -112,14 +113,44 @@ def make_sound(path: Path, *, existed: bool) -> Restored | None:
     log.error("%s: the store is damaged (%s); looking for a good backup", path, problem)
     backup = _newest_good(backups)
     if backup is None:
-        raise StoreError(
-            f"{path}: the store is damaged ({problem}) and there is no good backup in {backups.folder}; put a copy of "
-            f"yours in its place, or move {path.name}* away to start empty"
-        )
+        raise StoreError(f"{path}: the store is damaged ({problem}) and was left as it is; {_no_backup(path, backups)}")
     restored = _prepare(path, problem, backup)
     _finish_exchange(path, backups, restored.damaged_file)
     log.error("%s: %s", path, restored.describe())
     return restored
+
+
+def describe_damage(path: Path) -> str | None:
+    """What is wrong with a store and what can be done about it, for `kiosk check`; None when nothing is.
+
+    Raises:
+        StoreError: another program's file, or one of a newer version.
+    """
+    if path.is_dir() or not os.access(path.parent, os.R_OK | os.X_OK):
+        return None
+    backups = Backups(path)
+    lock = beside(path, ".lock")
+    try:
+        problem = _problem(path, existed=bool(backups.all()) or (lock.exists() and lock.stat().st_size > 0))
+    except sqlite3.DatabaseError:
+        # It cannot be read just now: whoever opens it learns why.
+        return None
+    if problem is None:
+        return None
+    newest = backups.all()[:1]
+    if not newest:
+        return f"{path}: the store is damaged ({problem}); {_no_backup(path, backups)}"
+    return (
+        f"{path}: the store is damaged ({problem}); (re)start `kiosk run`: it restores the backup of "
+        f"{newest[0].taken_at}, or an older one, and what can be salvaged"
+    )
+
+
+def _no_backup(path: Path, backups: Backups) -> str:
+    return (
+        f"there is no good backup in {backups.folder}: put a copy of yours in its place, or move {path.name}* away "
+        f"to start empty"
+    )
 
 
 def is_empty(path: Path) -> bool:

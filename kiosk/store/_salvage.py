@@ -1,8 +1,8 @@
 """What can still be read from a damaged database file: every row whose digest says that it is as it was written.
 
 The file itself stays as it is. A copy is repaired as far as reading needs: the committed pages of the write-ahead log
-are put in their places, a lost end is filled up, and where the first page (header and definitions) is useless, that of a
-backup takes its place. Then each table is read from its beginning, and around what cannot be read.
+are put in their places, a lost end is filled up, and where the first page (header and definitions) is useless, that of
+a backup takes its place. Then each table is read from its beginning, and around what cannot be read.
 """
 
 from __future__ import annotations

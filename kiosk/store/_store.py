@@ -66,6 +66,11 @@ class Store(Subjects, Attendance, Rejections, Calibrations, OutboxTable):
         newest = self.backups.all()[:1]
         return StoreCondition(fault, self._free_mib(), newest[0].taken_at if newest else None, restored, share)
 
+    @property
+    def damaged(self) -> bool:
+        """Whether damage has shown since it was opened; only a start with ``verified`` mends it."""
+        return self._trouble.damaged
+
     def _free_mib(self) -> int:
         try:
             return free_bytes(self.path) >> 20

@@ -206,7 +206,7 @@ class Subjects(Connection):
         """
         self._tell_damaged_templates()
         found = self._rows(
-            "SELECT id, subject_id, model_id, embedding FROM templates"
+            "SELECT id, subject_id, model_id, embedding FROM templates"  # noqa: S608 - names from the code
             f" WHERE model_id = ? AND {integrity.sound('templates')} ORDER BY id",
             [model_id],
         )
@@ -216,7 +216,7 @@ class Subjects(Connection):
         """Whose templates are not as they were enrolled; an id may be damaged itself."""
         with self._reading() as db:
             found = db.execute(
-                "SELECT DISTINCT CAST(subject_id AS BLOB) FROM templates"
+                "SELECT DISTINCT CAST(subject_id AS BLOB) FROM templates"  # noqa: S608 - names from the code
                 f" WHERE NOT {integrity.sound('templates')} ORDER BY 1"
             )
             return [bytes(row[0]).decode("utf-8", "backslashreplace") for row in found]

@@ -1,8 +1,8 @@
 """The write-ahead log as bytes: what SQLite would leave out of it without a word.
 
 SQLite takes the frames up to the first whose checksum is wrong. After a power cut that is right: what follows was never
-finished. After damage it drops check-ins that had been committed. The two can be told apart, for every transaction is on
-the disk before the next one begins: whatever follows a finished transaction proves that it had been committed.
+finished. After damage it drops check-ins that had been committed. The two can be told apart, for every transaction is
+on the disk before the next one begins: whatever follows a finished transaction proves that it had been committed.
 Format: https://sqlite.org/fileformat2.html#walformat
 """
 
@@ -19,7 +19,8 @@ _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
 _MAGICS = (0x377F0682, 0x377F0683)
 _PAGE_SIZES = frozenset(1 << bits for bits in range(9, 17))
-_SHM_MAX_FRAME_AT = 16
+_INDEX = struct.Struct("=16xI12x8s")
+"""The beginning of -shm: the number of good frames (native order) and the salts of the log they are in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class WriteAheadLog:
     """The frames of the present generation, as their salts tell; those of earlier ones are left out."""
 
     header_sound: bool
+    salts: bytes
     page_bytes: int
     frames: tuple[Frame, ...]
 
@@ -56,19 +58,27 @@ class WriteAheadLog:
         frames = []
         for number, offset in enumerate(range(_HEADER.size, len(content) - page_bytes, _FRAME.size + page_bytes)):
             page, pages, *salts_here = _FRAME.unpack_from(content, offset)[:4]
-            if tuple(salts_here) == salts:
+            # One of the two is enough: the frame's header may be what is damaged.
+            if salts_here[0] == salts[0] or salts_here[1] == salts[1]:
                 frames.append(Frame(number, offset + _FRAME.size, page, pages))
-        return cls(sound, page_bytes, tuple(frames))
+        return cls(sound, content[16:24], page_bytes, tuple(frames))
 
     def committed(self) -> tuple[Frame, ...]:
         """The frames up to the end of the last transaction that has one, whatever their checksums say."""
         ends = [index for index, frame in enumerate(self.frames) if frame.pages]
         return self.frames[: ends[-1] + 1] if ends else ()
 
-    def problem(self, taken: int) -> str | None:
+    def unfinished(self, taken: int, salts: bytes) -> bool:
+        """Whether more was written than SQLite takes: by whoever was interrupted, as a rule."""
+        return salts == self.salts and any(frame.number >= taken for frame in self.frames)
+
+    def problem(self, taken: int, salts: bytes) -> str | None:
         """What is lost when SQLite has taken so many frames; None for an end as a power cut leaves it."""
         if not self.header_sound:
             return "the header of the write-ahead log is damaged"
+        if salts != self.salts:
+            # All of it is in the database; the next transaction overwrites it.
+            return None
         beyond = [frame for frame in self.frames if frame.number >= taken]
         ends = [frame.number for frame in beyond if frame.pages]
         if ends and ends[0] != beyond[-1].number:
@@ -76,11 +86,11 @@ class WriteAheadLog:
         return None
 
 
-def frames_taken(database: Path) -> int:
-    """How many frames SQLite has found to be good; ask while a connection is open, having read."""
+def frames_taken(database: Path) -> tuple[int, bytes]:
+    """How many frames SQLite has found to be good, and the salts of their log; ask while a connection is open."""
     with beside(database, "-shm").open("rb") as index:
-        header = index.read(_SHM_MAX_FRAME_AT + 4)
-    return int(struct.unpack_from("=I", header, _SHM_MAX_FRAME_AT)[0])
+        frames, salts = _INDEX.unpack(index.read(_INDEX.size))
+    return frames, salts
 
 
 def _checksum(content: bytes, *, big_endian: bool) -> tuple[int, int]:
