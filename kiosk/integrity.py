@@ -2,7 +2,7 @@
 
 SQLite's own checks find damaged pages and do not see a bit that has flipped within a value. Each row therefore carries
 a digest over those of its values that never change by themselves. What changes with delivery (``state``, ``attempts``,
-``sent_at``, ...) is left out: ``state`` has its CHECK constraint, which SQLite's checks verify, too.
+``sent_at``, ...) is left out; ``state`` must be one of its words, and no single bit makes one of them another.
 
 The digest tells damage, not forgery: who may write the file may write digests.
 """
@@ -75,7 +75,9 @@ def seal(db: Database, table: str, where: str = "TRUE", params: Sequence[object]
 
 def damaged_rows(db: Database, table: str) -> list[int]:
     """Row ids of those whose values are not what was written."""
-    return [row[0] for row in db.execute(f"SELECT rowid FROM {table} NOT INDEXED WHERE NOT {sound(table)}")]  # noqa: S608
+    # SQLite verifies CHECK constraints, too, but not on a connection that only reads.
+    wrong = f"NOT {sound(table)}" + (" OR state NOT IN ('pending', 'sent', 'parked')" if table == "outbox" else "")
+    return [row[0] for row in db.execute(f"SELECT rowid FROM {table} NOT INDEXED WHERE {wrong}")]  # noqa: S608
 
 
 def sound(table: str) -> str:

@@ -43,7 +43,18 @@ def test_a_kiosk_that_would_run(healthy: Kiosk, tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
         healthy.configure(mqtt={"enabled": True, "host": "127.0.0.1", "port": broker.port})
         checks = _check(healthy, 0)
-    assert list(checks) == ["config", "model", "detector", "camera", "store", "backups", "outbox", "broker", "clock", "pad"]
+    assert list(checks) == [
+        "config",
+        "model",
+        "detector",
+        "camera",
+        "store",
+        "backups",
+        "outbox",
+        "broker",
+        "clock",
+        "pad",
+    ]
     assert {checks[name][0] for name in ("config", "model", "detector", "camera", "store", "outbox", "broker")} == {
         "ok"
     }

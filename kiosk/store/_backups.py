@@ -69,7 +69,13 @@ class Backups:
 
     def damaged(self) -> list[Path]:
         """Stores that were moved aside, newest first."""
-        return sorted(self.store.parent.glob(f"{self.store.name}.damaged-*[0-9Z]"), reverse=True)
+        return sorted(self.store.parent.glob(f"{self.store.name}.damaged-*Z"), reverse=True)
+
+    def name_for_damaged(self, moment: datetime) -> str:
+        """The next free one. They are numbered as backups are."""
+        newest = self.damaged()[:1]
+        number = int(newest[0].name.removeprefix(f"{self.store.name}.damaged-")[:6]) + 1 if newest else 1
+        return f"{self.store.name}.damaged-{number:06}-{moment:%Y%m%dT%H%M%SZ}"
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

@@ -90,7 +90,10 @@ class Restored:
         if self.unread:
             parts.append(f"in part unreadable, so that more may be lost since the backup: {', '.join(self.unread)}")
         if self.jumped:
-            parts.append(f"numbering could not be read and goes on at {self.next_seq}, {SEQ_JUMP} higher")
+            parts.append(
+                f"how far numbering had come cannot be read: it goes on at {self.next_seq}, "
+                f"numbers {self.next_seq - SEQ_JUMP} to {self.next_seq - 1} are left out"
+            )
         return "; ".join([*parts, f"the damaged file is kept as {self.damaged_file}"])
 
 
@@ -199,7 +202,7 @@ def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
                     at=f"{moment:%Y-%m-%dT%H:%M:%SZ}",
                     problem=problem,
                     backup_at=backup.taken_at,
-                    damaged_file=_free_name(path, f"{path.name}.damaged-{moment:%Y%m%dT%H%M%SZ}"),
+                    damaged_file=Backups(path).name_for_damaged(moment),
                     salvaged=dict(merge.salvaged),
                     lost_events=tuple(merge.lost_events()),
                     unread=tuple(merge.unread),
@@ -216,13 +219,6 @@ def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
         for suffix in ("", "-journal"):
             beside(unfinished, suffix).unlink(missing_ok=True)
     return restored
-
-
-def _free_name(path: Path, name: str) -> str:
-    number = 1
-    while path.with_name(f"{name[:-1]}-{number}Z" if number > 1 else name).exists():
-        number += 1
-    return f"{name[:-1]}-{number}Z" if number > 1 else name
 
 
 def _finish_exchange(path: Path, backups: Backups, damaged_name: str | None = None) -> None:

@@ -24,6 +24,8 @@ from kiosk.store._wal import WriteAheadLog
 
 _MAGIC = b"SQLite format 3\0"
 _FARTHEST = 1 << 40
+_MOST_UNSOUND = 10_000
+"""So many damaged rows in a row come from a tree that leads in a circle."""
 MOST_LOST = 1_000_000
 """An event counter so far above every row that can be read is taken for damage itself."""
 
@@ -35,21 +37,23 @@ class Reading:
     db: Database
     table: str
     complete: bool = True
-    unsound: list[int] = field(default_factory=list)
+    unsound: set[int] = field(default_factory=set)
     """Row ids of the rows that differ from what was written."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The sound rows: forward, with growing steps over what is unreadable, and back towards it."""
-        last, step = 0, 1
-        position = 0
+        position = last = 0
+        step = 1
         while position < _FARTHEST:
             try:
-                for row in self._select("rowid > ? ORDER BY rowid", position):
+                for row in self._sound("rowid > ? ORDER BY rowid", position):
+                    if row["rowid"] <= last:
+                        raise sqlite3.DatabaseError("a damaged tree leads in a circle")
                     if step > 1:
                         yield from self._back(row["rowid"], last)
                         step = 1
                     position = last = row["rowid"]
-                    yield from self._judge(row)
+                    yield row
             except sqlite3.DatabaseError:
                 self.complete = False
                 position += step
@@ -61,14 +65,23 @@ class Reading:
 
     def _back(self, above: int, last: int) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(sqlite3.DatabaseError):
-            for row in self._select("rowid < ? AND rowid > ? ORDER BY rowid DESC", above, last):
-                yield from self._judge(row)
+            for row in self._sound("rowid < ? AND rowid > ? ORDER BY rowid DESC", above, last):
+                if row["rowid"] >= above:
+                    return
+                above = row["rowid"]
+                yield row
 
-    def _judge(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if row.pop("sound"):
-            yield row
-        else:
-            self.unsound.append(row["rowid"])
+    def _sound(self, where: str, *params: int) -> Iterator[dict[str, Any]]:
+        unsound = 0
+        for row in self._select(where, *params):
+            if row.pop("sound"):
+                unsound = 0
+                yield row
+            elif unsound == _MOST_UNSOUND:
+                raise sqlite3.DatabaseError("nothing but damaged rows")
+            else:
+                unsound += 1
+                self.unsound.add(row["rowid"])
 
     def _select(self, where: str, *params: int) -> Iterator[dict[str, Any]]:
         cursor = self.db.conn.execute(
