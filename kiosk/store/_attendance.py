@@ -199,12 +199,19 @@ class Attendance(Connection):
         a later row with a trusted date is, unless this kiosk has never had a trusted clock.
         """
         cutoff = utc_text(now_ms - retention_days * _DAY_MS)
+        deleted = 0
+        # In pieces: deleting needs space in the write-ahead log, of which there may be little.
+        while (piece := self._prune_some(cutoff)) > 0:
+            deleted += piece
+        return deleted
+
+    def _prune_some(self, cutoff: str) -> int:
         with self._writing() as db:
             old = scalar(db, _OLDEST_TRUSTED, {"cutoff": cutoff}) or 0
             db.execute(f"CREATE TEMP TABLE doomed AS {_PRUNABLE}", {"cutoff": cutoff, "old": old})
             _raise_floor(db, scalar(db, "SELECT MAX(seq) FROM doomed") or 0)
             db.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM doomed)")
-            deleted = db.execute("DELETE FROM attendance WHERE seq IN (SELECT seq FROM doomed)").rowcount
+            deleted: int = db.execute("DELETE FROM attendance WHERE seq IN (SELECT seq FROM doomed)").rowcount
             db.execute("DROP TABLE doomed")
         return deleted
 
@@ -223,6 +230,7 @@ _OLDEST_TRUSTED = """
 _PRUNABLE = """
     SELECT a.seq FROM attendance AS a LEFT JOIN outbox AS o USING (seq)
     WHERE a.seq <= :old AND a.occurred_at < :cutoff AND (o.state IS NULL OR o.state = 'sent')
+    ORDER BY a.seq LIMIT 500
 """
 
 

@@ -142,9 +142,9 @@ class Backups:
             for suffix in ("-wal", "-shm", ""):
                 beside(path, suffix).unlink(missing_ok=True)
 
-    def exist(self) -> bool:
-        """Whether there is any file that an erased person could still be in."""
-        return bool(self.all() or self.damaged())
+    def possible(self) -> bool:
+        """Whether there may be a file, or one in the making, that an erased person is still in."""
+        return self.folder.exists() or bool(self.damaged())
 
     def _make_room(self) -> None:
         for leftover in self.folder.glob(f".{self.store.stem}-*"):

@@ -154,6 +154,9 @@ class Connection:
         old = self._database, self._lock_fd
         self._lock_fd = -1
         try:
+            if is_empty(self.path):
+                # Its disk is not mounted, perhaps: no new store is begun in its place.
+                raise StoreError(f"{self.path}: the store is gone; bring its disk back, or restart the kiosk")
             self._open()
         except KioskError as error:
             self._database, self._lock_fd = old

@@ -47,8 +47,7 @@ class Reading:
         while position < _FARTHEST:
             try:
                 for row in self._sound("rowid > ? ORDER BY rowid", position):
-                    if row["rowid"] <= last:
-                        raise sqlite3.DatabaseError("a damaged tree leads in a circle")
+                    _follow(row["rowid"], last)
                     if step > 1:
                         yield from self._back(row["rowid"], last)
                         step = 1
@@ -109,6 +108,12 @@ def open_damaged(path: Path, backup: Path) -> Iterator[Database | None]:
             yield db
     finally:
         copy.unlink(missing_ok=True)
+
+
+def _follow(rowid: int, last: int) -> None:
+    """A tree that is damaged may lead in a circle."""
+    if rowid <= last:
+        raise sqlite3.DatabaseError("rows out of order")
 
 
 def highest_seq(db: Database, known: int) -> int | None:

@@ -177,14 +177,16 @@ class Subjects(Connection):
         """Have nothing beside the database that was deleted from it: no old pages in the write-ahead log, no backups
         but a fresh one, no damaged files put aside. False where a reader or a full disk is in the way.
         """
-        if not self.backups.exist():
+        if not self.backups.possible():
             return self.checkpoint()
         try:
+            # One in the making is waited for.
             with self.backups.alone():
                 if not self.checkpoint():
                     return False
-                self.backups.take()
-                self.backups.keep_newest(1)
+                if self.backups.all():
+                    self.backups.take()
+                    self.backups.keep_newest(1)
                 self.backups.delete_damaged()
         except (KioskError, OSError, sqlite3.Error) as error:
             log.warning("older backups still hold what was erased: %s", error)
