@@ -199,15 +199,14 @@ class Attendance(Connection):
         a later row with a trusted date is, unless this kiosk has never had a trusted clock.
         """
         cutoff = utc_text(now_ms - retention_days * _DAY_MS)
-        deleted = 0
+        old, deleted = self._rows(_OLDEST_TRUSTED, {"cutoff": cutoff})[0]["old"], 0
         # In pieces: deleting needs space in the write-ahead log, of which there may be little.
-        while (piece := self._prune_some(cutoff)) > 0:
+        while (piece := self._prune_some(cutoff, old or 0)) > 0:
             deleted += piece
         return deleted
 
-    def _prune_some(self, cutoff: str) -> int:
+    def _prune_some(self, cutoff: str, old: int) -> int:
         with self._writing() as db:
-            old = scalar(db, _OLDEST_TRUSTED, {"cutoff": cutoff}) or 0
             db.execute(f"CREATE TEMP TABLE doomed AS {_PRUNABLE}", {"cutoff": cutoff, "old": old})
             _raise_floor(db, scalar(db, "SELECT MAX(seq) FROM doomed") or 0)
             db.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM doomed)")
@@ -223,7 +222,7 @@ class Attendance(Connection):
 _COLUMNS = ", ".join(f"a.{column}" for column in integrity.COLUMNS["attendance"])
 _SELECT = f"SELECT {_COLUMNS}, o.state AS delivery FROM attendance AS a LEFT JOIN outbox AS o USING (seq) "  # noqa: S608 - names from the code
 _OLDEST_TRUSTED = """
-    SELECT MAX(seq) FROM attendance
+    SELECT MAX(seq) AS old FROM attendance
     WHERE occurred_at < :cutoff
       AND (clock_synchronized OR NOT EXISTS (SELECT 1 FROM attendance WHERE clock_synchronized))
 """
