@@ -124,7 +124,34 @@ def _create_calibrations(db: Database) -> None:
     )
 
 
-STEPS: tuple[Step, ...] = (_create_tables, _create_rejections, _create_calibrations)
+def _prepare_delivery(db: Database) -> None:
+    """Corrections of the time, which share the attendance log's numbers, and ranges asked for again."""
+    # The seq of the event whose time this row corrects.
+    db.execute("ALTER TABLE attendance ADD COLUMN corrects INTEGER")
+    # When it really happened, where the kiosk learned that later.
+    db.execute("ALTER TABLE attendance ADD COLUMN corrected_at TEXT")
+    db.execute("DROP INDEX attendance_by_time")
+    db.execute("CREATE INDEX attendance_by_time ON attendance(COALESCE(corrected_at, occurred_at))")
+    db.execute(
+        "CREATE INDEX attendance_uncorrected ON attendance(boot_id)"
+        " WHERE clock_synchronized = 0 AND corrected_at IS NULL"
+    )
+    # With the state in it, what is unsent is found and counted without a look at the payloads.
+    db.execute("DROP INDEX outbox_unsent")
+    db.execute("CREATE INDEX outbox_unsent ON outbox(state, seq) WHERE state <> 'sent'")
+    db.execute(
+        """
+        CREATE TABLE replays (
+            command_id TEXT PRIMARY KEY,
+            received_at TEXT NOT NULL,
+            next_seq INTEGER NOT NULL,
+            to_seq INTEGER NOT NULL
+        ) STRICT
+        """
+    )
+
+
+STEPS: tuple[Step, ...] = (_create_tables, _create_rejections, _create_calibrations, _prepare_delivery)
 
 
 def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:

@@ -2,7 +2,8 @@
 
 from kiosk.store._attendance import AttendanceRow
 from kiosk.store._connection import RunningDaemon
-from kiosk.store._outbox import OutboxCounts
+from kiosk.store._corrections import Corrections
+from kiosk.store._outbox import OutboxCounts, Unsent, UnsentEvent
 from kiosk.store._rejections import MAX_REJECTIONS, RejectionRow
 from kiosk.store._store import Store
 from kiosk.store._subjects import (
@@ -17,6 +18,7 @@ __all__ = [
     "MAX_REJECTIONS",
     "AttendanceRow",
     "Consent",
+    "Corrections",
     "ErasureReceipt",
     "NewTemplate",
     "OutboxCounts",
@@ -25,4 +27,6 @@ __all__ = [
     "Store",
     "Subject",
     "TemplateInfo",
+    "Unsent",
+    "UnsentEvent",
 ]

@@ -11,12 +11,12 @@ from kiosk.errors import KioskError
 from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
 from kiosk.store._calibrations import Calibrations
-from kiosk.store._outbox import OutboxTable
+from kiosk.store._corrections import CorrectionsTable
 from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Rejections, Calibrations, OutboxTable):
+class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
