@@ -90,8 +90,7 @@ def _asyncapi_text() -> str:
         "health": (f"{_ADDRESS}/{HEALTH}", "How the kiosk is; every minute and with each problem; QoS 1.", None),
         "replay": (
             f"{_ADDRESS}/{REPLAY}",
-            "Asks for events again (they say replayed: true). QoS 1; a retained or expired command is ignored, and so "
-            "is one whose id was obeyed before.",
+            "Asks for events again, which then say replayed: true. Ignored when retained, expired, or its id known.",
             None,
         ),
     }

@@ -20,7 +20,7 @@ _HEAD = ("seq", "time", "event", "subject", "state", "tries", "last problem")
 
 @click.group("outbox")
 def command() -> None:
-    """See what waits for the broker, and retry what was set aside.
+    """See what waits for the broker; retry what was set aside.
 
     An event is set aside (parked) when the connection broke three times with it at the head, or when it is larger than
     the broker takes. The daemon tries it again by itself, at growing intervals.

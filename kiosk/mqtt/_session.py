@@ -50,6 +50,7 @@ class Session:
         self._max_packet: int | None = None
         self._receive_maximum = _DEFAULT_RECEIVE_MAXIMUM
         self._answered = False
+        self._unanswered: set[int] = set()
         self.closed = threading.Event()
         self.ending = ""
 
@@ -77,7 +78,7 @@ class Session:
     def send(self, topic: str, payload: bytes) -> None:
         """Publish a retained document without waiting for the PUBACK."""
         if self._client is not None:
-            self._client.publish(topic, payload, qos=1, retain=True)
+            self._unanswered.add(self._client.publish(topic, payload, qos=1, retain=True).mid)
 
     def listen(self, topic: str, hear: Callable[[Command], None]) -> None:
         """Have ``hear`` called, on the network thread, for every message to a topic that is not retained."""
@@ -105,7 +106,8 @@ class Session:
         self, messages: Sequence[tuple[str, bytes]], *, retain: bool = False, timeout_s: float
     ) -> list[Receipt]:
         """Publish (full topic, payload) in order and wait for the answers; a receipt for each that was tried."""
-        fitting = list(takewhile(self._fits, messages[: self._receive_maximum]))
+        in_flight = max(1, self._receive_maximum - len(self._unanswered))
+        fitting = list(takewhile(self._fits, messages[:in_flight]))
         if not fitting:
             return [Receipt(Outcome.TOO_LARGE, f"larger than the {self._max_packet} bytes the broker takes")]
         if not self._one_at_a_time.acquire(timeout=timeout_s):
@@ -194,6 +196,7 @@ class Session:
             if reason.value >= _FAILURE:
                 log.debug("the broker refuses message %s: %s", mid, reason)
             self._answered = True
+            self._unanswered.discard(mid)
             self._results.put((mid, reason))
 
         client.on_connect = on_connect
