@@ -136,6 +136,11 @@ def _prepare_delivery(db: Database) -> None:
         "CREATE INDEX attendance_uncorrected ON attendance(boot_id)"
         " WHERE clock_synchronized = 0 AND corrected_at IS NULL"
     )
+    # Events that wait, or may be asked for again, say what those made from now on say.
+    db.execute(
+        "UPDATE outbox SET payload = json_set(payload, '$.clock', json_object('boot_id', a.boot_id,"
+        " 'boottime_ms', a.boottime_ms, 'corrected_by_ms', NULL)) FROM attendance AS a WHERE a.seq = outbox.seq"
+    )
     # With the state in it, what is unsent is found and counted without a look at the payloads.
     db.execute("DROP INDEX outbox_unsent")
     db.execute("CREATE INDEX outbox_unsent ON outbox(state, seq) WHERE state <> 'sent'")

@@ -1,9 +1,13 @@
+import json
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 from sqlite_utils import Database
+from test_events import example
 
 from kiosk import migrations
 from kiosk.errors import StoreError
@@ -38,6 +42,33 @@ def test_a_store_of_the_first_schema_gets_the_rejections_and_keeps_its_rows(db: 
     assert version(db) == len(migrations.STEPS)
     assert db.execute("SELECT id FROM subjects").fetchall() == [("E1",)]
     assert db.execute("SELECT COUNT(*) FROM rejections").fetchone() == (0,)
+
+
+def test_an_upgrade_with_a_full_outbox_loses_nothing_and_sends_valid_events(
+    db: Database, tmp_path: Path, repo: Path
+) -> None:
+    migrations.migrate(db, PATH, migrations.STEPS[:3])
+    old = example().payload()
+    del old["clock"]
+    for seq in range(1, 51):
+        event_id = str(uuid.uuid4())
+        db.execute(
+            "INSERT INTO attendance VALUES (?, ?, 'check_in', 'E1', ?, 'UTC', 1, 'boot-7', 4321, 'hq', 'door-1', '{}')",
+            [seq, event_id, old["occurred_at"]],
+        )
+        db.execute(
+            "INSERT INTO outbox (seq, event_id, topic, payload, created_at) VALUES (?, ?, 'event/attendance', ?, '')",
+            [seq, event_id, json.dumps(old | {"seq": seq, "event_id": event_id})],
+        )
+    db.conn.close()
+    schema = json.loads((repo / "docs" / "schemas" / "attendance.schema.json").read_text())
+    with Store.open(tmp_path / "k.db") as store:
+        rows = store.lend_pending(100)
+        assert [row.seq for row in rows] == list(range(1, 51))
+        for row in rows:
+            jsonschema.validate(row.payload, schema)
+            assert row.payload["clock"] == {"boot_id": "boot-7", "boottime_ms": 4321, "corrected_by_ms": None}
+            assert (row.payload["event_id"], row.fresh) == (row.event_id, False)
 
 
 def test_migrating_twice_changes_nothing(db: Database) -> None:
