@@ -71,6 +71,31 @@ def test_an_upgrade_with_a_full_outbox_loses_nothing_and_sends_valid_events(
             assert (row.payload["event_id"], row.fresh) == (row.event_id, False)
 
 
+def test_the_log_keeps_its_rows_its_evidence_and_its_numbering(db: Database, tmp_path: Path) -> None:
+    migrations.migrate(db, PATH, migrations.STEPS[:3])
+    evidence = {"match": {"score": 0.8}, "frame_evidence": [{"offset_s": 0.1}]}
+    row = "'{}', 'check_in', 'E1', '2026-03-02T07:58:13.412Z', 'UTC', 1, 'boot', 5, 'hq', 'door-1', ?"
+    for seq in range(1, 6):
+        db.execute(f"INSERT INTO attendance VALUES (?, {row.format(seq)})", [seq, json.dumps(evidence)])  # noqa: S608
+    db.execute(
+        "INSERT INTO rejections VALUES (7, 'r', 'unknown', '2026-03-02T07:58:13.412Z', 'UTC', 1, 'boot', 5, 'hq',"
+        " 'door-1', ?)",
+        [json.dumps(evidence)],
+    )
+    db.execute("DELETE FROM attendance WHERE seq = 5")
+    db.conn.close()
+    with Store.open(tmp_path / "k.db") as store:
+        assert [(row.seq, row.event_id, row.evidence) for row in store.attendance()] == [
+            (seq, str(seq), evidence) for seq in range(1, 5)
+        ]
+        assert [(row.event_id, row.evidence) for row in store.rejections()] == [("r", evidence)]
+        with store._writing() as database:
+            numbering = "SELECT seq FROM sqlite_sequence WHERE name = 'attendance'"
+            assert database.execute(numbering).fetchall() == [(5,)]
+            assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert store.integrity_problem() is None
+
+
 def test_migrating_twice_changes_nothing(db: Database) -> None:
     migrations.migrate(db, PATH)
     before = db.schema

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,13 +18,13 @@ from kiosk.events import (
     Pad,
     TimeCorrection,
     attendance_event,
-    encode,
     match_of,
     subject_ref,
     utc_text,
     uuid7,
 )
 from kiosk.evidence import gather_evidence
+from kiosk.packing import pack, unpack
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._mentions import without_erased
 
@@ -233,7 +232,7 @@ def insert_entry(
             moment.boottime_ms,
             origin.site,
             origin.device,
-            encode(evidence).decode(),
+            pack(evidence),
             corrects,
         ],
     )
@@ -255,6 +254,6 @@ def _row(row: dict[str, Any]) -> AttendanceRow:
         **{
             **row,
             "clock_synchronized": bool(row["clock_synchronized"]),
-            "evidence": json.loads(row["evidence"]),
+            "evidence": unpack(row["evidence"]),
         }
     )

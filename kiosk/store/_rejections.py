@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from kiosk.biometrics import Decision, ModelId
-from kiosk.events import Moment, Origin, RejectedEvent, encode, utc_text
+from kiosk.events import Moment, Origin, RejectedEvent, utc_text
 from kiosk.evidence import gather_evidence
+from kiosk.packing import pack, unpack
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._mentions import without_erased
 
@@ -67,7 +67,7 @@ class Rejections(Connection):
                     moment.boottime_ms,
                     origin.site,
                     origin.device,
-                    encode(without_erased(db, evidence)).decode(),
+                    pack(without_erased(db, evidence)),
                 ],
             )
             # Numbers only grow while there are rows: at most so many can be above this one.
@@ -104,7 +104,7 @@ class Rejections(Connection):
                 **{
                     **row,
                     "clock_synchronized": bool(row["clock_synchronized"]),
-                    "evidence": json.loads(row["evidence"]),
+                    "evidence": unpack(row["evidence"]),
                 }
             )
             for row in found
