@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kiosk.biometrics import Candidate, Decision, FrameEvidence, ModelId, Quality, Reason, SubjectId, Verdict
 from kiosk.errors import InputError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import AttendanceEvent, EventType, Moment, Origin, RejectedEvent, rejected_event, utc_text
+from kiosk.packing import pack
 from kiosk.store import MAX_REJECTIONS, Consent, NewTemplate, RunningDaemon, Store, _outbox
 
 MODEL = ModelId("test-int8@abcdef")
