@@ -6,6 +6,7 @@ import contextlib
 import logging
 import queue
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -205,10 +206,15 @@ class Session:
 
 
 def _shut(client: Client) -> None:
-    """Cut the connection; paho's own thread notices and ends."""
+    """Cut the connection; paho's own thread notices and ends.
+
+    What the system has not sent yet is thrown away: after a network failure it would arrive minutes late, and say that
+    it is fresh.
+    """
     sock = client.socket()
     if isinstance(sock, socket.socket):
         with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.shutdown(socket.SHUT_RDWR)
 
 
