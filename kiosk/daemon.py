@@ -18,8 +18,9 @@ from kiosk.clock import SystemClock
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError, StoreError
-from kiosk.events import AttendanceEvent, Info, Origin, RejectedEvent, Topics
+from kiosk.events import AttendanceEvent, Health, Info, Origin, OutboxHealth, Problem, RejectedEvent, Topics
 from kiosk.gallery import Gallery, Readiness
+from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
     Pipeline,
@@ -44,6 +45,7 @@ _HOUSEKEEPING_S = 3600.0
 _DRAIN_ON_STOP_S = 5.0
 _DRAIN_AT_END_S = 30.0
 _LOOK_UP_S = 0.5
+_LOOK_FOR_PROBLEMS_S = 1.0
 
 
 def run_daemon(config: Config) -> None:
@@ -73,7 +75,10 @@ def run_daemon(config: Config) -> None:
             notifier=notifier,
             retention_days=config.store.retention_days,
             rejected_days=config.store.rejected_days,
+            wake=wake,
         )
+        if publisher is not None:
+            daemon.report_health(config.device.site, config.device.id, publisher)
         daemon.watch(stopping)
         notifier.stopping()
         camera.close()
@@ -93,17 +98,21 @@ class GalleryWatcher:
         self.threshold_source = self._explain_threshold()
         self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
 
-    def follow(self) -> None:
-        """Take over what was enrolled or removed since the last look; a failed look is repeated by the next."""
+    def follow(self) -> bool:
+        """Take over what was enrolled or removed since the last look; a failed look is repeated by the next.
+
+        True: another process has written to the store.
+        """
         self._stale = self._stale or self._store.changed()
         if not self._stale:
-            return
+            return False
         self.gallery = self._load()
         self.threshold_source = self._explain_threshold()
         self.recognizer.use(self.gallery, build_rule(self._config, self._pipeline.bundle, self.gallery))
         self._stale = False
         log.info("gallery reloaded: %s", self.describe())
         self._tell_foreign()
+        return True
 
     def announce(self) -> None:
         """Log what recognizes, how well, and what it cannot use."""
@@ -143,6 +152,7 @@ class Daemon:
         notifier: Notifier,
         retention_days: int,
         rejected_days: int,
+        wake: threading.Event,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
@@ -150,13 +160,45 @@ class Daemon:
         self._notifier = notifier
         self._retention_days = retention_days
         self._rejected_days = rejected_days
+        self._wake = wake
         self._clock = SystemClock()
         self._fault: str | None = None
         self._store_fault: str | None = None
+        self._frame_times = FrameTimes()
+        self._health: HealthReporter | None = None
         self._next_look_s = 0.0
         self._next_housekeeping_s = 0.0
+        self._next_health_s = 0.0
         self.book = book
         self.frames = 0
+
+    def report_health(self, site: str, device: str, publisher: Publisher) -> None:
+        """Publish from now on how this kiosk is."""
+        started_s = time.monotonic()
+
+        def describe(problems: list[Problem]) -> Health:
+            counts = self._store.outbox_counts()
+            return Health(
+                site=site,
+                device=device,
+                at=events.utc_text(self._clock.utc_ms()),
+                uptime_s=round(time.monotonic() - started_s),
+                problems=problems,
+                frames=self._frame_times.summarize(),
+                outbox=OutboxHealth(
+                    pending=counts.pending,
+                    parked=counts.parked,
+                    sent=counts.sent,
+                    oldest_unsent_at=counts.oldest_pending_at,
+                    kept_from_seq=counts.kept_from_seq,
+                    last_seq=counts.last_seq,
+                ),
+                clock_synchronized=self._clock.synchronized(),
+                decisions=dict(self.book.counts),
+                temperature_c=read_temperature_c(),
+            )
+
+        self._health = HealthReporter(describe, lambda health: publisher.offer(events.HEALTH, health.payload()))
 
     def watch(self, stopping: threading.Event) -> None:
         """Work until told to stop, or until a finite source has come to its end."""
@@ -171,6 +213,7 @@ class Daemon:
                 self._process(frame)
 
     def _process(self, frame: Frame) -> None:
+        began_s = time.perf_counter()
         for report in self._watcher.recognizer.process(frame):
             self.book.consider(
                 report,
@@ -178,6 +221,7 @@ class Daemon:
                 captured_s=frame.captured_s,
                 threshold_source=self._watcher.threshold_source,
             )
+        self._frame_times.note(time.perf_counter() - began_s)
         self.frames += 1
         if self.frames == 1:
             self._notifier.ready()
@@ -203,17 +247,40 @@ class Daemon:
         try:
             if now_s >= self._next_look_s:
                 self._next_look_s = now_s + _FOLLOW_STORE_S
-                self._watcher.follow()
+                # Whoever wrote may have put something back into the outbox.
+                if self._watcher.follow() or self.book.follow_clock():
+                    self._wake.set()
             if now_s >= self._next_housekeeping_s:
                 self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
                 self._prune()
-                self._store_fault = None
+            if now_s >= self._next_health_s:
+                self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
+                self._report()
+            self._store_fault = None
         except KioskError as error:
             # The gallery in memory still recognizes; a store that recovers is used again.
             if str(error) != self._store_fault:
                 log.error("store: %s", error)  # noqa: TRY400 - told in one line
             self._store_fault = str(error)
             self._next_look_s = now_s + 10 * _FOLLOW_STORE_S
+
+    def _report(self) -> None:
+        if self._health is not None:
+            self._health.follow(list(self._problems()))
+
+    def _problems(self) -> Iterator[Problem]:
+        """What is wrong at the moment."""
+        if self._fault is not None:
+            yield Problem(part="camera", what=self._fault)
+        if self._store_fault is not None:
+            yield Problem(part="store", what=self._store_fault)
+        unsent = self._store.unsent()
+        if unsent.parked:
+            yield Problem(part="outbox", what=f"{unsent.parked} events are set aside; see `kiosk outbox list`")
+        if unsent.pending and unsent.last_error is not None:
+            yield Problem(part="outbox", what=f"{unsent.pending} events wait: {unsent.last_error}")
+        if not self._clock.synchronized():
+            yield Problem(part="clock", what="not known to follow a time server")
 
     def _prune(self) -> None:
         """Under a clock nobody has set, what looks old may be new."""
@@ -284,6 +351,7 @@ def _start_publisher(
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
     broker = MqttBroker(broker_settings(config), topics, births=tuple(births), on_change=wake.set)
     publisher = Publisher(store, broker, wake=wake, clock=SystemClock())
+    broker.hear_replays(publisher.obey)
     broker.start()
     stack.callback(broker.stop)
     publisher.start()
@@ -299,7 +367,7 @@ def _info(config: Config, watcher: GalleryWatcher) -> Info:
         model=watcher.gallery.model_id,
         timezone=config.device.timezone,
         started_at=events.utc_text(SystemClock().utc_ms()),
-        capabilities=["attendance", *(["rejected"] if config.mqtt.rejected_events else [])],
+        capabilities=["attendance", "replay", "health", *(["rejected"] if config.mqtt.rejected_events else [])],
     )
 
 

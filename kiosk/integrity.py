@@ -32,6 +32,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "site",
         "device",
         "evidence",
+        "corrects",
     ),
     "outbox": ("seq", "event_id", "topic", "payload", "created_at"),
     "rejections": (
@@ -47,6 +48,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "device",
         "evidence",
     ),
+    "replays": ("command_id", "received_at", "to_seq"),
     "calibrations": ("id", "model_id", "created_at", "document"),
     "erasures": ("receipt_id", "subject_id", "erased_at", "templates_erased", "attendance_kept"),
     "marks": ("name", "document"),

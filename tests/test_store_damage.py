@@ -48,7 +48,7 @@ def fill(path: Path) -> None:
             event = check_in(store, f"E{number % 40}", moment(NOW_MS + number))
             reject(store, f"E{number % 40}")
             if number < 200:
-                store.mark_sent(event.seq)
+                store.mark_sent([event.seq])
         with store._writing() as db:
             db.execute("INSERT INTO calibrations (model_id, created_at, document) VALUES ('m', 'then', '{}')")
             integrity.seal(db, "calibrations")
@@ -59,8 +59,10 @@ def fill(path: Path) -> None:
         store.enroll(SubjectId("late"), [template(200)])
         for number in range(60):
             event = check_in(store, "late", moment(NOW_MS + number))
+            if number % 10 == 0:
+                store.request_replay(f"wish-{number}", 1, 5)
             if number < 30:
-                store.mark_sent(event.seq)
+                store.mark_sent([event.seq])
             reject(store, "late")
         store.rename_subject("E5", "Another Name")
 
@@ -113,11 +115,23 @@ def corrupt(path: Path, kind: str, rng: random.Random) -> str:
         at = rng.randrange(len(content))
         content[at] ^= 1 << rng.randrange(8)
     else:
-        size = 512 if kind == "sector" else 4096
+        size = 512 if kind == "sector" else page_bytes(bytes(content))
         at = rng.randrange(len(content) // size) * size
         content[at : at + size] = rng.choice([rng.randbytes(size), bytes(size)])
     path.write_bytes(content)
     return f"{kind} at {at}"
+
+
+def page_bytes(content: bytes) -> int:
+    return int.from_bytes(content[16:18], "big")
+
+
+def wipe_first_page(path: Path) -> bytes:
+    """Header and definitions are zeros; returns the content."""
+    content = path.read_bytes()
+    content = bytes(page_bytes(content)) + content[page_bytes(content) :]
+    path.write_bytes(content)
+    return content
 
 
 def committed_seqs(truth: Dump) -> set[int]:
@@ -243,7 +257,7 @@ def test_a_state_that_is_none_is_found_although_it_has_no_digest(path: Path) -> 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_changed_value_is_found_in_every_table(path: Path, table: str) -> None:
-    column = "created_at" if "created_at" in integrity.COLUMNS[table] else integrity.COLUMNS[table][-1]
+    column = integrity.COLUMNS[table][1]
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute(f"UPDATE {table} SET {column} = {column} || '1' WHERE rowid = (SELECT MIN(rowid) FROM {table})")  # noqa: S608
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -280,7 +294,7 @@ def test_retention_that_deletes_everything_is_no_damage(tmp_path: Path) -> None:
     with Store.open(path) as store:
         store.enroll(ANA, [])
         for _ in range(3):
-            store.mark_sent(check_in(store).seq)
+            store.mark_sent([check_in(store).seq])
         assert store.prune(1, now_ms=NOW_MS + 3 * 86_400_000) == 3
     with Store.open(path, verified=True) as store:
         assert store.restored is None
@@ -320,8 +334,7 @@ def test_an_older_store_gets_its_digests_with_the_upgrade(tmp_path: Path) -> Non
 
 def test_page_one_is_taken_from_the_backup_to_read_the_rest(path: Path) -> None:
     truth = dump(path)
-    content = path.read_bytes()
-    path.write_bytes(bytes(4096) + content[4096:])
+    wipe_first_page(path)
     assert judge(path, truth) == "restored"
     with Store.open(path) as store:
         last = store.last_restore()
@@ -364,7 +377,7 @@ def test_a_bad_backup_is_passed_over(path: Path, caplog: pytest.LogCaptureFixtur
     with Store.open(path) as store, store.backups.alone():
         store.backups.take()
         newest, older = store.backups.all()
-    overwrite(newest.path, b'"subject_id":"E1"', b'"subject_id":"E2"')
+    overwrite(newest.path, b"Name 11", b"Name 12")
     path.write_bytes(b"gone")
     with Store.open(path, verified=True) as store:
         assert store.restored is not None
@@ -374,8 +387,7 @@ def test_a_bad_backup_is_passed_over(path: Path, caplog: pytest.LogCaptureFixtur
 
 def test_without_a_good_backup_it_is_refused_and_left_alone(path: Path) -> None:
     shutil.rmtree(path.parent / "backups")
-    content = bytes(4096) + path.read_bytes()[4096:]
-    path.write_bytes(content)
+    content = wipe_first_page(path)
     with pytest.raises(StoreError, match=r"damaged .*no good backup in .*backups: put a copy of yours") as caught:
         Store.open(path, verified=True)
     assert "\n" not in str(caught.value)
@@ -416,7 +428,7 @@ def test_nobody_erased_comes_back_with_an_older_backup(path: Path) -> None:
         for backup in store.backups.all():
             backup.path.unlink()
         stale.write_bytes(older)
-    path.write_bytes(bytes(4096) + path.read_bytes()[4096:])
+    wipe_first_page(path)
     with Store.open(path, verified=True) as store:
         assert store.restored is not None
         assert store.subject("E37") is None
@@ -427,7 +439,7 @@ def test_nobody_erased_comes_back_with_an_older_backup(path: Path) -> None:
     assert all(b"Name 37" not in file.read_bytes() for file in path.parent.rglob("*.db*"))
 
 
-@pytest.mark.parametrize(("table", "half"), [("attendance", "evidence"), ("outbox", "payload")])
+@pytest.mark.parametrize(("table", "half"), [("attendance", "site"), ("outbox", "payload")])
 def test_an_event_survives_in_either_half(path: Path, table: str, half: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db:
         (event_id,) = db.execute("SELECT event_id FROM attendance WHERE seq = 300").fetchone()
@@ -457,7 +469,7 @@ def test_whatever_interrupts_the_exchange_the_next_start_finishes_it(
 
     for renames in range(6):
         path = copy(filled, tmp_path / str(renames))
-        path.write_bytes(bytes(4096) + path.read_bytes()[4096:])
+        wipe_first_page(path)
 
         def rename(source: Path, target: Path, left: list[int] = [renames]) -> None:  # noqa: B006 - counts down
             if not left[0]:
@@ -485,7 +497,7 @@ def test_whatever_interrupts_the_exchange_the_next_start_finishes_it(
 def test_of_damaged_files_the_newest_two_are_kept(path: Path) -> None:
     names = []
     for _ in range(4):
-        path.write_bytes(bytes(4096) + path.read_bytes()[4096:])
+        wipe_first_page(path)
         with Store.open(path, verified=True) as store:
             assert store.restored is not None
             names.append(store.restored.damaged_file)
@@ -514,7 +526,7 @@ def home(kiosk: Kiosk, samples: Path) -> Kiosk:
 def test_run_restores_and_check_tells(home: Kiosk) -> None:
     with Store.open(home.store) as store, store.backups.alone():
         store.backups.take()
-    home.store.write_bytes(bytes(4096) + home.store.read_bytes()[4096:])
+    wipe_first_page(home.store)
     result = home("check", "--json")
     assert result.returncode == 73
     (finding,) = [check for check in json.loads(result.stdout)["checks"] if check["name"] == "store"]
@@ -533,8 +545,7 @@ def test_run_restores_and_check_tells(home: Kiosk) -> None:
 
 
 def test_run_without_a_backup_refuses_in_one_line(home: Kiosk) -> None:
-    content = bytes(4096) + home.store.read_bytes()[4096:]
-    home.store.write_bytes(content)
+    content = wipe_first_page(home.store)
     assert home("check").returncode == 73
     result = home("run")
     assert result.returncode == 73

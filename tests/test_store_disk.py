@@ -19,6 +19,7 @@ import pytest
 from command_line import Kiosk
 from runner import copy_store, enroll_people
 from test_store import ANA, NOW_MS, check_in, moment, template
+from test_store_damage import wipe_first_page
 
 from kiosk.biometrics import Box
 from kiosk.clip import Person, Scene, Walk, write_clip
@@ -78,7 +79,7 @@ def test_check_ins_are_refused_before_anything_recorded_is_at_risk(small_disk: P
         assert "store.min_free_mib" in str(store.condition().fault)
         assert store.condition().free_mib == 1
         # What needs little goes on: acknowledgements, retention, erasure.
-        store.mark_sent(first.seq)
+        store.mark_sent([first.seq])
         assert store.prune(1, now_ms=NOW_MS + 3 * DAY_MS) == 1
         assert store.remove_subject(ANA).complete
         ballast.unlink()
@@ -126,7 +127,7 @@ def test_acknowledgements_fit_where_check_ins_are_refused_already(small_disk: Pa
         with pytest.raises(StoreError, match="min_free_mib"):
             check_in(store)
         for seq in range(1, committed + 1):
-            store.mark_sent(seq)
+            store.mark_sent([seq])
         assert store.outbox_counts().sent == committed > 100
         assert store.prune(1, now_ms=NOW_MS + 3 * DAY_MS) == committed
 
@@ -153,8 +154,7 @@ def test_restoring_without_room_leaves_everything_as_it_is(small_disk: Path) -> 
         with store.backups.alone():
             store.backups._make_room = lambda: None  # type: ignore[method-assign]
             store.backups.take()
-    content = bytes(4096) + path.read_bytes()[4096:]
-    path.write_bytes(content)
+    content = wipe_first_page(path)
     ballast = occupy(small_disk)
     with pytest.raises(StoreError, match="no space left"):
         Store.open(path, verified=True)
@@ -189,7 +189,7 @@ def test_so_many_events_may_wait_and_none_is_given_up(tmp_path: Path) -> None:
         row = store.next_pending()
         assert row is not None
         assert row.seq == 1
-        store.mark_sent(1)
+        store.mark_sent([1])
         assert check_in(store).seq == 11
 
 

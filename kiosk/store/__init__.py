@@ -3,9 +3,10 @@
 from kiosk.store._attendance import AttendanceRow
 from kiosk.store._backups import Backup
 from kiosk.store._connection import RunningDaemon
+from kiosk.store._corrections import Corrections
 from kiosk.store._keeper import BackupKeeper
 from kiosk.store._limits import Limits, StoreCondition
-from kiosk.store._outbox import OutboxCounts
+from kiosk.store._outbox import OutboxCounts, Unsent, UnsentEvent
 from kiosk.store._rejections import MAX_REJECTIONS, RejectionRow
 from kiosk.store._restore import Restored, describe_damage
 from kiosk.store._store import Store
@@ -23,6 +24,7 @@ __all__ = [
     "Backup",
     "BackupKeeper",
     "Consent",
+    "Corrections",
     "ErasureReceipt",
     "Limits",
     "NewTemplate",
@@ -34,5 +36,7 @@ __all__ = [
     "StoreCondition",
     "Subject",
     "TemplateInfo",
+    "Unsent",
+    "UnsentEvent",
     "describe_damage",
 ]

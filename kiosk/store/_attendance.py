@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,14 +18,15 @@ from kiosk.events import (
     Moment,
     Origin,
     Pad,
+    TimeCorrection,
     attendance_event,
-    encode,
     match_of,
     subject_ref,
     utc_text,
     uuid7,
 )
 from kiosk.evidence import gather_evidence
+from kiosk.packing import pack, unpack
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._files import free_bytes
 from kiosk.store._limits import DEFAULT_LIMITS, Limits
@@ -37,7 +37,11 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class AttendanceRow:
-    """One line of the log. ``delivery``: pending, sent, parked, or None when it was never meant to be sent."""
+    """One line of the log.
+
+    ``occurred_at`` is the best time known. ``stated_at``: what the event first said, where its time was corrected
+    later. ``delivery``: pending, sent, parked, or None when it was never meant to be sent.
+    """
 
     seq: int
     event_id: str
@@ -52,6 +56,7 @@ class AttendanceRow:
     device: str
     evidence: dict[str, Any]
     delivery: str | None
+    stated_at: str | None = None
 
 
 class Attendance(Connection):
@@ -94,10 +99,10 @@ class Attendance(Connection):
             if name is None:
                 return None
             event_id = uuid7(moment.utc_ms)
-            seq = _insert(
+            seq = insert_entry(
                 db,
                 event_id=event_id,
-                event_type=event_type,
+                event_type=event_type.value,
                 subject_id=decision.subject_id,
                 moment=moment,
                 origin=origin,
@@ -114,18 +119,13 @@ class Attendance(Connection):
                 pad=pad,
             )
             if outbox:
-                _queue(db, event)
+                queue_event(db, event)
         return event
 
     def refusal(self) -> str | None:
         """Why check-ins are refused at the moment; None when they are not."""
         with self._reading() as db:
             return self._refusal(db)
-
-    def unsent(self) -> int:
-        """How many events wait, in whatever state."""
-        with self._reading() as db:
-            return _unsent(db)
 
     def _admit(self, db: Database) -> None:
         refusal = self._refusal(db)
@@ -160,9 +160,9 @@ class Attendance(Connection):
         order = "DESC" if newest_first else "ASC"
         return self._select(
             f"""
-            WHERE a.seq > :after_seq
-              AND (:since IS NULL OR a.occurred_at >= :since)
-              AND (:until IS NULL OR a.occurred_at < :until)
+            AND a.seq > :after_seq
+              AND (:since IS NULL OR COALESCE(a.corrected_at, a.occurred_at) >= :since)
+              AND (:until IS NULL OR COALESCE(a.corrected_at, a.occurred_at) < :until)
               AND (:subject IS NULL OR a.subject_id = :subject)
             ORDER BY a.seq {order} LIMIT :limit
             """,
@@ -176,12 +176,12 @@ class Attendance(Connection):
         )
 
     def event(self, event_id: str) -> AttendanceRow | None:
-        found = self._select("WHERE a.event_id = :event_id", {"event_id": event_id})
+        found = self._select("AND a.event_id = :event_id", {"event_id": event_id})
         return found[0] if found else None
 
     def find_events(self, id_prefix: str) -> list[AttendanceRow]:
         """Those whose event id begins so (lower case)."""
-        return self._select("WHERE a.event_id >= :low AND a.event_id < :high", prefix_range(id_prefix))
+        return self._select("AND a.event_id >= :low AND a.event_id < :high", prefix_range(id_prefix))
 
     def last_attendance(self, subject_id: str) -> AttendanceRow | None:
         found = self.attendance(subject=subject_id, newest_first=True, limit=1)
@@ -214,21 +214,30 @@ class Attendance(Connection):
             db.execute("DROP TABLE doomed")
         return deleted
 
-    def _select(self, where: str, params: dict[str, object]) -> list[AttendanceRow]:
-        found = self._rows(_SELECT + where, params)
+    def _select(self, condition: str, params: dict[str, object]) -> list[AttendanceRow]:
+        found = self._rows(_SELECT + condition, params)
         return [_row(row) for row in found]
 
 
-_COLUMNS = ", ".join(f"a.{column}" for column in integrity.COLUMNS["attendance"])
-_SELECT = f"SELECT {_COLUMNS}, o.state AS delivery FROM attendance AS a LEFT JOIN outbox AS o USING (seq) "  # noqa: S608 - names from the code
+# Rows that correct another one's time are no attendance.
+_SELECT = """
+    SELECT a.seq, a.event_id, a.event_type, a.subject_id, COALESCE(a.corrected_at, a.occurred_at) AS occurred_at,
+           a.tz, a.clock_synchronized OR a.corrected_at IS NOT NULL AS clock_synchronized, a.boot_id, a.boottime_ms,
+           a.site, a.device, a.evidence, o.state AS delivery,
+           CASE WHEN a.corrected_at IS NOT NULL THEN a.occurred_at END AS stated_at
+    FROM attendance AS a LEFT JOIN outbox AS o USING (seq)
+    WHERE a.corrects IS NULL
+"""
 _OLDEST_TRUSTED = """
     SELECT MAX(seq) AS old FROM attendance
-    WHERE occurred_at < :cutoff
-      AND (clock_synchronized OR NOT EXISTS (SELECT 1 FROM attendance WHERE clock_synchronized))
+    WHERE COALESCE(corrected_at, occurred_at) < :cutoff
+      AND (clock_synchronized OR corrected_at IS NOT NULL
+           OR NOT EXISTS (SELECT 1 FROM attendance WHERE clock_synchronized OR corrected_at IS NOT NULL))
 """
 _PRUNABLE = """
     SELECT a.seq FROM attendance AS a LEFT JOIN outbox AS o USING (seq)
-    WHERE a.seq <= :old AND a.occurred_at < :cutoff AND (o.state IS NULL OR o.state = 'sent')
+    WHERE a.seq <= :old AND COALESCE(a.corrected_at, a.occurred_at) < :cutoff
+      AND (o.state IS NULL OR o.state = 'sent')
     ORDER BY a.seq LIMIT 500
 """
 
@@ -239,22 +248,24 @@ def _name(db: Database, subject_id: SubjectId) -> str | None:
     return name
 
 
-def _insert(
+def insert_entry(
     db: Database,
     *,
     event_id: str,
-    event_type: EventType,
+    event_type: str,
     subject_id: SubjectId,
     moment: Moment,
     origin: Origin,
     evidence: dict[str, object],
+    corrects: int | None = None,
 ) -> int:
+    """Add a row to the log and return its number."""
     cursor = db.execute(
         "INSERT INTO attendance (event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"
-        " boottime_ms, site, device, evidence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " boottime_ms, site, device, evidence, corrects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             event_id,
-            event_type.value,
+            event_type,
             subject_id,
             utc_text(moment.utc_ms),
             origin.timezone,
@@ -263,7 +274,8 @@ def _insert(
             moment.boottime_ms,
             origin.site,
             origin.device,
-            encode(evidence).decode(),
+            pack(evidence),
+            corrects,
         ],
     )
     if cursor.lastrowid is None:
@@ -283,7 +295,8 @@ def _unsent(db: Database) -> int:
     return int(scalar(db, "SELECT COUNT(*) FROM outbox WHERE state <> 'sent'"))
 
 
-def _queue(db: Database, event: AttendanceEvent) -> None:
+def queue_event(db: Database, event: AttendanceEvent | TimeCorrection) -> None:
+    """Put an event into the outbox, in the transaction that makes it."""
     db.execute(
         "INSERT INTO outbox (seq, event_id, topic, payload, created_at) VALUES (?, ?, ?, ?, ?)",
         [event.seq, event.event_id, ATTENDANCE, event.encode().decode(), event.occurred_at],
@@ -296,6 +309,6 @@ def _row(row: dict[str, Any]) -> AttendanceRow:
         **{
             **row,
             "clock_synchronized": bool(row["clock_synchronized"]),
-            "evidence": json.loads(row["evidence"]),
+            "evidence": unpack(row["evidence"]),
         }
     )

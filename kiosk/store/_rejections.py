@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from kiosk import integrity
 from kiosk.biometrics import Decision, ModelId
-from kiosk.events import Moment, Origin, RejectedEvent, encode, utc_text
+from kiosk.events import Moment, Origin, RejectedEvent, utc_text
 from kiosk.evidence import gather_evidence
+from kiosk.packing import pack, unpack
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._mentions import without_erased
 
@@ -68,7 +68,7 @@ class Rejections(Connection):
                     moment.boottime_ms,
                     origin.site,
                     origin.device,
-                    encode(without_erased(db, evidence)).decode(),
+                    pack(without_erased(db, evidence)),
                 ],
             )
             integrity.seal(db, "rejections", "number = ?", [cursor.lastrowid])
@@ -106,7 +106,7 @@ class Rejections(Connection):
                 **{
                     **row,
                     "clock_synchronized": bool(row["clock_synchronized"]),
-                    "evidence": json.loads(row["evidence"]),
+                    "evidence": unpack(row["evidence"]),
                 }
             )
             for row in found

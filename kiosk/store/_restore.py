@@ -25,12 +25,13 @@ from sqlite_utils import Database
 from kiosk import integrity, migrations
 from kiosk.biometrics import Candidate, Reason, SubjectId, Verdict
 from kiosk.errors import StoreError
-from kiosk.events import ATTENDANCE, AttendanceEvent, SubjectRef, encode
+from kiosk.events import TIME_CORRECTION, AttendanceEvent, SubjectRef, TimeCorrection, utc_ms
 from kiosk.evidence import Evidence
+from kiosk.packing import pack, unpack
+from kiosk.store import _mentions
 from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
 from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, create_private, rename
-from kiosk.store._mentions import forget_subject
 from kiosk.store._salvage import MOST_LOST, Reading, highest_seq, open_damaged
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,10 @@ SEQ_JUMP = 100_000
 """Numbering goes on so far above the highest known number where nothing shows how high it really was."""
 
 _EMPTY = "it is empty or gone"
-_DELIVERY = frozenset({"state", "attempts", "last_error", "sent_at", "replay_id", "corrected_at", "complete"})
+_DELIVERY = frozenset({"state", "attempts", "last_error", "sent_at", "corrected_at", "next_seq", "complete"})
 """Columns without a digest that are taken over from the damaged file as they are."""
+_CHANGING = frozenset({"outbox", "attendance", "replays"})
+"""Tables whose rows go on after they are written; the backup has an earlier state of them."""
 _KEYS = {
     "subjects": "id",
     "templates": "id",
@@ -48,6 +51,7 @@ _KEYS = {
     "outbox": "seq",
     "rejections": "number",
     "calibrations": "id",
+    "replays": "command_id",
 }
 
 
@@ -193,6 +197,7 @@ def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
             db.execute("PRAGMA synchronous = EXTRA")
             db.execute("PRAGMA secure_delete = ON")
             integrity.install(db)
+            _mentions.install(db)
             migrations.migrate(db, path)
             with open_damaged(path, backup.path) as damaged:
                 db.execute("BEGIN IMMEDIATE")
@@ -280,7 +285,7 @@ class Merge:
                 continue
             self._db.execute("DELETE FROM templates WHERE subject_id = ?", [row["subject_id"]])
             self._db.execute("DELETE FROM subjects WHERE id = ?", [row["subject_id"]])
-            forget_subject(self._db, SubjectId(row["subject_id"]))
+            _mentions.forget_subject(self._db, SubjectId(row["subject_id"]))
             # Its bytes may still be in older backups.
             self._insert("erasures", {**row, "complete": 0})
 
@@ -296,7 +301,7 @@ class Merge:
             elif have[0] != row["digest"]:
                 self._update(table, row, [*integrity.COLUMNS[table], "digest"])
                 self.salvaged[table] += 1
-            elif table == "outbox" and row["state"] != "pending":
+            elif table in _CHANGING:
                 self._update(table, row, [])
         if not reading.complete or reading.unsound:
             self.unread.append(table)
@@ -379,51 +384,75 @@ class Merge:
 
 def _queue_again(db: Database, row: dict[str, Any]) -> None:
     """The event of an attendance row whose outbox row is lost. It may have been sent: consumers know its id."""
-    evidence = json.loads(row["evidence"])
-    event = AttendanceEvent.model_validate(
-        {name: row[name] for name in ("event_type", "event_id", "seq", "occurred_at", "tz", "site", "device")}
-        | {
-            "clock_synchronized": bool(row["clock_synchronized"]),
-            "subject": SubjectRef(id=row["subject_id"]),
-            "match": evidence["match"],
-            "pad": evidence["pad"] or {},
-        }
+    # These modules rest on the connection, which rests on this one.
+    from kiosk.store._attendance import queue_event
+    from kiosk.store._corrections import restate
+
+    evidence = unpack(row["evidence"])
+    common = {name: row[name] for name in ("event_id", "seq", "occurred_at", "tz", "site", "device")}
+    if row["corrects"] is not None:
+        queue_event(db, TimeCorrection.model_validate({**common, "corrects": evidence["corrects"]}))
+        return
+    queue_event(
+        db,
+        AttendanceEvent.model_validate(
+            {
+                **common,
+                "event_type": row["event_type"],
+                "clock_synchronized": bool(row["clock_synchronized"]),
+                "subject": SubjectRef(id=row["subject_id"]),
+                "match": evidence["match"],
+                "pad": evidence["pad"] or {},
+                "clock": {"boot_id": row["boot_id"], "boottime_ms": row["boottime_ms"]},
+            }
+        ),
     )
-    db.execute(
-        "INSERT INTO outbox (seq, event_id, topic, payload, created_at) VALUES (?, ?, ?, ?, ?)",
-        [event.seq, event.event_id, ATTENDANCE, event.encode().decode(), event.occurred_at],
-    )
-    integrity.seal(db, "outbox", "seq = ?", [event.seq])
+    announced = db.execute("SELECT 1 FROM attendance WHERE corrects = ?", [row["seq"]]).fetchone()
+    if row["corrected_at"] is not None and announced is None:
+        restate(db, row["seq"], utc_ms(row["corrected_at"]))
 
 
 def _log_again(db: Database, row: dict[str, Any]) -> None:
     """The attendance row of an event that waits to be sent, with as much as the event tells."""
-    event = AttendanceEvent.model_validate_json(row["payload"])
-    match = event.match
-    evidence = Evidence(
-        verdict=Verdict.IDENTIFIED,
-        reason=Reason.MATCH,
-        threshold=match.threshold,
-        candidates=(Candidate(SubjectId(event.subject.id), match.score),),
-        frames=match.frames,
-        margin=match.margin,
-        gallery_size=match.gallery_size,
-        model=match.model,
-    )
+    payload = json.loads(row["payload"])
+    clock = payload.get("clock") or {}
+    if payload["event_type"] == TIME_CORRECTION:
+        corrects = payload["corrects"]
+        found = db.execute("SELECT subject_id FROM attendance WHERE seq = ?", [corrects["seq"]]).fetchone()
+        subject_id, evidence = ("" if found is None else found[0]), {"corrects": corrects}
+    else:
+        subject_id, evidence = payload["subject"]["id"], _evidence_of(payload).document()
     db.execute(
         "INSERT INTO attendance (seq, event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"
-        " boottime_ms, site, device, evidence) VALUES (?, ?, ?, ?, ?, ?, ?, '', 0, ?, ?, ?)",
+        " boottime_ms, site, device, evidence, corrects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            event.seq,
-            event.event_id,
-            event.event_type.value,
-            event.subject.id,
-            event.occurred_at,
-            event.tz,
-            int(event.clock_synchronized),
-            event.site,
-            event.device,
-            encode(evidence.document()).decode(),
+            row["seq"],
+            row["event_id"],
+            payload["event_type"],
+            subject_id,
+            payload["occurred_at"],
+            payload["tz"],
+            int(payload["clock_synchronized"]),
+            clock.get("boot_id", ""),
+            clock.get("boottime_ms", 0),
+            payload["site"],
+            payload["device"],
+            pack(evidence),
+            payload.get("corrects", {}).get("seq"),
         ],
     )
-    integrity.seal(db, "attendance", "seq = ?", [event.seq])
+    integrity.seal(db, "attendance", "seq = ?", [row["seq"]])
+
+
+def _evidence_of(payload: dict[str, Any]) -> Evidence:
+    match = payload["match"]
+    return Evidence(
+        verdict=Verdict.IDENTIFIED,
+        reason=Reason.MATCH,
+        threshold=match["threshold"],
+        candidates=(Candidate(SubjectId(payload["subject"]["id"]), match["score"]),),
+        frames=match["frames"],
+        margin=match["margin"],
+        gallery_size=match["gallery_size"],
+        model=match["model"],
+    )

@@ -11,14 +11,14 @@ from kiosk.errors import KioskError
 from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
 from kiosk.store._calibrations import Calibrations
+from kiosk.store._corrections import CorrectionsTable
 from kiosk.store._files import free_bytes
 from kiosk.store._limits import DEFAULT_LIMITS, WARN_SHARE, Limits, StoreCondition
-from kiosk.store._outbox import OutboxTable
 from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Rejections, Calibrations, OutboxTable):
+class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
@@ -57,7 +57,8 @@ class Store(Subjects, Attendance, Rejections, Calibrations, OutboxTable):
             last = self.last_restore()
             restored = None if last is None else last.describe()
             fault = fault or self.refusal()
-            unsent = self.unsent()
+            waiting = self.unsent()
+            unsent = waiting.pending + waiting.parked
         except KioskError as error:
             fault = fault or str(error)
         share = unsent / self.limits.max_unsent

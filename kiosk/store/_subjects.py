@@ -334,7 +334,9 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         "subject_id": subject_id,
         "erased_at": _now(),
         "templates_erased": scalar(db, "SELECT COUNT(*) FROM templates WHERE subject_id = ?", [subject_id]),
-        "attendance_kept": scalar(db, "SELECT COUNT(*) FROM attendance WHERE subject_id = ?", [subject_id]),
+        "attendance_kept": scalar(
+            db, "SELECT COUNT(*) FROM attendance WHERE subject_id = ? AND corrects IS NULL", [subject_id]
+        ),
         "complete": 0,
     }
     db.execute("DELETE FROM templates WHERE subject_id = ?", [subject_id])
