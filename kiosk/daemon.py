@@ -59,7 +59,6 @@ def run_daemon(config: Config) -> None:
         pipeline = build_pipeline(config)
         store = stack.enter_context(open_store_verified(config))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
-        _start_keeper(stack, config, store)
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         watcher.announce()
@@ -79,6 +78,7 @@ def run_daemon(config: Config) -> None:
         )
         if publisher is not None:
             daemon.report_health(config.device.site, config.device.id, publisher)
+        _start_keeper(stack, config, store)
         daemon.watch(stopping)
         notifier.stopping()
         camera.close()
@@ -272,8 +272,9 @@ class Daemon:
         """What is wrong at the moment."""
         if self._fault is not None:
             yield Problem(part="camera", what=self._fault)
-        if self._store_fault is not None:
-            yield Problem(part="store", what=self._store_fault)
+        fault = self._store_fault or self._store.condition().fault
+        if fault is not None:
+            yield Problem(part="store", what=fault)
         unsent = self._store.unsent()
         if unsent.parked:
             yield Problem(part="outbox", what=f"{unsent.parked} events are set aside; see `kiosk outbox list`")

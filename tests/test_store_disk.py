@@ -93,7 +93,7 @@ def test_a_disk_filled_by_others_costs_no_told_check_in_and_needs_no_restart(
 ) -> None:
     path = small_disk / "kiosk.db"
     caplog.set_level("INFO")
-    with Store.open(path, limits=NO_LIMIT) as store:
+    with Store.open(path, verified=True, limits=NO_LIMIT) as store:
         store.enroll(ANA, [template()])
         told = [check_in(store).seq for _ in range(20)]
         ballast = occupy(small_disk)
@@ -241,7 +241,7 @@ def test_a_disk_that_turns_read_only_is_told_once_and_used_again_when_it_is_back
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    with Store.open(disk.folder / "kiosk.db", limits=NO_LIMIT) as store:
+    with Store.open(disk.folder / "kiosk.db", verified=True, limits=NO_LIMIT) as store:
         store.enroll(ANA, [template()])
         told = [check_in(store).seq for _ in range(10)]
         disk.fail()
@@ -270,7 +270,8 @@ def test_slow_writing_is_told_once_and_until_it_is_over(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr("kiosk.store._connection._SLOW_S", 0.1)
-    with Store.open(tmp_path / "kiosk.db") as store, Store.open(tmp_path / "kiosk.db") as other:
+    path = tmp_path / "kiosk.db"
+    with Store.open(path, verified=True) as store, Store.open(path) as other:
         store.enroll(ANA, [])
         for _ in range(2):
             held, release = threading.Event(), threading.Event()

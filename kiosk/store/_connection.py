@@ -72,6 +72,8 @@ class Trouble:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.quiet = True
+        """A command tells its failure itself; a daemon has the log for it."""
         self.damaged = False
         """The file is damaged; only the next start can restore it."""
         self.suspect = False
@@ -90,11 +92,12 @@ class Trouble:
         if duration_s > _SLOW_S:
             self._begin(f"{self._path}: writing takes long ({duration_s:.1f} s): is its disk failing or overloaded?")
         elif self.fault is not None and not self.damaged:
-            log.info("store: writing works again")
+            if not self.quiet:
+                log.info("store: writing works again")
             self.fault = None
 
     def _begin(self, fault: str) -> None:
-        if self.fault is None:
+        if self.fault is None and not self.quiet:
             log.error("store: %s", fault)
         self.fault = fault
 

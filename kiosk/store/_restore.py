@@ -117,7 +117,6 @@ def make_sound(path: Path, *, existed: bool) -> Restored | None:
     problem = _problem(path, existed=existed or bool(backups.all()))
     if problem is None:
         return None
-    log.error("%s: the store is damaged (%s); looking for a good backup", path, problem)
     backup = _newest_good(backups)
     if backup is None:
         raise StoreError(f"{path}: the store is damaged ({problem}) and was left as it is; {_no_backup(path, backups)}")

@@ -37,6 +37,7 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
         store = cls(Path(path), writable=writable)
         store.limits = limits
         store._open(verified=verified)
+        store._trouble.quiet = not verified
         try:
             store._inherited_seq = store._highest_seq()
         except KioskError:
