@@ -342,8 +342,12 @@ class Merge:
             )
 
     def _mend(self, readings: dict[str, Reading]) -> None:
-        """Templates without their subject, events without their other half."""
-        self._db.execute("DELETE FROM templates WHERE subject_id NOT IN (SELECT id FROM subjects)")
+        """Templates without their subject, which gets its bare id; events without their other half."""
+        self._db.execute(
+            "INSERT INTO subjects (id, created_at) SELECT subject_id, MIN(created_at) FROM templates"
+            " WHERE subject_id NOT IN (SELECT id FROM subjects) GROUP BY subject_id"
+        )
+        integrity.seal(self._db, "subjects", "digest IS NULL")
         outbox = readings["outbox"]
         if not outbox.complete or outbox.unsound:
             for row in self._dicts("SELECT * FROM attendance WHERE seq NOT IN (SELECT seq FROM outbox) AND seq > ?"):
