@@ -119,7 +119,7 @@ def test_nothing_is_taken_of_a_damaged_store_and_nothing_deleted(store: Store) -
 _TAKE_SLOWLY = """
 import sys, time
 from kiosk.store import Store, _backups
-_backups._STEP_PAGES, _backups._PAUSE_S = 1, 0.05
+_backups._STEP_BYTES, _backups._PAUSE_S = 4096, 0.05
 with Store.open(sys.argv[1], writable=False) as store, store.backups.alone():
     print("taking", flush=True)
     store.backups.take()

@@ -33,8 +33,8 @@ FOLDER = "backups"
 DAMAGED_KEPT = 2
 """So many damaged files are kept when a store is restored: they may hold what a person can still recover."""
 
-_STEP_PAGES = 256
-"""One MiB: what is written before the disk is given a pause, for the commits of others go to the same one."""
+_STEP_BYTES = 1 << 20
+"""What is written before the disk is given a pause, for the commits of others go to the same one."""
 _PAUSE_S = 0.01
 _LOCK_TIMEOUT_S = 120.0
 _SPARE_BYTES = 16 << 20
@@ -180,11 +180,13 @@ def _copy(store: Path, target: Path) -> None:
         source.execute("BEGIN")
         source.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
 
+        (page_bytes,) = source.execute("PRAGMA page_size").fetchone()
+
         def pause(_status: int, _remaining: int, _total: int) -> None:
             sync(target)
             time.sleep(_PAUSE_S)
 
-        source.backup(copy, pages=_STEP_PAGES, progress=pause)
+        source.backup(copy, pages=max(1, _STEP_BYTES // page_bytes), progress=pause)
         source.execute("COMMIT")
 
 
