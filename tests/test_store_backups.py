@@ -109,7 +109,7 @@ def test_nothing_is_taken_of_a_damaged_store_and_nothing_deleted(store: Store) -
     overwrite(store.path, b"Canary-Name-3", b"Canary-Name-2")
     keeper = BackupKeeper(store, every_h=0, keep=1, look_s=0.02)
     keeper.start()
-    wait_for(lambda: store.backup_fault)
+    wait_for(lambda: store.damaged)
     keeper.stop()
     assert "row 4 of subjects differs" in str(store.condition().fault)
     assert "restart the kiosk" in str(store.condition().fault)

@@ -23,9 +23,10 @@ from sqlite_utils import Database
 from test_store import ANA, MODEL, NOW_MS, check_in, embedding, moment, reject, template
 
 from kiosk import integrity, migrations
-from kiosk.biometrics import SubjectId
-from kiosk.clip import Scene, write_clip
+from kiosk.biometrics import Box, SubjectId
+from kiosk.clip import Person, Scene, Walk, write_clip
 from kiosk.errors import StoreError, UnavailableError
+from kiosk.opencv import cv2
 from kiosk.store import Store, _restore
 from kiosk.store._damage import find_damage
 from kiosk.store._restore import SEQ_JUMP
@@ -524,6 +525,18 @@ def test_a_running_daemons_store_is_not_verified_under_its_hands(path: Path) -> 
         assert check_in(store, "E1")
 
 
+def test_damage_that_shows_while_the_store_is_open_is_told_and_stays(path: Path) -> None:
+    with Store.open(path) as store:
+        assert not store.damaged
+        content = path.read_bytes()
+        size = page_bytes(content)
+        path.write_bytes(content[:size] + b"\xa5" * (len(content) - size))
+        with pytest.raises(StoreError, match="`kiosk run` restores the newest backup"):
+            check_in(store, "E1")
+        assert store.damaged
+        assert "damaged" in str(store.condition().fault)
+
+
 # --- the commands
 
 
@@ -563,3 +576,43 @@ def test_run_without_a_backup_refuses_in_one_line(home: Kiosk) -> None:
     assert result.returncode == 73
     assert "no good backup" in assert_one_line_error("kiosk: " + result.stderr.rsplit("kiosk: ", 1)[1])
     assert home.store.read_bytes() == content
+
+
+def test_a_running_kiosk_whose_store_is_damaged_ends_and_the_next_start_mends_it(
+    home: Kiosk, tmp_path: Path, samples: Path
+) -> None:
+    clip = tmp_path / "visits.avi"
+    obama = Person(cv2.imread(str(samples / "obama2.jpg")), Box(115, 181, 181, 181))  # type: ignore[arg-type]
+    write_clip(clip, [Scene(1.0, (Walk(obama, x=(0.45, 0.55), face_px=(120, 130)),)), Scene(1.3)])
+    home.configure(camera={"source": str(clip), "loop": True, "pace": "realtime"}, match={"refractory_s": 5})
+    process = home.start("run")
+    try:
+        deadline_s = time.monotonic() + 30
+        while (
+            not (list(home.folder.glob("backups/kiosk-*.db")) and WriteAheadLog.read(home.store) is not None)
+            and time.monotonic() < deadline_s
+        ):
+            time.sleep(0.1)
+        # What the kiosk has in memory would do for long: another process's write makes it read the file.
+        with contextlib.closing(sqlite3.connect(home.store)) as other:
+            other.execute("CREATE TABLE scratch (x)")
+            other.commit()
+            content = home.store.read_bytes()
+            size = page_bytes(content)
+            with home.store.open("r+b") as file:
+                file.seek(size)
+                file.write(b"\xa5" * (len(content) - size))
+            _, log = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 73, log
+    assert log.splitlines()[-1].startswith("kiosk: ")
+    assert "Traceback" not in log
+    home.configure(camera={"loop": False, "pace": "fast"})
+    result = home("run")
+    assert result.returncode == 0, result.stderr
+    assert "restored at" in result.stderr
+    with Store.open(home.store, writable=False) as store:
+        assert store.last_restore() is not None
+        assert len(store.attendance()) >= 1

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from command_line import Kiosk
 from runner import copy_store, enroll_people
-from test_store import ANA, NOW_MS, check_in, moment, template
+from test_store import ANA, NOW_MS, check_in, moment, reject, template
 from test_store_damage import wipe_first_page
 
 from kiosk.biometrics import Box
@@ -76,6 +76,8 @@ def test_check_ins_are_refused_before_anything_recorded_is_at_risk(small_disk: P
         ballast = occupy(small_disk, leave_bytes=(2 << 20) - 4096)
         with pytest.raises(StoreError, match=r"only 2\.0 MiB are free .*the last 2 .*\(store\.min_free_mib\)"):
             check_in(store)
+        with pytest.raises(StoreError, match="min_free_mib"):
+            reject(store)
         assert "store.min_free_mib" in str(store.condition().fault)
         assert store.condition().free_mib == 1
         # What needs little goes on: acknowledgements, retention, erasure.

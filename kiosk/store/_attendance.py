@@ -28,8 +28,6 @@ from kiosk.events import (
 from kiosk.evidence import gather_evidence
 from kiosk.packing import pack, unpack
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
-from kiosk.store._files import free_bytes
-from kiosk.store._limits import DEFAULT_LIMITS, Limits
 from kiosk.store._mentions import without_erased
 
 _DAY_MS = 86_400_000
@@ -61,8 +59,6 @@ class AttendanceRow:
 
 class Attendance(Connection):
     """The table ``attendance``, and the birth of outbox rows."""
-
-    limits: Limits = DEFAULT_LIMITS
 
     def record_check_in(
         self,
@@ -133,18 +129,12 @@ class Attendance(Connection):
             raise StoreError(refusal)
 
     def _refusal(self, db: Database) -> str | None:
-        free, limits = free_bytes(self.path), self.limits
-        if free < limits.min_free_mib << 20:
+        if _unsent(db) >= self.limits.max_unsent:
             return (
-                f"{self.path}: only {free / 2**20:.1f} MiB are free on its disk, the last {limits.min_free_mib} are "
-                f"for what is recorded already (store.min_free_mib); free some"
+                f"{self.path}: {self.limits.max_unsent} events wait to be sent (store.max_unsent), and none is given "
+                f"up for a new one; `kiosk check` says why they are not sent"
             )
-        if _unsent(db) >= limits.max_unsent:
-            return (
-                f"{self.path}: {limits.max_unsent} events wait to be sent (store.max_unsent), and none is given up for "
-                f"a new one; `kiosk check` says why they are not sent"
-            )
-        return None
+        return self._space_problem()
 
     def attendance(
         self,

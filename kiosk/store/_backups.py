@@ -60,7 +60,8 @@ class Backups:
     def all(self) -> list[Backup]:
         """Newest first."""
         found = []
-        with contextlib.suppress(FileNotFoundError):
+        # Whoever may not look into the folder may not open the store either, and is told so there.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             for path in self.folder.iterdir():
                 match = self._name.fullmatch(path.name)
                 if match:

@@ -30,7 +30,8 @@ from kiosk.events import utc_text
 from kiosk.store import _mentions
 from kiosk.store._backups import Backups
 from kiosk.store._damage import find_damage
-from kiosk.store._files import beside
+from kiosk.store._files import beside, free_bytes
+from kiosk.store._limits import DEFAULT_LIMITS, Limits
 from kiosk.store._restore import Restored, is_empty, make_sound
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,8 @@ class Trouble:
 
 class Connection:
     """Base of the table classes: opens the file, lends the database under the right locks, translates errors."""
+
+    limits: Limits = DEFAULT_LIMITS
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.path = path
@@ -237,6 +240,16 @@ class Connection:
             return None
         finally:
             os.close(fd)
+
+    def _space_problem(self) -> str | None:
+        """Why nothing new is to be written, None while there is room."""
+        free = free_bytes(self.path)
+        if free >= self.limits.min_free_mib << 20:
+            return None
+        return (
+            f"{self.path}: only {free / 2**20:.1f} MiB are free on its disk, the last {self.limits.min_free_mib} are "
+            f"for what is recorded already (store.min_free_mib); free some"
+        )
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Database]:

@@ -74,10 +74,21 @@ class BackupKeeper:
                 self._take()
         except (KioskError, OSError, sqlite3.Error) as error:
             self._note_fault(str(error))
+            self._look_for_damage()
         else:
             self._note_fault(None)
             if not finished:
                 self._retry_at_s = time.monotonic() + _RETRY_S
+
+    def _look_for_damage(self) -> None:
+        """A backup fails for many reasons. One of them ends the daemon, for only a start restores a store."""
+        try:
+            problem = self._store.integrity_problem()
+        except KioskError:
+            # It cannot be read just now.
+            return
+        if problem is not None:
+            self._store.note_damage(problem)
 
     def _due(self) -> bool:
         with _reader(self._store) as db:
