@@ -6,8 +6,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from kiosk import __version__, events
@@ -35,7 +35,7 @@ from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Notifier
-from kiosk.store import Store
+from kiosk.store import Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ def run_daemon(config: Config) -> None:
         pipeline = build_pipeline(config)
         store = stack.enter_context(Store.open(Path(config.store.path)))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
+        # The daemon before us may have committed until now.
+        store.inherit_outbox()
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         watcher.announce()
@@ -163,6 +165,8 @@ class Daemon:
         self._clock = SystemClock()
         self._fault: str | None = None
         self._store_fault: str | None = None
+        self._unsent = Unsent()
+        self._kept_seqs: tuple[int | None, int | None] = None, None
         self._frame_times = FrameTimes()
         self._health: HealthReporter | None = None
         self._next_look_s = 0.0
@@ -176,7 +180,6 @@ class Daemon:
         started_s = time.monotonic()
 
         def describe(problems: list[Problem]) -> Health:
-            counts = self._store.outbox_counts()
             return Health(
                 site=site,
                 device=device,
@@ -184,20 +187,25 @@ class Daemon:
                 uptime_s=round(time.monotonic() - started_s),
                 problems=problems,
                 frames=self._frame_times.summarize(),
-                outbox=OutboxHealth(
-                    pending=counts.pending,
-                    parked=counts.parked,
-                    sent=counts.sent,
-                    oldest_unsent_at=counts.oldest_pending_at,
-                    kept_from_seq=counts.kept_from_seq,
-                    last_seq=counts.last_seq,
-                ),
+                outbox=self._outbox_health(),
                 clock_synchronized=self._clock.synchronized(),
                 decisions=dict(self.book.counts),
                 temperature_c=read_temperature_c(),
             )
 
         self._health = HealthReporter(describe, lambda health: publisher.offer(events.HEALTH, health.payload()))
+
+    def _outbox_health(self) -> OutboxHealth:
+        """As it was last known, where the store cannot be read."""
+        with suppress(KioskError):
+            self._kept_seqs = self._store.kept_from_seq(), self._store.last_seq()
+        return OutboxHealth(
+            pending=self._unsent.pending,
+            parked=self._unsent.parked,
+            oldest_unsent_at=self._unsent.oldest_at,
+            kept_from_seq=self._kept_seqs[0],
+            last_seq=self._kept_seqs[1],
+        )
 
     def watch(self, stopping: threading.Event) -> None:
         """Work until told to stop, or until a finite source has come to its end."""
@@ -241,42 +249,57 @@ class Daemon:
 
     def _keep_house(self) -> None:
         now_s = time.monotonic()
-        try:
-            if now_s >= self._next_look_s:
-                self._next_look_s = now_s + _FOLLOW_STORE_S
-                # Whoever wrote may have put something back into the outbox.
-                if self._watcher.follow() or self.book.follow_clock():
-                    self._wake.set()
-            if now_s >= self._next_housekeeping_s:
+        if now_s >= self._next_look_s:
+            healthy = self._try_store(self._look_at_store)
+            self._next_look_s = now_s + (_FOLLOW_STORE_S if healthy else 10 * _FOLLOW_STORE_S)
+            # Under a time that is not corrected yet what is new looks old.
+            if healthy and now_s >= self._next_housekeeping_s:
                 self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
-                self._prune()
-            if now_s >= self._next_health_s:
-                self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
-                self._report()
-            self._store_fault = None
+                self._try_store(self._prune)
+        if self._health is not None and now_s >= self._next_health_s:
+            self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
+            self._health.follow(self._problems())
+
+    def _try_store(self, work: Callable[[], None]) -> bool:
+        """The gallery in memory still recognizes; a store that recovers is used again."""
+        try:
+            work()
         except KioskError as error:
-            # The gallery in memory still recognizes; a store that recovers is used again.
-            log.error("store: %s", error)  # noqa: TRY400 - told in one line
+            if str(error) != self._store_fault:
+                log.error("store: %s", error)  # noqa: TRY400 - told in one line
             self._store_fault = str(error)
-            self._next_look_s = now_s + 10 * _FOLLOW_STORE_S
+            return False
+        self._store_fault = None
+        return True
 
-    def _report(self) -> None:
-        if self._health is not None:
-            self._health.follow(list(self._problems()))
+    def _look_at_store(self) -> None:
+        written_by_others = self._watcher.follow()
+        corrected = self.book.follow_clock()
+        # Whoever wrote may have put something back into the outbox.
+        if written_by_others or corrected:
+            self._wake.set()
 
-    def _problems(self) -> Iterator[Problem]:
+    def _problems(self) -> list[Problem]:
         """What is wrong at the moment."""
+        problems: list[Problem] = []
         if self._fault is not None:
-            yield Problem(part="camera", what=self._fault)
-        if self._store_fault is not None:
-            yield Problem(part="store", what=self._store_fault)
-        unsent = self._store.unsent()
-        if unsent.parked:
-            yield Problem(part="outbox", what=f"{unsent.parked} events are set aside; see `kiosk outbox list`")
-        if unsent.pending and unsent.last_error is not None:
-            yield Problem(part="outbox", what=f"{unsent.pending} events wait: {unsent.last_error}")
+            problems.append(Problem(part="camera", what=self._fault))
+        try:
+            self._unsent = self._store.unsent()
+        except KioskError as error:
+            self._store_fault = self._store_fault or str(error)
+        store_fault = self._store_fault or self.book.fault
+        if store_fault is not None:
+            problems.append(Problem(part="store", what=store_fault))
+        if self._unsent.parked:
+            what = f"{self._unsent.parked} events are set aside; see `kiosk outbox list`"
+            problems.append(Problem(part="outbox", what=what))
+        if self._unsent.pending and self._unsent.last_error is not None:
+            what = f"{self._unsent.pending} events wait: {self._unsent.last_error}"
+            problems.append(Problem(part="outbox", what=what))
         if not self._clock.synchronized():
-            yield Problem(part="clock", what="not known to follow a time server")
+            problems.append(Problem(part="clock", what="not known to follow a time server"))
+        return problems
 
     def _prune(self) -> None:
         """Under a clock nobody has set, what looks old may be new."""
@@ -384,7 +407,7 @@ def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> Refr
     refractory = RefractoryPeriod(period_s)
     now_s, boot_id = clock.boottime_s(), clock.boot_id()
     for subject in store.subjects():
-        last = store.last_attendance(subject.id)
+        last = store.last_visit(subject.id)
         if last is not None and boot_id and last.boot_id == boot_id and last.boottime_ms / 1000 <= now_s:
             refractory.note(subject.id, last.boottime_ms / 1000)
     return refractory

@@ -209,7 +209,6 @@ class FrameHealth(_Document):
 class OutboxHealth(_Document):
     pending: int = Field(ge=0)
     parked: int = Field(ge=0, description="set aside because they broke connections, or are too large")
-    sent: int = Field(ge=0, description="kept, and can be asked for by cmd/replay")
     oldest_unsent_at: Timestamp | None
     kept_from_seq: int | None = Field(description="the lowest seq a replay can reach")
     last_seq: int | None = Field(description="the highest seq given out so far")

@@ -124,7 +124,7 @@ class Outcome(StrEnum):
     LOST = "lost"
     """Not connected, or no PUBACK in time."""
     BROKE = "broke"
-    """The broker had answered on this connection, and ended it with this message in hand."""
+    """The broker had answered all else on this connection, and ended it with this message in hand."""
 
 
 @dataclass(frozen=True, slots=True)

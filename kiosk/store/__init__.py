@@ -1,6 +1,6 @@
 """SQLite: subjects, templates, attendance, rejections, outbox. The only place with SQL besides the migrations."""
 
-from kiosk.store._attendance import AttendanceRow
+from kiosk.store._attendance import AttendanceRow, Visit
 from kiosk.store._connection import RunningDaemon
 from kiosk.store._corrections import Corrections
 from kiosk.store._outbox import OutboxCounts, Unsent, UnsentEvent
@@ -29,4 +29,5 @@ __all__ = [
     "TemplateInfo",
     "Unsent",
     "UnsentEvent",
+    "Visit",
 ]
