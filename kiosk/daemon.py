@@ -33,7 +33,7 @@ from kiosk.pipeline import (
 from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
-from kiosk.sdnotify import Notifier
+from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.store import Store
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,10 @@ _HOUSEKEEPING_S = 3600.0
 _DRAIN_ON_STOP_S = 5.0
 _DRAIN_AT_END_S = 30.0
 _LOOK_UP_S = 0.5
+# What the watchdog watches: each must get on, or systemd restarts the kiosk.
+_CAPTURE = "capture"
+_RECOGNITION = "recognition"
+_PUBLISHER = "publisher"
 
 
 def run_daemon(config: Config) -> None:
@@ -61,7 +65,10 @@ def run_daemon(config: Config) -> None:
         camera = stack.enter_context(closing(open_configured_camera(config)))
         watcher.announce()
         wake = threading.Event()
-        publisher = _start_publisher(stack, config, store, watcher, wake) if config.mqtt.enabled else None
+        heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([_PUBLISHER] if config.mqtt.enabled else []))
+        publisher = (
+            _start_publisher(stack, config, store, watcher, wake, heartbeat=heartbeat) if config.mqtt.enabled else None
+        )
         book = _open_book(config, store, publisher, wake)
         notifier = Notifier()
         daemon = Daemon(
@@ -70,6 +77,7 @@ def run_daemon(config: Config) -> None:
             book=book,
             store=store,
             notifier=notifier,
+            heartbeat=heartbeat,
             retention_days=config.store.retention_days,
             rejected_days=config.store.rejected_days,
         )
@@ -140,6 +148,7 @@ class Daemon:
         book: AttendanceBook,
         store: Store,
         notifier: Notifier,
+        heartbeat: Heartbeat,
         retention_days: int,
         rejected_days: int,
     ) -> None:
@@ -147,10 +156,13 @@ class Daemon:
         self._watcher = watcher
         self._store = store
         self._notifier = notifier
+        self._heartbeat = heartbeat
         self._retention_days = retention_days
         self._rejected_days = rejected_days
         self._clock = SystemClock()
         self._fault: str | None = None
+        self._ready = False
+        self._attempts = 0
         self._next_look_s = 0.0
         self._next_housekeeping_s = 0.0
         self.book = book
@@ -164,9 +176,11 @@ class Daemon:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
                 return
-            self._note_fault(self._camera.fault if frame is None else None)
+            condition = self._camera.condition
+            self._note_fault(condition.fault if frame is None else None)
             if frame is not None:
                 self._process(frame)
+            self._give_signs_of_life(condition.attempts)
 
     def _process(self, frame: Frame) -> None:
         for report in self._watcher.recognizer.process(frame):
@@ -177,11 +191,29 @@ class Daemon:
                 threshold_source=self._watcher.threshold_source,
             )
         self.frames += 1
+        self._heartbeat.beat(_RECOGNITION)
         if self.frames == 1:
-            self._notifier.ready()
+            self._get_ready()
             self._notifier.status(f"watching; {self._watcher.describe()}")
-        # Only a processed frame proves the kiosk alive: without frames systemd's watchdog restarts it.
-        self._notifier.watchdog()
+
+    def _give_signs_of_life(self, attempts: int) -> None:
+        """Only what has been achieved counts.
+
+        A processed frame does. Without one there must be a fault that is told, and a capture that keeps trying: a
+        camera that is away is no reason to restart the kiosk, a capture that hangs is.
+        """
+        if attempts != self._attempts:
+            self._attempts = attempts
+            self._heartbeat.beat(_CAPTURE)
+        if self._fault is not None:
+            self._heartbeat.beat(_RECOGNITION)
+        self._notifier.watchdog(self._heartbeat)
+
+    def _get_ready(self) -> None:
+        """Up is who has processed a frame or can say why there is none: a dark room must not hold up the start."""
+        if not self._ready:
+            self._ready = True
+            self._notifier.ready()
 
     def _note_fault(self, fault: str | None) -> None:
         if fault == self._fault:
@@ -192,6 +224,7 @@ class Daemon:
             self._notifier.status(f"watching; {self._watcher.describe()}")
         else:
             log.warning("no pictures: %s", fault)
+            self._get_ready()
             self._notifier.status(f"no pictures: {fault}")
 
     def _keep_house(self) -> None:
@@ -239,6 +272,7 @@ def open_configured_camera(config: Config) -> Camera:
         pace=camera.pace,
         open_timeout_s=camera.open_timeout_s,
         read_timeout_s=camera.read_timeout_s,
+        frozen_after_s=camera.frozen_after_s,
     )
 
 
@@ -250,14 +284,20 @@ def broker_settings(config: Config) -> BrokerSettings:
 
 
 def _start_publisher(
-    stack: ExitStack, config: Config, store: Store, watcher: GalleryWatcher, wake: threading.Event
+    stack: ExitStack,
+    config: Config,
+    store: Store,
+    watcher: GalleryWatcher,
+    wake: threading.Event,
+    *,
+    heartbeat: Heartbeat,
 ) -> Publisher:
     topics = Topics(config.mqtt.topic_root, config.device.site, config.device.id)
     births = [(topics.info, _info(config, watcher).encode())]
     if config.mqtt.home_assistant:
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
     broker = MqttBroker(broker_settings(config), topics, births=tuple(births), on_change=wake.set)
-    publisher = Publisher(store, broker, wake=wake, clock=SystemClock())
+    publisher = Publisher(store, broker, wake=wake, clock=SystemClock(), beat=lambda: heartbeat.beat(_PUBLISHER))
     broker.start()
     stack.callback(broker.stop)
     publisher.start()

@@ -249,7 +249,7 @@ def test_server_that_says_nothing(scheme: str) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen(8)
         url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/live"
-        assert _not_opened(url, "no video to be had; check path, user and password", open_timeout_s=0.5) < 4
+        assert _not_opened(url, "takes the connection but sends no video; restart the camera", open_timeout_s=0.5) < 4
 
 
 def _not_opened(source: int | str, told: str, open_timeout_s: float = 2.0) -> float:
