@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from mjpeg import MjpegServer, number_of, numbered
+from mjpeg import Fault, MjpegServer, number_of, numbered
 
 from kiosk.biometrics import Frame
 from kiosk.camera import LiveCamera, OpenedCamera, open_camera
@@ -166,9 +166,7 @@ def test_camera_that_goes_and_comes_back(server: MjpegServer) -> None:
 def test_retries_are_few(server: MjpegServer) -> None:
     with _open(server) as camera:
         _next(camera)
-        server.hang_up = True
-        server.stop()
-        server.start()
+        server.suffer(Fault.DROP)
         before = server.connections
         started_s = time.monotonic()
         _wait_until(lambda: server.connections >= before + 4)

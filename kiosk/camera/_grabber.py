@@ -47,8 +47,9 @@ class Grabber:
     """One thread on one source.
 
     Every call into OpenCV can hang in a driver or a resolver where no time-out reaches it, and a thread cannot be
-    killed: its owner looks at ``overdue`` and leaves it behind. Should it ever come back, it releases what it holds and
-    ends.
+    killed: its owner looks at ``overdue_s`` and leaves it behind. Should it ever come back, it releases what it holds
+    and ends. Leaving behind helps against a read that hangs, and against a driver. Where FFmpeg hangs in opening
+    a stream OpenCV holds a lock without which no other is opened: then all who try hang, and the watchdog must help.
     """
 
     def __init__(self, source: LiveSource, owner: Owner, *, open_timeout_s: float, read_timeout_s: float) -> None:
@@ -111,8 +112,11 @@ class Grabber:
         damaged = 0
         while damaged < _MAX_DAMAGED:
             asked_s = self._must_return_in(self._read_limit_s)
-            if not capture.grab():
-                stalled = time.monotonic() - asked_s >= _WAITED * self._read_timeout_s
+            grabbed = capture.grab()
+            waited_s = time.monotonic() - asked_s
+            # At a time-out FFmpeg may hand over what it has: half a picture.
+            if not grabbed or waited_s >= self._read_timeout_s:
+                stalled = waited_s >= _WAITED * self._read_timeout_s
                 self._owner.failed(self, no_picture(self._read_timeout_s) if stalled else STOPPED, stalled=stalled)
                 return delivered
             captured_s = SystemClock().boottime_s()

@@ -88,6 +88,11 @@ class LiveCamera:
             raise CameraError(f"{self._source.name}: {problem or 'does not answer; check camera.source'}")
 
     @property
+    def name(self) -> str:
+        """The source, for messages."""
+        return self._source.name
+
+    @property
     def fault(self) -> str | None:
         """Why no frames come; the same text as long as the reason is the same."""
         with self._changed:

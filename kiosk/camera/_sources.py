@@ -136,6 +136,11 @@ class StreamSource:
         return _CREDENTIALS.sub("://***@", self.url).partition("?")[0]
 
     def open(self) -> Capture | None:
+        try:
+            # FFmpeg's own look-up knows no time-out, and while it lasts OpenCV opens no other stream.
+            _resolve(urlsplit(self.url))
+        except (ValueError, OSError):
+            return None
         # Only here do they count: OpenCV's own are 30 s, and a capture once opened does not take them.
         timeouts = [
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
@@ -166,7 +171,13 @@ class StreamSource:
         return "no video to be had; check path, user and password in camera.source"
 
 
+def _resolve(address: SplitResult) -> tuple[str, int]:
+    """Host and port, once the host's name is known to have an address."""
+    host, port = address.hostname or "", address.port or STREAM_SCHEMES[address.scheme]
+    socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return host, port
+
+
 def _connect(address: SplitResult) -> None:
     """FFmpeg keeps its reason to itself: see whether anybody listens at all."""
-    port = address.port or STREAM_SCHEMES[address.scheme]
-    socket.create_connection((address.hostname or "", port), timeout=_PROBE_TIMEOUT_S).close()
+    socket.create_connection(_resolve(address), timeout=_PROBE_TIMEOUT_S).close()
