@@ -23,8 +23,6 @@ _LOOK_AFTER_S = 0.25
 """How often a waiting reader sees to a grabber that hangs."""
 _MAX_HANGING = 2
 """Grabbers left behind in calls that do not return: each keeps a thread and what it had open."""
-_HANGING_PATIENCE_S = 20.0
-"""A device held for longer by a call that does not return is not coming back to this process."""
 _REOPEN_FROZEN_S = 30.0
 """Rarely: should the scene only be very still, opening again would blind the kiosk for a second each time."""
 
@@ -206,8 +204,8 @@ class LiveCamera:
         self._changed.notify_all()
 
     def _note_attempt(self) -> None:
-        """An attempt has come to its end: not when it only fails because one that hangs keeps the device."""
-        if not any(hanging.overdue_s() > _HANGING_PATIENCE_S for hanging in self._living()):
+        """An attempt has come to its end: no proof while one that hangs may keep the device from the others."""
+        if not self._living():
             self._attempts += 1
 
     def _note_size(self, image: Image) -> None:
