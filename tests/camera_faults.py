@@ -16,15 +16,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 
 from mjpeg import Fault, MjpegServer, as_part, numbered
+from rtsp import RtspServer
 
 from kiosk.camera import LiveCamera, open_camera
 from kiosk.camera._sources import Capture, DecodingCapture
 from kiosk.opencv import cv2
 
+# What is wrong in the pixels is the same whichever way they came; a damaged JPEG's headers are made anew by RTP.
+_HTTP_ONLY = {Fault.BLACK, Fault.WHITE, Fault.GARBAGE}
 READ_S = 0.5
 """How long the daemon waits for a frame."""
 
@@ -209,17 +213,21 @@ def measure(camera: LiveCamera, begin: Callable[[], None], end: Callable[[], Non
 class _Elsewhere(BaseManager):
     """A process for the camera."""
 
-    def camera(self) -> MjpegServer:
+    def http(self) -> MjpegServer:
+        raise NotImplementedError
+
+    def rtsp(self) -> RtspServer:
         raise NotImplementedError
 
 
-_Elsewhere.register("camera", MjpegServer, exposed=["start", "stop", "address", "suffer", "mend"])
+for kind, cls in {"http": MjpegServer, "rtsp": RtspServer}.items():
+    _Elsewhere.register(kind, cls, exposed=["start", "stop", "address", "suffer", "mend"])
 
 
 @contextmanager
-def _network_camera() -> Iterator[tuple[LiveCamera, MjpegServer]]:
+def _network_camera(kind: str) -> Iterator[tuple[LiveCamera, MjpegServer]]:
     with _Elsewhere() as elsewhere:
-        server = elsewhere.camera()
+        server = elsewhere.http() if kind == "http" else elsewhere.rtsp()
         server.start()
         camera = open_camera(source=server.address())
         assert isinstance(camera, LiveCamera)
@@ -235,8 +243,8 @@ def _pipe_camera() -> Iterator[tuple[LiveCamera, PipeCamera]]:
             yield camera, source
 
 
-def _network_fault(fault: Fault, hold_s: float) -> Measured:
-    with _network_camera() as (camera, server):
+def _network_fault(kind: str, fault: Fault, hold_s: float) -> Measured:
+    with _network_camera(kind) as (camera, server):
         if fault is not Fault.SIZE:
             return measure(camera, lambda: server.suffer(fault), server.mend, hold_s)
         # No fault: how long until the new size is delivered, and the old one again.
@@ -281,19 +289,20 @@ def main() -> None:
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     cases: list[tuple[str, Callable[[float], Measured]]] = [
         ("is unplugged (reads fail at once)", _unplugged),
-        *((str(fault), lambda hold, fault=fault: _network_fault(fault, hold)) for fault in Fault),  # type: ignore[misc]
+        *((f"http: {fault}", partial(_network_fault, "http", fault)) for fault in Fault),
+        *((f"rtsp: {fault}", partial(_network_fault, "rtsp", fault)) for fault in Fault if fault not in _HTTP_ONLY),
         ("a read never returns", _hanging),
         ("an opening never returns", _dead),
     ]
     print(f"{hold_s:g} s each, worst of {rounds}")
-    print(f"{'the camera …':34} {'told s':>7} {'back s':>7} {'tries/s':>8} {'CPU %':>6} {'threads':>7}  told as")
+    print(f"{'the camera …':38} {'told s':>7} {'back s':>7} {'tries/s':>8} {'CPU %':>6} {'threads':>7}  told as")
     for name, case in cases:
         # Not always at the same place of the back-off.
         done = [case(hold_s + 1.7 * number) for number in range(rounds)]
         told, back = max(m.told_after_s for m in done), max(m.back_after_s for m in done)
         tries, cpu = max(m.retries_per_s for m in done), max(m.cpu_percent for m in done)
         threads = max(m.threads for m in done)
-        print(f"{name:34} {told:7.2f} {back:7.2f} {tries:8.2f} {cpu:6.2f} {threads:7}  {done[0].told}", flush=True)
+        print(f"{name:38} {told:7.2f} {back:7.2f} {tries:8.2f} {cpu:6.2f} {threads:7}  {done[0].told}", flush=True)
 
 
 if __name__ == "__main__":

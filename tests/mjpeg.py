@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from enum import StrEnum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from types import TracebackType
 from typing import Self
 
@@ -39,7 +40,7 @@ class MjpegServer:
         self._interval_s = 1 / fps
         self._size = size
         self._stopped = threading.Event()
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._count = threading.Lock()
         self._fault: Fault | None = None
@@ -106,7 +107,7 @@ class MjpegServer:
     ) -> None:
         self.stop()
 
-    def _handler(self, stopped: threading.Event) -> type[BaseHTTPRequestHandler]:
+    def _handler(self, stopped: threading.Event) -> type[StreamRequestHandler]:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -138,9 +139,12 @@ class MjpegServer:
         return Handler
 
     def _part(self) -> bytes:
+        return as_part(self._jpeg(self._next_number()))
+
+    def _next_number(self) -> int:
         with self._count:
             number, self.sent = self.sent, self.sent + 1
-        return as_part(self._jpeg(number))
+        return number
 
     def _jpeg(self, number: int) -> bytes:
         width, height = self._size
@@ -156,7 +160,8 @@ class MjpegServer:
         return cv2.imencode(".jpg", image)[1].tobytes()
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(ThreadingTCPServer):
+    allow_reuse_address = True
     daemon_threads = True
     # A client may keep its connection as long as it likes.
     block_on_close = False

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from camera_faults import Measured, PipeCamera, measure, open_pipe, wait_until
 from mjpeg import Fault, MjpegServer, number_of
+from rtsp import RtspServer
 
 from kiosk.biometrics import Image
 from kiosk.camera import LiveCamera, _grabber, _live, open_camera
@@ -84,6 +85,29 @@ def _assert_within_limits(measured: Measured, told: str) -> None:
 def test_network_camera_that_fails(
     server: MjpegServer, camera: LiveCamera, fault: Fault, hold_s: float, told: str
 ) -> None:
+    _suffer(server, camera, fault, hold_s, told)
+
+
+@pytest.mark.parametrize(
+    ("fault", "hold_s", "told"),
+    [
+        (Fault.REFUSE, 0.5, "connection refused; is the camera on"),
+        (Fault.SILENT, 3.5, "takes the connection but sends no video"),
+        (Fault.STALL, 0, "no picture for more than 0.5 s"),
+        (Fault.DROP, 0.5, "no video to be had"),
+        (Fault.FREEZE, 0, "the picture is frozen"),
+    ],
+)
+def test_rtsp_camera_that_fails(fault: Fault, hold_s: float, told: str) -> None:
+    with (
+        RtspServer() as server,
+        open_camera(source=server.url, open_timeout_s=3, read_timeout_s=0.5, frozen_after_s=0.4) as camera,
+    ):
+        assert isinstance(camera, LiveCamera)
+        _suffer(server, camera, fault, hold_s, told)
+
+
+def _suffer(server: MjpegServer, camera: LiveCamera, fault: Fault, hold_s: float, told: str) -> None:
     measured = measure(camera, lambda: server.suffer(fault), server.mend, hold_s)
     _assert_within_limits(measured, told)
     assert camera.fault is None
