@@ -147,7 +147,7 @@ class _PipeCapture(DecodingCapture):
 
 
 def open_pipe(
-    source: PipeCamera, *, open_timeout_s: float = 5.0, read_timeout_s: float = 3.0, frozen_after_s: float = 2.0
+    source: PipeCamera, *, open_timeout_s: float = 5.0, read_timeout_s: float = 3.0, frozen_after_s: float = 4.0
 ) -> LiveCamera:
     camera = LiveCamera(
         source,

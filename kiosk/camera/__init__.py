@@ -30,7 +30,7 @@ def open_camera(
     pace: Literal["realtime", "fast"] = "realtime",
     open_timeout_s: float = 5.0,
     read_timeout_s: float = 3.0,
-    frozen_after_s: float = 2.0,
+    frozen_after_s: float = 4.0,
 ) -> OpenedCamera:
     """Open a source and start it.
 

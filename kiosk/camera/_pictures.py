@@ -28,10 +28,11 @@ class PictureWatch:
     points, a strided view of some thousand bytes: a sensor's noise changes some of them in every picture.
 
     Network cameras are the hard case: of a still scene a thrifty H.264 encoder sends nothing but "as before", and the
-    decoded pictures are equal to the last bit until its next key frame, one to several seconds later. No pixel tells
-    that from a frozen camera, and none need: pictures without any change show nobody who moves, so holding them back
-    costs nothing, and the first that differs is recognized as soon as it comes. All a false alarm does is to be told.
-    Where that disturbs, a longer ``frozen_after_s`` or 0 stops it.
+    decoded pictures are equal to the last bit until its next key frame. (x264, 720p, key frames every 4 s, a scene with
+    sensor noise of 0 to 2 grey levels: unchanged for 0 to 3.3 s.) No pixel tells that from a frozen camera, and none
+    need: pictures without any change show nobody who moves, so holding them back costs nothing, and the first that
+    differs is recognized as soon as it comes. All a false alarm does is to be told. The default is longer than usual
+    intervals of key frames; where an encoder makes longer ones, a longer ``frozen_after_s`` or 0 stops the alarms.
     """
 
     def __init__(self, frozen_after_s: float) -> None:
