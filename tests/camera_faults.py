@@ -29,6 +29,7 @@ from kiosk.opencv import cv2
 
 # What is wrong in the pixels is the same whichever way they came; a damaged JPEG's headers are made anew by RTP.
 _HTTP_ONLY = {Fault.BLACK, Fault.WHITE, Fault.GARBAGE}
+_LONGEST_DEAD_S = 10.0
 READ_S = 0.5
 """How long the daemon waits for a frame."""
 
@@ -195,12 +196,12 @@ def measure(camera: LiveCamera, begin: Callable[[], None], end: Callable[[], Non
     lasted_s = max(time.monotonic() - held_s, 1e-9)
     cpu_percent = 100 * (time.process_time() - cpu_s) / lasted_s
     threads = sum(thread.name == "camera" for thread in threading.enumerate())
-    told = after.fault or ""
+    told = (after.fault or "").removeprefix(f"{camera.name}: ")
     ended_s = time.monotonic()
     end()
     wait_until(lambda: camera.read(0.05) is not None and camera.fault is None)
     return Measured(
-        told=told.removeprefix(f"{camera.name}: "),
+        told=told,
         told_after_s=told_after_s,
         back_after_s=time.monotonic() - ended_s,
         # Openings that went well count twice if they failed later: an upper bound.
@@ -274,14 +275,17 @@ def _hanging(hold_s: float) -> Measured:
 
 
 def _dead(hold_s: float) -> Measured:
-    """Unplugged, and whoever opens what is there waits for ever."""
+    """Unplugged, and whoever opens what is there waits for ever.
+
+    For longer than three attempts to open take it would be the watchdog's turn.
+    """
 
     def begin() -> None:
         source.unplug()
         source.plug(dead=True)
 
     with _pipe_camera() as (camera, source):
-        return measure(camera, begin, source.replace, hold_s)
+        return measure(camera, begin, source.replace, min(hold_s, _LONGEST_DEAD_S))
 
 
 def main() -> None:
