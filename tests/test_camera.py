@@ -386,6 +386,21 @@ def test_damaged_image_in_a_folder_is_told_and_passed_over(folder: Path) -> None
         assert camera.fault is None
 
 
+def test_condition_of_a_folder(folder: Path) -> None:
+    (folder / "d.bmp").write_bytes(b"")
+    with open_camera(source=str(folder), pace="fast") as camera:
+        assert camera.condition.last_frame_age_s is None
+        for _ in range(3):
+            _next(camera)
+        condition = camera.condition
+        assert (condition.fault, condition.frames, condition.attempts) == (None, 3, 3)
+        assert condition.last_frame_age_s is not None
+        assert 0 <= condition.last_frame_age_s < 5
+        assert camera.read(1) is None
+        assert (camera.condition.fault, camera.condition.attempts) == (f"{folder}: picture 4 is damaged", 4)
+        assert (condition.reconnects, condition.stalls) == (0, 0)
+
+
 def test_no_pictures(tmp_path: Path) -> None:
     _not_opened(str(tmp_path), "holds no images (.bmp, .jpeg")
     (tmp_path / "text.mp4").write_text("no video")

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 import pytest
+from broker import free_port
 from camera_faults import PipeCamera, open_pipe, wait_until
 from command_line import Kiosk
 from mjpeg import Fault, MjpegServer
@@ -143,7 +144,8 @@ def _running(kiosk: Kiosk, supervisor: Supervisor, limit_s: float = LIMIT_S) -> 
 def test_camera_that_is_away_does_not_starve_it(kiosk: Kiosk, supervisor: Supervisor, server: MjpegServer) -> None:
     # Longer than the longest pause between two attempts, and shorter than the camera is away.
     limit_s = 7.0
-    kiosk.configure(camera={"source": server.url})
+    # Nor does a broker that is away, too: its publisher rests and says so.
+    kiosk.configure(camera={"source": server.url}, mqtt={"enabled": True, "host": "127.0.0.1", "port": free_port()})
     with _running(kiosk, supervisor, limit_s):
         left_s = time.monotonic()
         server.suffer(Fault.REFUSE)

@@ -28,13 +28,16 @@ DAMAGED = "sends damaged pictures; trying to open it again"
 
 
 class Owner(Protocol):
-    """Whom a grabber works for. Each method answers whether the grabber shall go on with what it has open."""
+    """Whom a grabber works for."""
 
-    def opened(self, grabber: Grabber) -> bool: ...
+    def opened(self, grabber: Grabber) -> bool:
+        """The source is open. False: release it again."""
 
-    def took(self, grabber: Grabber, image: Image, captured_s: float) -> bool: ...
+    def took(self, grabber: Grabber, image: Image, captured_s: float) -> bool:
+        """A picture, taken at ``captured_s`` (seconds since boot). False: release the source."""
 
-    def failed(self, grabber: Grabber, problem: str, *, stalled: bool = False) -> bool: ...
+    def failed(self, grabber: Grabber, problem: str, *, stalled: bool = False) -> None:
+        """It could not be opened, or delivers no more. ``stalled``: it kept silent, rather than saying so."""
 
     def wants(self, grabber: Grabber) -> bool:
         """False: another has its place, or all is over."""

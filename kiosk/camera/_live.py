@@ -171,12 +171,11 @@ class LiveCamera:
             self._changed.notify_all()
             return True
 
-    def failed(self, grabber: Grabber, problem: str, *, stalled: bool = False) -> bool:
+    def failed(self, grabber: Grabber, problem: str, *, stalled: bool = False) -> None:
         with self._changed:
             self._note_attempt()
             if self._is_wanted(grabber):
                 self._fail(problem, stalled=stalled)
-        return False
 
     def wants(self, grabber: Grabber) -> bool:
         with self._changed:

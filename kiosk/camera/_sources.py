@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
-import numpy as np
-
 from kiosk.biometrics import Image
 from kiosk.opencv import cv2
 
@@ -83,7 +81,9 @@ class JpegCapture(DecodingCapture):
         if jpeg is None or jpeg.size == 0:
             return None
         try:
-            return cv2.imdecode(jpeg.reshape(-1).view(np.uint8), cv2.IMREAD_COLOR)  # type: ignore[return-value]
+            # camera.rotate alone turns pictures.
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            return cv2.imdecode(jpeg.reshape(-1), flags)  # type: ignore[return-value]
         except cv2.error:
             return None
 
