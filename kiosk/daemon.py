@@ -44,6 +44,7 @@ _HOUSEKEEPING_S = 3600.0
 _DRAIN_ON_STOP_S = 5.0
 _DRAIN_AT_END_S = 30.0
 _LOOK_UP_S = 0.5
+_REPEAT_S = 60.0
 # What the watchdog watches: each must get on, or systemd restarts the kiosk.
 _CAPTURE = "capture"
 _RECOGNITION = "recognition"
@@ -161,6 +162,7 @@ class Daemon:
         self._rejected_days = rejected_days
         self._clock = SystemClock()
         self._fault: str | None = None
+        self._told_s: dict[str, float] = {}
         self._ready = False
         self._attempts = 0
         self._next_look_s = 0.0
@@ -220,12 +222,22 @@ class Daemon:
             return
         self._fault = fault
         if fault is None:
-            log.info("pictures are back")
+            self._tell(logging.INFO, "pictures are back")
             self._notifier.status(f"watching; {self._watcher.describe()}")
         else:
-            log.warning("no pictures: %s", fault)
+            self._tell(logging.WARNING, f"no pictures: {fault}")
             self._get_ready()
             self._notifier.status(f"no pictures: {fault}")
+
+    def _tell(self, level: int, text: str) -> None:
+        """A camera that comes and goes all the time must not fill the log: the same words once a minute."""
+        now_s = time.monotonic()
+        self._told_s = {told: when_s for told, when_s in self._told_s.items() if now_s - when_s < _REPEAT_S}
+        if text in self._told_s:
+            level = logging.DEBUG
+        else:
+            self._told_s[text] = now_s
+        log.log(level, "%s", text)
 
     def _keep_house(self) -> None:
         now_s = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import logging
 import socket
 import tempfile
 import threading
@@ -284,6 +285,21 @@ def test_inference_that_hangs_starves_it(kiosk: Kiosk, supervisor: Supervisor, d
         assert camera.condition.frames > frames + 20
         detector.goes_on.set()
         supervisor.await_feeds()
+
+
+def test_camera_that_comes_and_goes_does_not_fill_the_log(
+    kiosk: Kiosk, supervisor: Supervisor, device: PipeCamera, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kiosk.daemon")
+    with closing(open_pipe(device)) as camera, _watching(kiosk, camera, HangingDetector(), supervisor):
+        for _ in range(3):
+            device.unplug()
+            wait_until(lambda: "no such camera" in supervisor.status())
+            device.plug()
+            wait_until(lambda: supervisor.status().startswith("watching"))
+    told = [record.getMessage() for record in caplog.records]
+    assert told.count(f"no pictures: {device.name}: no such camera") == 1
+    assert told.count("pictures are back") == 1
 
 
 # The publisher
