@@ -18,7 +18,17 @@ from kiosk.clock import SystemClock
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError
-from kiosk.events import AttendanceEvent, Health, Info, Origin, OutboxHealth, Problem, RejectedEvent, Topics
+from kiosk.events import (
+    AttendanceEvent,
+    CameraHealth,
+    Health,
+    Info,
+    Origin,
+    OutboxHealth,
+    Problem,
+    RejectedEvent,
+    Topics,
+)
 from kiosk.gallery import Gallery, Readiness
 from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
@@ -34,7 +44,7 @@ from kiosk.pipeline import (
 from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
-from kiosk.sdnotify import Notifier
+from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.store import Store, Unsent
 
 log = logging.getLogger(__name__)
@@ -46,6 +56,11 @@ _DRAIN_ON_STOP_S = 5.0
 _DRAIN_AT_END_S = 30.0
 _LOOK_UP_S = 0.5
 _LOOK_FOR_PROBLEMS_S = 1.0
+_REPEAT_S = 60.0
+# What the watchdog watches: each must get on, or systemd restarts the kiosk.
+_CAPTURE = "capture"
+_RECOGNITION = "recognition"
+_PUBLISHER = "publisher"
 
 
 def run_daemon(config: Config) -> None:
@@ -65,7 +80,10 @@ def run_daemon(config: Config) -> None:
         camera = stack.enter_context(closing(open_configured_camera(config)))
         watcher.announce()
         wake = threading.Event()
-        publisher = _start_publisher(stack, config, store, watcher, wake) if config.mqtt.enabled else None
+        heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([_PUBLISHER] if config.mqtt.enabled else []))
+        publisher = (
+            _start_publisher(stack, config, store, watcher, wake, heartbeat=heartbeat) if config.mqtt.enabled else None
+        )
         book = _open_book(config, store, publisher, wake)
         notifier = Notifier()
         daemon = Daemon(
@@ -74,6 +92,7 @@ def run_daemon(config: Config) -> None:
             book=book,
             store=store,
             notifier=notifier,
+            heartbeat=heartbeat,
             retention_days=config.store.retention_days,
             rejected_days=config.store.rejected_days,
             wake=wake,
@@ -151,6 +170,7 @@ class Daemon:
         book: AttendanceBook,
         store: Store,
         notifier: Notifier,
+        heartbeat: Heartbeat,
         retention_days: int,
         rejected_days: int,
         wake: threading.Event,
@@ -159,6 +179,7 @@ class Daemon:
         self._watcher = watcher
         self._store = store
         self._notifier = notifier
+        self._heartbeat = heartbeat
         self._retention_days = retention_days
         self._rejected_days = rejected_days
         self._wake = wake
@@ -169,6 +190,9 @@ class Daemon:
         self._kept_seqs: tuple[int | None, int | None] = None, None
         self._frame_times = FrameTimes()
         self._health: HealthReporter | None = None
+        self._told_s: dict[str, float] = {}
+        self._ready = False
+        self._attempts = 0
         self._next_look_s = 0.0
         self._next_housekeeping_s = 0.0
         self._next_health_s = 0.0
@@ -187,6 +211,7 @@ class Daemon:
                 uptime_s=round(time.monotonic() - started_s),
                 problems=problems,
                 frames=self._frame_times.summarize(),
+                camera=self._camera_health(),
                 outbox=self._outbox_health(),
                 clock_synchronized=self._clock.synchronized(),
                 decisions=dict(self.book.counts),
@@ -194,6 +219,16 @@ class Daemon:
             )
 
         self._health = HealthReporter(describe, lambda health: publisher.offer(events.HEALTH, health.payload()))
+
+    def _camera_health(self) -> CameraHealth:
+        condition = self._camera.condition
+        age_s = condition.last_frame_age_s
+        return CameraHealth(
+            fault=condition.fault,
+            reconnects=condition.reconnects,
+            stalls=condition.stalls,
+            last_frame_age_s=None if age_s is None else round(age_s, 1),
+        )
 
     def _outbox_health(self) -> OutboxHealth:
         """As it was last known, where the store cannot be read."""
@@ -215,9 +250,11 @@ class Daemon:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
                 return
-            self._note_fault(self._camera.fault if frame is None else None)
+            condition = self._camera.condition
+            self._note_fault(condition.fault if frame is None else None)
             if frame is not None:
                 self._process(frame)
+            self._give_signs_of_life(condition.attempts)
 
     def _process(self, frame: Frame) -> None:
         began_s = time.perf_counter()
@@ -230,22 +267,51 @@ class Daemon:
             )
         self._frame_times.note(time.perf_counter() - began_s)
         self.frames += 1
+        self._heartbeat.beat(_RECOGNITION)
         if self.frames == 1:
-            self._notifier.ready()
+            self._get_ready()
             self._notifier.status(f"watching; {self._watcher.describe()}")
-        # Only a processed frame proves the kiosk alive: without frames systemd's watchdog restarts it.
-        self._notifier.watchdog()
+
+    def _give_signs_of_life(self, attempts: int) -> None:
+        """Only what has been achieved counts.
+
+        A processed frame does. Without one there must be a fault that is told, and a capture that keeps trying: a
+        camera that is away is no reason to restart the kiosk, a capture that hangs is.
+        """
+        if attempts != self._attempts:
+            self._attempts = attempts
+            self._heartbeat.beat(_CAPTURE)
+        if self._fault is not None:
+            self._heartbeat.beat(_RECOGNITION)
+        self._notifier.watchdog(self._heartbeat)
+
+    def _get_ready(self) -> None:
+        """Up is who has processed a frame or can say why there is none: a dark room must not hold up the start."""
+        if not self._ready:
+            self._ready = True
+            self._notifier.ready()
 
     def _note_fault(self, fault: str | None) -> None:
         if fault == self._fault:
             return
         self._fault = fault
         if fault is None:
-            log.info("pictures are back")
+            self._tell(logging.INFO, "pictures are back")
             self._notifier.status(f"watching; {self._watcher.describe()}")
         else:
-            log.warning("no pictures: %s", fault)
+            self._tell(logging.WARNING, f"no pictures: {fault}")
+            self._get_ready()
             self._notifier.status(f"no pictures: {fault}")
+
+    def _tell(self, level: int, text: str) -> None:
+        """A camera that comes and goes all the time must not fill the log: the same words once a minute."""
+        now_s = time.monotonic()
+        self._told_s = {told: when_s for told, when_s in self._told_s.items() if now_s - when_s < _REPEAT_S}
+        if text in self._told_s:
+            level = logging.DEBUG
+        else:
+            self._told_s[text] = now_s
+        log.log(level, "%s", text)
 
     def _keep_house(self) -> None:
         now_s = time.monotonic()
@@ -332,6 +398,7 @@ def open_configured_camera(config: Config) -> Camera:
         pace=camera.pace,
         open_timeout_s=camera.open_timeout_s,
         read_timeout_s=camera.read_timeout_s,
+        frozen_after_s=camera.frozen_after_s,
     )
 
 
@@ -343,14 +410,20 @@ def broker_settings(config: Config) -> BrokerSettings:
 
 
 def _start_publisher(
-    stack: ExitStack, config: Config, store: Store, watcher: GalleryWatcher, wake: threading.Event
+    stack: ExitStack,
+    config: Config,
+    store: Store,
+    watcher: GalleryWatcher,
+    wake: threading.Event,
+    *,
+    heartbeat: Heartbeat,
 ) -> Publisher:
     topics = Topics(config.mqtt.topic_root, config.device.site, config.device.id)
     births = [(topics.info, _info(config, watcher).encode())]
     if config.mqtt.home_assistant:
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
     broker = MqttBroker(broker_settings(config), topics, births=tuple(births), on_change=wake.set)
-    publisher = Publisher(store, broker, wake=wake, clock=SystemClock())
+    publisher = Publisher(store, broker, wake=wake, clock=SystemClock(), beat=lambda: heartbeat.beat(_PUBLISHER))
     broker.hear_replays(publisher.obey)
     broker.start()
     stack.callback(broker.stop)

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -32,6 +32,8 @@ _BACKOFF_MAX_S = 30.0
 _NO_SUBSCRIBER_BACKOFF_S = 2.0
 _IDLE_POLL_S = 60.0
 """Only a safety net: whoever writes to the outbox and whoever connects sets the wake event."""
+_BEAT_S = 1.0
+"""How often a resting thread gives a sign of life."""
 _LATE_S = 10.0
 _SIDE_CHANNEL_LENGTH = 32
 _WINDOW = 20
@@ -63,14 +65,24 @@ class _Suspect:
 class Publisher:
     """The sending thread.
 
-    ``wake`` is set by others after a commit and when the broker's connection comes or goes.
+    ``wake`` is set by others after a commit and when the broker's connection comes or goes. ``beat`` is called while
+    the thread gets on: before each message, and about every second while there is none.
     """
 
-    def __init__(self, outbox: Outbox, broker: Broker, *, wake: threading.Event, clock: Clock) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        broker: Broker,
+        *,
+        wake: threading.Event,
+        clock: Clock,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self._outbox = outbox
         self._broker = broker
         self._wake = wake
         self._clock = clock
+        self._beat = beat
         self._side: deque[tuple[float, str, Mapping[str, Any]]] = deque(maxlen=_SIDE_CHANNEL_LENGTH)
         self._commands: deque[Command] = deque(maxlen=_MAX_COMMANDS)
         self._stopping = threading.Event()
@@ -135,7 +147,16 @@ class Publisher:
             except Exception:  # the thread must outlive a defect; check-ins keep being committed meanwhile
                 log.exception("sending failed unexpectedly")
                 pause_s = self._back_off()
-            self._wake.wait(pause_s)
+            self._rest(pause_s)
+
+    def _rest(self, pause_s: float) -> None:
+        """Wait to be woken, showing that a thread which waits is not one that hangs."""
+        deadline_s = time.monotonic() + pause_s
+        self._beat()
+        while not self._wake.wait(max(0.0, min(_BEAT_S, deadline_s - time.monotonic()))):
+            if time.monotonic() >= deadline_s:
+                return
+            self._beat()
 
     def _step(self) -> float:
         """Send what can be sent now; how long to sleep if nobody wakes us."""
@@ -148,6 +169,7 @@ class Publisher:
             wait_s = self._retry_at - time.monotonic()
             if wait_s > 0:
                 return wait_s
+            self._beat()
             went_well = self._send_something()
             if went_well is None:
                 # Who knows who listens when the next event comes.
