@@ -109,6 +109,8 @@ class AttendanceBook:
         self._owed: dict[tuple[int | None, SubjectId], Decision] = {}
         self._told_unkept = False
         self._knew_time = False
+        self.fault: str | None = None
+        """Why the last check-in could not be recorded; None once one could be again."""
         self.counts: Counter[str] = Counter()
         """Final decisions by reason, and ``check_ins``, ``refractory``, ``store_failures`` and ``rejections_lost``."""
 
@@ -167,8 +169,10 @@ class AttendanceBook:
             if owed not in self._owed:
                 log.error("check-in of %s not recorded: %s", subject_id, error)  # noqa: TRY400 - told in one line
             self.counts["store_failures"] += 1
+            self.fault = f"check-ins are not recorded: {error}"
             self._owed[owed] = decision
             return
+        self.fault = None
         self._owed.pop(owed, None)
         if event is None:
             log.info("%s was erased a moment ago; nothing recorded", subject_id)
@@ -219,9 +223,11 @@ class AttendanceBook:
         return event
 
     def _moment(self) -> Moment:
+        # Asked first: a clock that is set between the two questions must not vouch for the time it showed before.
+        synchronized = self._clock.synchronized()
         return Moment(
             utc_ms=self._clock.utc_ms(),
-            synchronized=self._clock.synchronized(),
+            synchronized=synchronized,
             boottime_ms=round(self._clock.boottime_s() * 1000),
             boot_id=self._boot_id,
         )

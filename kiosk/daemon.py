@@ -6,8 +6,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from kiosk import __version__, events
@@ -18,7 +18,17 @@ from kiosk.clock import SystemClock
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError, StoreError
-from kiosk.events import AttendanceEvent, Health, Info, Origin, OutboxHealth, Problem, RejectedEvent, Topics
+from kiosk.events import (
+    AttendanceEvent,
+    CameraHealth,
+    Health,
+    Info,
+    Origin,
+    OutboxHealth,
+    Problem,
+    RejectedEvent,
+    Topics,
+)
 from kiosk.gallery import Gallery, Readiness
 from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
@@ -34,8 +44,8 @@ from kiosk.pipeline import (
 from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
-from kiosk.sdnotify import Notifier
-from kiosk.store import BackupKeeper, Limits, Store
+from kiosk.sdnotify import Heartbeat, Notifier
+from kiosk.store import BackupKeeper, Limits, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +56,11 @@ _DRAIN_ON_STOP_S = 5.0
 _DRAIN_AT_END_S = 30.0
 _LOOK_UP_S = 0.5
 _LOOK_FOR_PROBLEMS_S = 1.0
+_REPEAT_S = 60.0
+# What the watchdog watches: each must get on, or systemd restarts the kiosk.
+_CAPTURE = "capture"
+_RECOGNITION = "recognition"
+_PUBLISHER = "publisher"
 
 
 def run_daemon(config: Config) -> None:
@@ -59,11 +74,16 @@ def run_daemon(config: Config) -> None:
         pipeline = build_pipeline(config)
         store = stack.enter_context(open_store_verified(config))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
+        # The daemon before us may have committed until now.
+        store.inherit_outbox()
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         watcher.announce()
         wake = threading.Event()
-        publisher = _start_publisher(stack, config, store, watcher, wake) if config.mqtt.enabled else None
+        heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([_PUBLISHER] if config.mqtt.enabled else []))
+        publisher = (
+            _start_publisher(stack, config, store, watcher, wake, heartbeat=heartbeat) if config.mqtt.enabled else None
+        )
         book = _open_book(config, store, publisher, wake)
         notifier = Notifier()
         daemon = Daemon(
@@ -72,6 +92,7 @@ def run_daemon(config: Config) -> None:
             book=book,
             store=store,
             notifier=notifier,
+            heartbeat=heartbeat,
             retention_days=config.store.retention_days,
             rejected_days=config.store.rejected_days,
             wake=wake,
@@ -150,6 +171,7 @@ class Daemon:
         book: AttendanceBook,
         store: Store,
         notifier: Notifier,
+        heartbeat: Heartbeat,
         retention_days: int,
         rejected_days: int,
         wake: threading.Event,
@@ -158,14 +180,20 @@ class Daemon:
         self._watcher = watcher
         self._store = store
         self._notifier = notifier
+        self._heartbeat = heartbeat
         self._retention_days = retention_days
         self._rejected_days = rejected_days
         self._wake = wake
         self._clock = SystemClock()
         self._fault: str | None = None
         self._store_fault: str | None = None
+        self._unsent = Unsent()
+        self._kept_seqs: tuple[int | None, int | None] = None, None
         self._frame_times = FrameTimes()
         self._health: HealthReporter | None = None
+        self._told_s: dict[str, float] = {}
+        self._ready = False
+        self._attempts = 0
         self._next_look_s = 0.0
         self._next_housekeeping_s = 0.0
         self._next_health_s = 0.0
@@ -177,7 +205,6 @@ class Daemon:
         started_s = time.monotonic()
 
         def describe(problems: list[Problem]) -> Health:
-            counts = self._store.outbox_counts()
             return Health(
                 site=site,
                 device=device,
@@ -185,20 +212,36 @@ class Daemon:
                 uptime_s=round(time.monotonic() - started_s),
                 problems=problems,
                 frames=self._frame_times.summarize(),
-                outbox=OutboxHealth(
-                    pending=counts.pending,
-                    parked=counts.parked,
-                    sent=counts.sent,
-                    oldest_unsent_at=counts.oldest_pending_at,
-                    kept_from_seq=counts.kept_from_seq,
-                    last_seq=counts.last_seq,
-                ),
+                camera=self._camera_health(),
+                outbox=self._outbox_health(),
                 clock_synchronized=self._clock.synchronized(),
                 decisions=dict(self.book.counts),
                 temperature_c=read_temperature_c(),
             )
 
         self._health = HealthReporter(describe, lambda health: publisher.offer(events.HEALTH, health.payload()))
+
+    def _camera_health(self) -> CameraHealth:
+        condition = self._camera.condition
+        age_s = condition.last_frame_age_s
+        return CameraHealth(
+            fault=condition.fault,
+            reconnects=condition.reconnects,
+            stalls=condition.stalls,
+            last_frame_age_s=None if age_s is None else round(age_s, 1),
+        )
+
+    def _outbox_health(self) -> OutboxHealth:
+        """As it was last known, where the store cannot be read."""
+        with suppress(KioskError):
+            self._kept_seqs = self._store.kept_from_seq(), self._store.last_seq()
+        return OutboxHealth(
+            pending=self._unsent.pending,
+            parked=self._unsent.parked,
+            oldest_unsent_at=self._unsent.oldest_at,
+            kept_from_seq=self._kept_seqs[0],
+            last_seq=self._kept_seqs[1],
+        )
 
     def watch(self, stopping: threading.Event) -> None:
         """Work until told to stop, or until a finite source has come to its end."""
@@ -208,9 +251,11 @@ class Daemon:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
                 return
-            self._note_fault(self._camera.fault if frame is None else None)
+            condition = self._camera.condition
+            self._note_fault(condition.fault if frame is None else None)
             if frame is not None:
                 self._process(frame)
+            self._give_signs_of_life(condition.attempts)
 
     def _process(self, frame: Frame) -> None:
         began_s = time.perf_counter()
@@ -223,65 +268,107 @@ class Daemon:
             )
         self._frame_times.note(time.perf_counter() - began_s)
         self.frames += 1
+        self._heartbeat.beat(_RECOGNITION)
         if self.frames == 1:
-            self._notifier.ready()
+            self._get_ready()
             self._notifier.status(f"watching; {self._watcher.describe()}")
-        # Only a processed frame proves the kiosk alive: without frames systemd's watchdog restarts it.
-        self._notifier.watchdog()
+
+    def _give_signs_of_life(self, attempts: int) -> None:
+        """Only what has been achieved counts.
+
+        A processed frame does. Without one there must be a fault that is told, and a capture that keeps trying: a
+        camera that is away is no reason to restart the kiosk, a capture that hangs is.
+        """
+        if attempts != self._attempts:
+            self._attempts = attempts
+            self._heartbeat.beat(_CAPTURE)
+        if self._fault is not None:
+            self._heartbeat.beat(_RECOGNITION)
+        self._notifier.watchdog(self._heartbeat)
+
+    def _get_ready(self) -> None:
+        """Up is who has processed a frame or can say why there is none: a dark room must not hold up the start."""
+        if not self._ready:
+            self._ready = True
+            self._notifier.ready()
 
     def _note_fault(self, fault: str | None) -> None:
         if fault == self._fault:
             return
         self._fault = fault
         if fault is None:
-            log.info("pictures are back")
+            self._tell(logging.INFO, "pictures are back")
             self._notifier.status(f"watching; {self._watcher.describe()}")
         else:
-            log.warning("no pictures: %s", fault)
+            self._tell(logging.WARNING, f"no pictures: {fault}")
+            self._get_ready()
             self._notifier.status(f"no pictures: {fault}")
+
+    def _tell(self, level: int, text: str) -> None:
+        """A camera that comes and goes all the time must not fill the log: the same words once a minute."""
+        now_s = time.monotonic()
+        self._told_s = {told: when_s for told, when_s in self._told_s.items() if now_s - when_s < _REPEAT_S}
+        if text in self._told_s:
+            level = logging.DEBUG
+        else:
+            self._told_s[text] = now_s
+        log.log(level, "%s", text)
 
     def _keep_house(self) -> None:
         if self._store.damaged:
             raise StoreError(f"{self._store.path}: the store is damaged; the next start restores the newest backup")
         now_s = time.monotonic()
-        try:
-            if now_s >= self._next_look_s:
-                self._next_look_s = now_s + _FOLLOW_STORE_S
-                # Whoever wrote may have put something back into the outbox.
-                if self._watcher.follow() or self.book.follow_clock():
-                    self._wake.set()
-            if now_s >= self._next_housekeeping_s:
+        if now_s >= self._next_look_s:
+            healthy = self._try_store(self._look_at_store)
+            self._next_look_s = now_s + (_FOLLOW_STORE_S if healthy else 10 * _FOLLOW_STORE_S)
+            # Under a time that is not corrected yet what is new looks old.
+            if healthy and now_s >= self._next_housekeeping_s:
                 self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
-                self._prune()
-            if now_s >= self._next_health_s:
-                self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
-                self._report()
-            self._store_fault = None
+                self._try_store(self._prune)
+        if self._health is not None and now_s >= self._next_health_s:
+            self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
+            self._health.follow(self._problems())
+
+    def _try_store(self, work: Callable[[], None]) -> bool:
+        """The gallery in memory still recognizes; a store that recovers is used again."""
+        try:
+            work()
         except KioskError as error:
-            # The gallery in memory still recognizes; a store that recovers is used again.
             if str(error) != self._store_fault:
                 log.error("store: %s", error)  # noqa: TRY400 - told in one line
             self._store_fault = str(error)
-            self._next_look_s = now_s + 10 * _FOLLOW_STORE_S
+            return False
+        self._store_fault = None
+        return True
 
-    def _report(self) -> None:
-        if self._health is not None:
-            self._health.follow(list(self._problems()))
+    def _look_at_store(self) -> None:
+        written_by_others = self._watcher.follow()
+        corrected = self.book.follow_clock()
+        # Whoever wrote may have put something back into the outbox.
+        if written_by_others or corrected:
+            self._wake.set()
 
-    def _problems(self) -> Iterator[Problem]:
+    def _problems(self) -> list[Problem]:
         """What is wrong at the moment."""
+        problems: list[Problem] = []
         if self._fault is not None:
-            yield Problem(part="camera", what=self._fault)
-        fault = self._store_fault or self._store.condition().fault
-        if fault is not None:
-            yield Problem(part="store", what=fault)
-        unsent = self._store.unsent()
-        if unsent.parked:
-            yield Problem(part="outbox", what=f"{unsent.parked} events are set aside; see `kiosk outbox list`")
-        if unsent.pending and unsent.last_error is not None:
-            yield Problem(part="outbox", what=f"{unsent.pending} events wait: {unsent.last_error}")
+            problems.append(Problem(part="camera", what=self._fault))
+        try:
+            self._unsent = self._store.unsent()
+        except KioskError as error:
+            self._store_fault = self._store_fault or str(error)
+        store_fault = self._store_fault or self.book.fault or self._store.condition().fault
+        if store_fault is not None:
+            problems.append(Problem(part="store", what=store_fault))
+        if self._unsent.parked:
+            what = f"{self._unsent.parked} events are set aside; see `kiosk outbox list`"
+            problems.append(Problem(part="outbox", what=what))
+        if self._unsent.pending and self._unsent.last_error is not None:
+            what = f"{self._unsent.pending} events wait: {self._unsent.last_error}"
+            problems.append(Problem(part="outbox", what=what))
         if not self._clock.synchronized():
-            yield Problem(part="clock", what="not known to follow a time server")
+            problems.append(Problem(part="clock", what="not known to follow a time server"))
+        return problems
 
     def _prune(self) -> None:
         """Under a clock nobody has set, what looks old may be new."""
@@ -312,6 +399,7 @@ def open_configured_camera(config: Config) -> Camera:
         pace=camera.pace,
         open_timeout_s=camera.open_timeout_s,
         read_timeout_s=camera.read_timeout_s,
+        frozen_after_s=camera.frozen_after_s,
     )
 
 
@@ -344,14 +432,20 @@ def broker_settings(config: Config) -> BrokerSettings:
 
 
 def _start_publisher(
-    stack: ExitStack, config: Config, store: Store, watcher: GalleryWatcher, wake: threading.Event
+    stack: ExitStack,
+    config: Config,
+    store: Store,
+    watcher: GalleryWatcher,
+    wake: threading.Event,
+    *,
+    heartbeat: Heartbeat,
 ) -> Publisher:
     topics = Topics(config.mqtt.topic_root, config.device.site, config.device.id)
     births = [(topics.info, _info(config, watcher).encode())]
     if config.mqtt.home_assistant:
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
     broker = MqttBroker(broker_settings(config), topics, births=tuple(births), on_change=wake.set)
-    publisher = Publisher(store, broker, wake=wake, clock=SystemClock())
+    publisher = Publisher(store, broker, wake=wake, clock=SystemClock(), beat=lambda: heartbeat.beat(_PUBLISHER))
     broker.hear_replays(publisher.obey)
     broker.start()
     stack.callback(broker.stop)
@@ -408,7 +502,7 @@ def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> Refr
     refractory = RefractoryPeriod(period_s)
     now_s, boot_id = clock.boottime_s(), clock.boot_id()
     for subject in store.subjects():
-        last = store.last_attendance(subject.id)
+        last = store.last_visit(subject.id)
         if last is not None and boot_id and last.boot_id == boot_id and last.boottime_ms / 1000 <= now_s:
             refractory.note(subject.id, last.boottime_ms / 1000)
     return refractory

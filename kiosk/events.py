@@ -206,10 +206,18 @@ class FrameHealth(_Document):
     p95_ms: float | None
 
 
+class CameraHealth(_Document):
+    """Counted since the start."""
+
+    fault: str | None = Field(description="why no pictures come, null while all is well")
+    reconnects: int = Field(ge=0)
+    stalls: int = Field(ge=0, description="times pictures stayed away")
+    last_frame_age_s: float | None
+
+
 class OutboxHealth(_Document):
     pending: int = Field(ge=0)
     parked: int = Field(ge=0, description="set aside because they broke connections, or are too large")
-    sent: int = Field(ge=0, description="kept, and can be asked for by cmd/replay")
     oldest_unsent_at: Timestamp | None
     kept_from_seq: int | None = Field(description="the lowest seq a replay can reach")
     last_seq: int | None = Field(description="the highest seq given out so far")
@@ -224,6 +232,7 @@ class Health(_Document):
     uptime_s: int = Field(ge=0)
     problems: list[Problem]
     frames: FrameHealth
+    camera: CameraHealth
     outbox: OutboxHealth
     clock_synchronized: bool
     decisions: dict[str, int] = Field(description="final decisions since the start, by reason, and check_ins")

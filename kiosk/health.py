@@ -63,9 +63,9 @@ class HealthReporter:
         news = [problem.part for problem in problems] != [problem.part for problem in self._problems]
         if now_s < self._next_s and not (news and now_s >= self._next_news_s):
             return
+        self._publish(self._describe(problems))
         self._problems = problems
         self._next_s, self._next_news_s = now_s + _EVERY_S, now_s + _NEWS_EVERY_S
-        self._publish(self._describe(problems))
 
 
 def read_temperature_c() -> float | None:

@@ -224,6 +224,7 @@ _DELIVERY_TABLES = (
         to_seq INTEGER NOT NULL
     ) STRICT
     """,
+    "CREATE INDEX replays_waiting ON replays(received_at) WHERE next_seq <= to_seq",
 )
 
 

@@ -1,7 +1,7 @@
 """Evidence as it lies in the store: compressed JSON, a quarter of its size. A card wears by every byte written.
 
-One byte tells the form, so that another one can come: ``1``, then a raw DEFLATE stream of compact UTF-8 JSON that
-starts from a dictionary of what every document has.
+One byte tells the form, so that another one can come: ``1``, then a zlib stream (RFC 1950: its checksum tells damage)
+of compact UTF-8 JSON that starts from a dictionary of what every document has.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from kiosk.errors import StoreError
 from kiosk.events import encode
 
 _DEFLATED = b"1"
-_RAW = -zlib.MAX_WBITS
 # Part of the form: to change a letter of it is to lose every document packed before. Most frequent last.
 _DICTIONARY = (
     b'"failure":"too_small""reason":"unknown","decision":"unknown","reason":"ambiguous","decision":"rejected",'
@@ -33,7 +32,7 @@ _DICTIONARY = (
 
 def pack(document: dict[str, Any]) -> bytes:
     """A JSON document as the store keeps it."""
-    packer = zlib.compressobj(level=9, wbits=_RAW, zdict=_DICTIONARY)
+    packer = zlib.compressobj(level=9, zdict=_DICTIONARY)
     return _DEFLATED + packer.compress(encode(document)) + packer.flush()
 
 
@@ -49,7 +48,7 @@ def unpack(packed: bytes) -> dict[str, Any]:
 
 def unpack_text(packed: bytes) -> str:
     """The packed JSON itself; see :func:`unpack`."""
-    unpacker = zlib.decompressobj(wbits=_RAW, zdict=_DICTIONARY)
+    unpacker = zlib.decompressobj(zdict=_DICTIONARY)
     try:
         text = unpacker.decompress(packed[1:]) + unpacker.flush()
         if packed[:1] == _DEFLATED and unpacker.eof and not unpacker.unused_data:

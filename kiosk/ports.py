@@ -11,12 +11,34 @@ from typing import Protocol
 from kiosk.biometrics import Embedding, Face, Frame, Image, ModelId
 
 
+@dataclass(frozen=True, slots=True)
+class CameraCondition:
+    """How a camera is, and how it has done since it was opened."""
+
+    fault: str | None
+    """Why no frames come at the moment, None while all is well."""
+    reconnects: int
+    """Times it was opened again."""
+    stalls: int
+    """Times it fell silent or hung while it was open or opening."""
+    frames: int
+    """Pictures it has sent, among them those that were dropped, frozen or black."""
+    last_frame_age_s: float | None
+    """Since the last frame fit to be recognized, seconds; None before the first."""
+    attempts: int
+    """Pictures taken, and openings and failures that came to an end: it stands still only if the capture hangs."""
+
+
 class Camera(Protocol):
     """Delivers the newest frame. A frame that is not asked for in time is dropped, never queued."""
 
     @property
     def fault(self) -> str | None:
         """Why no frames come at the moment, None while all is well."""
+
+    @property
+    def condition(self) -> CameraCondition:
+        """The fault and the counters behind it; may be asked from any thread."""
 
     def read(self, timeout_s: float) -> Frame | None:
         """The next frame, or None when none came in ``timeout_s`` (the camera keeps trying to recover).
@@ -124,7 +146,7 @@ class Outcome(StrEnum):
     LOST = "lost"
     """Not connected, or no PUBACK in time."""
     BROKE = "broke"
-    """The broker had answered on this connection, and ended it with this message in hand."""
+    """The broker had answered all else on this connection, and ended it with this message in hand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 A refused event is tried again and holds up those behind it; nothing is ever dropped, for the consumer proves
 completeness by ``seq``. Only an event that keeps breaking connections, or that is larger than the broker takes, is set
-aside (parked), so that it cannot hold up all others; it is tried again now and then. When everything new has been
-sent, what somebody asked for again is.
+aside (parked), so that it cannot hold up all others; it is tried again as soon as another one has gone through (it may
+have been the broker's fault), and now and then afterwards. When everything new has been sent, what somebody asked for
+again is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -31,6 +32,8 @@ _BACKOFF_MAX_S = 30.0
 _NO_SUBSCRIBER_BACKOFF_S = 2.0
 _IDLE_POLL_S = 60.0
 """Only a safety net: whoever writes to the outbox and whoever connects sets the wake event."""
+_BEAT_S = 1.0
+"""How often a resting thread gives a sign of life."""
 _LATE_S = 10.0
 _SIDE_CHANNEL_LENGTH = 32
 _WINDOW = 20
@@ -44,32 +47,42 @@ _MAX_COMMAND_BYTES = 4096
 
 @dataclass(slots=True)
 class _Suspect:
-    """The event at the head when connections broke, and how often in a row."""
+    """The event in hand when connections broke, and how often in a row."""
 
     seq: int = 0
     breaks: int = 0
 
-    def note(self, seq: int, outcome: Outcome) -> bool:
-        """Whether this event has to be set aside."""
+    def breaks_connections(self, seq: int, outcome: Outcome) -> bool:
+        """Whether this event has broken so many connections that it has to be set aside."""
         if outcome is Outcome.BROKE:
             self.breaks = self.breaks + 1 if seq == self.seq else 1
             self.seq = seq
         elif outcome is not Outcome.LOST:
             self.breaks = 0
-        return outcome is Outcome.TOO_LARGE or self.breaks >= _BREAKS_TO_PARK
+        return self.breaks >= _BREAKS_TO_PARK
 
 
 class Publisher:
     """The sending thread.
 
-    ``wake`` is set by others after a commit and when the broker's connection comes or goes.
+    ``wake`` is set by others after a commit and when the broker's connection comes or goes. ``beat`` is called while
+    the thread gets on: before each message, and about every second while there is none.
     """
 
-    def __init__(self, outbox: Outbox, broker: Broker, *, wake: threading.Event, clock: Clock) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        broker: Broker,
+        *,
+        wake: threading.Event,
+        clock: Clock,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self._outbox = outbox
         self._broker = broker
         self._wake = wake
         self._clock = clock
+        self._beat = beat
         self._side: deque[tuple[float, str, Mapping[str, Any]]] = deque(maxlen=_SIDE_CHANNEL_LENGTH)
         self._commands: deque[Command] = deque(maxlen=_MAX_COMMANDS)
         self._stopping = threading.Event()
@@ -81,6 +94,7 @@ class Publisher:
         self._suspect = _Suspect()
         self._parked_retry_s = _PARKED_RETRY_MIN_S
         self._next_parked_at = 0.0
+        self._parked_is_new = False
         self._last_outcome = Outcome.SENT
         self._last_problem = ""
         self._offered_seq = 0
@@ -133,7 +147,16 @@ class Publisher:
             except Exception:  # the thread must outlive a defect; check-ins keep being committed meanwhile
                 log.exception("sending failed unexpectedly")
                 pause_s = self._back_off()
-            self._wake.wait(pause_s)
+            self._rest(pause_s)
+
+    def _rest(self, pause_s: float) -> None:
+        """Wait to be woken, showing that a thread which waits is not one that hangs."""
+        deadline_s = time.monotonic() + pause_s
+        self._beat()
+        while not self._wake.wait(max(0.0, min(_BEAT_S, deadline_s - time.monotonic()))):
+            if time.monotonic() >= deadline_s:
+                return
+            self._beat()
 
     def _step(self) -> float:
         """Send what can be sent now; how long to sleep if nobody wakes us."""
@@ -146,9 +169,11 @@ class Publisher:
             wait_s = self._retry_at - time.monotonic()
             if wait_s > 0:
                 return wait_s
+            self._beat()
             went_well = self._send_something()
             if went_well is None:
-                self._idle.set()
+                # Who knows who listens when the next event comes.
+                self._window = 1
                 return min(_IDLE_POLL_S, max(1.0, self._next_parked_at - time.monotonic()))
             if not went_well:
                 return self._back_off()
@@ -159,6 +184,7 @@ class Publisher:
         pending = self._outbox.lend_pending(self._window)
         if pending:
             return self._send(pending)
+        self._idle.set()
         replay = self._outbox.next_replay(self._window)
         if replay is not None:
             return self._send_again(replay)
@@ -172,6 +198,8 @@ class Publisher:
         if connected and not self._was_connected and self._last_outcome not in {Outcome.LOST, Outcome.BROKE}:
             self._backoff_s = _BACKOFF_MIN_S
             self._retry_at = 0.0
+        if connected and not self._was_connected:
+            self._window = 1
         self._was_connected = connected
 
     def _send(self, rows: Sequence[OutboxRow]) -> bool:
@@ -184,12 +212,15 @@ class Publisher:
             return True
         row, receipt = failed
         # With several in flight nobody knows which one it was.
-        aside = len(rows) == 1 and self._suspect.note(row.seq, receipt.outcome)
+        breaks = len(rows) == 1 and self._suspect.breaks_connections(row.seq, receipt.outcome)
+        aside = breaks or receipt.outcome is Outcome.TOO_LARGE
         self._tell(f"event {row.seq} {'is set aside' if aside else 'stays in the outbox'}: {receipt.detail}")
         self._outbox.mark_failed(row.seq, receipt.detail, park=aside)
         if aside:
-            # Not at once: the next try must not cost those behind it their connection.
-            self._next_parked_at = time.monotonic() + self._parked_retry_s
+            self._suspect.breaks = 0
+            self._parked_retry_s = _PARKED_RETRY_MIN_S
+            self._next_parked_at = time.monotonic() + _PARKED_RETRY_MIN_S
+            self._parked_is_new = breaks
         return False
 
     def _send_again(self, replay: ReplayBatch) -> bool:
@@ -203,8 +234,10 @@ class Publisher:
         if failed is not None:
             row, receipt = failed
             self._tell(f"replay of event {row.seq}: {receipt.detail}")
-            if len(replay.rows) == 1 and self._suspect.note(row.seq, receipt.outcome):
+            breaks = len(replay.rows) == 1 and self._suspect.breaks_connections(row.seq, receipt.outcome)
+            if breaks or receipt.outcome is Outcome.TOO_LARGE:
                 sent += 1  # it cannot be had; go on behind it
+                self._suspect.breaks = 0
         if sent:
             self._outbox.advance_replay(replay.command_id, replay.rows[sent - 1].seq + 1)
         return failed is None
@@ -220,7 +253,9 @@ class Publisher:
             self._outbox.mark_sent([row.seq])
             self._parked_retry_s, self._next_parked_at = _PARKED_RETRY_MIN_S, 0.0
             return True
-        self._parked_retry_s = min(self._parked_retry_s * 2, _PARKED_RETRY_MAX_S)
+        # Only the event's own fault makes the next try later.
+        if receipt.outcome in {Outcome.BROKE, Outcome.TOO_LARGE}:
+            self._parked_retry_s = min(self._parked_retry_s * 2, _PARKED_RETRY_MAX_S)
         self._outbox.mark_failed(row.seq, receipt.detail)
         return False
 
@@ -229,8 +264,13 @@ class Publisher:
             Message(row.topic, encode({**row.payload, "replayed": late}))
             for row, late in zip(rows, replayed, strict=True)
         ]
-        self._offered_seq = max(self._offered_seq, rows[-1].seq)
+        offered_before = self._offered_seq
+        self._offered_seq = max(offered_before, rows[-1].seq)
         receipts = self._broker.publish(messages)
+        # Those behind a message that cannot be sent were not tried.
+        self._offered_seq = max(offered_before, rows[len(receipts) - 1].seq)
+        if receipts[0].outcome is Outcome.SENT:
+            self._note_passage()
         failed = _first_failure(rows, receipts)
         if failed is None:
             self._last_outcome = Outcome.SENT
@@ -241,6 +281,12 @@ class Publisher:
             self._last_outcome = failed[1].outcome
             self._window = 1
         return receipts
+
+    def _note_passage(self) -> None:
+        """A message went through: the way is free, for what was set aside as well."""
+        self._suspect.breaks = 0
+        if self._parked_is_new:
+            self._parked_is_new, self._next_parked_at = False, 0.0
 
     def _is_late(self, row: OutboxRow) -> bool:
         """Offered before, left over from an earlier process, or too old for a door to open."""
@@ -256,7 +302,7 @@ class Publisher:
                 log.debug("%s: %s", topic, receipt.outcome)
 
     def _hear_commands(self) -> None:
-        while self._commands:
+        for _ in range(len(self._commands)):
             command = self._commands.popleft()
             try:
                 self._hear(command)

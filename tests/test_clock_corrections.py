@@ -193,7 +193,7 @@ def test_what_was_sent_is_followed_by_a_correction_with_a_number_of_its_own(stor
         }
     # Corrections are no attendance.
     assert [row.event_type for row in store.attendance()] == ["check_in"] * 3
-    last = store.last_attendance("a")
+    last = store.last_visit("a")
     assert last is not None
     assert last.seq == 3
 
@@ -251,6 +251,27 @@ def test_clock_that_is_lost_and_set_again(store: Store) -> None:
     door.clock.is_set = True
     assert door.book.follow_clock()
     assert [utc_ms(row.occurred_at) for row in store.attendance()] == door.real_ms
+
+
+class StepsInBetween(WrongClock):
+    """A time server sets it right after it was asked for the time, or whether it is set."""
+
+    def utc_ms(self) -> int:
+        now = super().utc_ms()
+        self.is_set = True
+        return now
+
+    def synchronized(self) -> bool:
+        before, self.is_set = self.is_set, True
+        return before
+
+
+def test_a_clock_set_at_the_very_moment_vouches_for_no_wrong_time(store: Store) -> None:
+    door = Door(store, StepsInBetween(-REAL_MS))
+    door.visit()
+    door.book.follow_clock()
+    (row,) = store.attendance()
+    assert utc_ms(row.occurred_at) == door.real_ms[0]
 
 
 def test_store_that_fails_is_asked_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -351,6 +351,7 @@ class FakeOutbox:
     def __init__(self, *rows: OutboxRow) -> None:
         self.rows = list(rows)
         self.parked: list[OutboxRow] = []
+        self.parked_ever: list[int] = []
         self.failures = 0
         self.failed: list[str] = []
         self.looks = 0
@@ -378,6 +379,7 @@ class FakeOutbox:
         if park:
             assert self.rows[0].seq == seq
             self.parked.append(self.rows.pop(0))
+            self.parked_ever.append(seq)
 
     def request_replay(self, command_id: str, from_seq: int, to_seq: int) -> bool:
         raise AssertionError((command_id, from_seq, to_seq))
@@ -487,14 +489,40 @@ def test_window_opens_while_all_goes_well_and_closes_at_once(run: Runner) -> Non
     assert sorted(document["seq"] for document in broker.sent) == list(range(1, 31))
 
 
+def test_window_is_closed_again_by_idleness_and_a_new_connection(run: Runner) -> None:
+    broker = FakeBroker()
+    outbox = FakeOutbox(*[outbox_row(seq) for seq in range(1, 4)])
+    publisher, wake = run(outbox, broker)
+    assert publisher.drain(10)
+    wait_for(lambda: broker.windows == [1, 2])
+    outbox.rows += [outbox_row(seq) for seq in range(4, 7)]
+    wake.set()
+    wait_for(lambda: broker.windows == [1, 2, 1, 2])
+    broker.connected = False
+    wake.set()
+    wait_for(lambda: not publisher._was_connected)
+    outbox.rows += [outbox_row(seq) for seq in range(7, 10)]
+    broker.connected = True
+    wake.set()
+    wait_for(lambda: broker.windows == [1, 2, 1, 2, 1, 2])
+
+
 @pytest.mark.parametrize("between", [(), (Outcome.LOST,)], ids=["at once", "with the network down between"])
 def test_an_event_that_breaks_three_connections_is_set_aside(run: Runner, between: tuple[Outcome, ...]) -> None:
     broker = FakeBroker(Outcome.BROKE, *between, Outcome.BROKE, Outcome.BROKE)
     outbox = FakeOutbox(outbox_row(1), outbox_row(2))
-    publisher, _ = run(outbox, broker)
-    assert publisher.drain(20)
-    assert [document["seq"] for document in broker.sent] == [2]
-    assert [row.seq for row in outbox.parked] == [1]
+    run(outbox, broker)
+    wait_for(lambda: broker.sent, 20)
+    assert broker.sent[0]["seq"] == 2
+    assert outbox.parked_ever == [1]
+
+
+def test_what_was_set_aside_goes_as_soon_as_another_one_has(run: Runner) -> None:
+    broker = FakeBroker(*[Outcome.BROKE] * 3)
+    outbox = FakeOutbox(outbox_row(1), outbox_row(2))
+    run(outbox, broker)
+    wait_for(lambda: len(broker.sent) == 2, 20)
+    assert [(document["seq"], document["replayed"]) for document in broker.sent] == [(2, False), (1, True)]
 
 
 def test_breaks_that_hit_different_events_set_none_aside(run: Runner) -> None:
@@ -502,7 +530,7 @@ def test_breaks_that_hit_different_events_set_none_aside(run: Runner) -> None:
     outbox = FakeOutbox(outbox_row(1), outbox_row(2), outbox_row(3))
     publisher, _ = run(outbox, broker)
     assert publisher.drain(20)
-    assert outbox.parked == []
+    assert outbox.parked_ever == []
     assert {document["seq"] for document in broker.sent} == {1, 2, 3}
 
 
@@ -510,7 +538,7 @@ def test_what_was_set_aside_is_tried_again_when_nothing_else_waits(
     run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kiosk.publisher._PARKED_RETRY_MIN_S", 0.2)
-    broker = FakeBroker(Outcome.TOO_LARGE, Outcome.SENT, Outcome.BROKE)
+    broker = FakeBroker(Outcome.TOO_LARGE, Outcome.SENT, Outcome.NO_SUBSCRIBER, Outcome.BROKE)
     outbox = FakeOutbox(outbox_row(1), outbox_row(2))
     run(outbox, broker)
     wait_for(lambda: len(broker.sent) == 2, 10)

@@ -193,7 +193,7 @@ def _document(subject: Subject, models: Mapping[ModelId, int], in_use: ModelId |
 
 
 def _full_document(store: Store, subject: Subject, in_use: ModelId | None) -> dict[str, object]:
-    last = store.last_attendance(subject.id)
+    last = store.last_visit(subject.id)
     infos = store.template_infos(subject.id)
     models = Counter(info.model_id for info in infos)
     return {

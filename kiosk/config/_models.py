@@ -117,6 +117,13 @@ class CameraSection(Section):
     read_timeout_s: float = Field(
         default=3.0, ge=0.1, le=60, description="Without a picture for so long a camera counts as failed, seconds."
     )
+    frozen_after_s: float = Field(
+        default=4.0,
+        ge=0,
+        le=3600,
+        description="A live picture that stays exactly the same for longer is frozen, and recognized no more, seconds; "
+        "0: never. Longer for a network camera whose key frames are further apart than that.",
+    )
 
 
 class FaceSection(Section):

@@ -29,8 +29,9 @@ _KEEPALIVE_S = 30
 _CLOSE_TIMEOUT_S = 2.0
 _NO_SUBSCRIBER = 0x10
 _FAILURE = 0x80
-_DEFAULT_RECEIVE_MAXIMUM = 65_535
-"""MQTT 5, section 3.2.2.3.3: what a broker takes that does not say."""
+_MAX_IN_FLIGHT = 20
+_NO_FAULT_OF_A_MESSAGE = frozenset({0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x96, 0x97, 0x98, 0x9C, 0x9D})
+"""Reasons to end a connection that no single message is to blame for: not authorized, busy, shutting down, quota, …"""
 _PACKET_OVERHEAD = 16
 """Bytes of a PUBLISH packet beyond topic and payload: fixed header, two lengths, packet id, empty properties."""
 
@@ -49,9 +50,11 @@ class Session:
         self._one_at_a_time = threading.Lock()
         self._closing = threading.Lock()
         self._max_packet: int | None = None
-        self._receive_maximum = _DEFAULT_RECEIVE_MAXIMUM
+        self._receive_maximum = _MAX_IN_FLIGHT
         self._answered = False
+        self._births = threading.Lock()
         self._unanswered: set[int] = set()
+        self._innocent = False
         self.closed = threading.Event()
         self.ending = ""
 
@@ -79,7 +82,8 @@ class Session:
     def send(self, topic: str, payload: bytes) -> None:
         """Publish a retained document without waiting for the PUBACK."""
         if self._client is not None:
-            self._unanswered.add(self._client.publish(topic, payload, qos=1, retain=True).mid)
+            with self._births:
+                self._unanswered.add(self._client.publish(topic, payload, qos=1, retain=True).mid)
 
     def listen(self, topic: str, hear: Callable[[Command], None]) -> None:
         """Have ``hear`` called, on the network thread, for every message to a topic that is not retained."""
@@ -107,8 +111,8 @@ class Session:
         self, messages: Sequence[tuple[str, bytes]], *, retain: bool = False, timeout_s: float
     ) -> list[Receipt]:
         """Publish (full topic, payload) in order and wait for the answers; a receipt for each that was tried."""
-        in_flight = max(1, self._receive_maximum - len(self._unanswered))
-        fitting = list(takewhile(self._fits, messages[:in_flight]))
+        # paho does not care what the broker takes at once.
+        fitting = list(takewhile(self._fits, messages[: self._room_in_flight()]))
         if not fitting:
             return [Receipt(Outcome.TOO_LARGE, f"larger than the {self._max_packet} bytes the broker takes")]
         if not self._one_at_a_time.acquire(timeout=timeout_s):
@@ -129,6 +133,10 @@ class Session:
         if not politely or not self.closed.wait(_CLOSE_TIMEOUT_S):
             _shut(client)
         client.loop_stop()
+
+    def _room_in_flight(self) -> int:
+        with self._births:
+            return max(1, min(_MAX_IN_FLIGHT, self._receive_maximum) - len(self._unanswered))
 
     def _fits(self, message: tuple[str, bytes]) -> bool:
         topic, payload = message
@@ -161,10 +169,15 @@ class Session:
                     _shut(self._client)
                 return _up_to_gap(mids, answers, Receipt(Outcome.LOST, f"no answer from the broker in {timeout_s:g} s"))
             if result is None:
-                outcome = Outcome.BROKE if self._answered else Outcome.LOST
-                return _up_to_gap(mids, answers, Receipt(outcome, self._break_detail()))
+                return _up_to_gap(mids, answers, Receipt(self._outcome_of_break(), self._break_detail()))
             answers[result[0]] = _receipt(result[1])
         return [answers[mid] for mid in mids]
+
+    def _outcome_of_break(self) -> Outcome:
+        """A message is suspect only when everything before it was answered, and the broker did not say otherwise."""
+        with self._births:
+            suspect = self._answered and not self._unanswered and not self._innocent
+        return Outcome.BROKE if suspect else Outcome.LOST
 
     def _break_detail(self) -> str:
         return f"{self.ending} before the broker had answered"
@@ -181,7 +194,7 @@ class Session:
         ) -> None:
             self._refusal = reason if reason.value >= _FAILURE else None
             self._max_packet = getattr(properties, "MaximumPacketSize", None)
-            self._receive_maximum = getattr(properties, "ReceiveMaximum", _DEFAULT_RECEIVE_MAXIMUM)
+            self._receive_maximum = getattr(properties, "ReceiveMaximum", _MAX_IN_FLIGHT)
             self._settled.set()
 
         def on_disconnect(
@@ -189,6 +202,7 @@ class Session:
         ) -> None:
             told = reason if flags.is_disconnect_packet_from_server else None
             self.ending = end_problem(self._settings, told)
+            self._innocent = told is not None and told.value in _NO_FAULT_OF_A_MESSAGE
             self.closed.set()
             self._settled.set()
             self._results.put(None)
@@ -197,7 +211,8 @@ class Session:
             if reason.value >= _FAILURE:
                 log.debug("the broker refuses message %s: %s", mid, reason)
             self._answered = True
-            self._unanswered.discard(mid)
+            with self._births:
+                self._unanswered.discard(mid)
             self._results.put((mid, reason))
 
         client.on_connect = on_connect

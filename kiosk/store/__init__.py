@@ -1,6 +1,6 @@
 """SQLite: subjects, templates, attendance, rejections, outbox. The only place with SQL besides the migrations."""
 
-from kiosk.store._attendance import AttendanceRow
+from kiosk.store._attendance import AttendanceRow, Visit
 from kiosk.store._backups import Backup
 from kiosk.store._connection import RunningDaemon
 from kiosk.store._corrections import Corrections
@@ -38,5 +38,6 @@ __all__ = [
     "TemplateInfo",
     "Unsent",
     "UnsentEvent",
+    "Visit",
     "describe_damage",
 ]

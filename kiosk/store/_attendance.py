@@ -57,6 +57,17 @@ class AttendanceRow:
     stated_at: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """The outline of a row, without what it rests on."""
+
+    seq: int
+    event_type: EventType
+    occurred_at: str
+    boot_id: str
+    boottime_ms: int
+
+
 class Attendance(Connection):
     """The table ``attendance``, and the birth of outbox rows."""
 
@@ -153,14 +164,14 @@ class Attendance(Connection):
             AND a.seq > :after_seq
               AND (:since IS NULL OR COALESCE(a.corrected_at, a.occurred_at) >= :since)
               AND (:until IS NULL OR COALESCE(a.corrected_at, a.occurred_at) < :until)
-              AND (:subject IS NULL OR a.subject_id = :subject)
+              {"AND a.subject_id = :subject" if subject is not None else ""}
             ORDER BY a.seq {order} LIMIT :limit
             """,
             {
                 "after_seq": after_seq,
                 "since": time_text(since),
                 "until": time_text(until),
-                "subject": subject,
+                **({} if subject is None else {"subject": subject}),
                 "limit": -1 if limit is None else limit,
             },
         )
@@ -173,20 +184,26 @@ class Attendance(Connection):
         """Those whose event id begins so (lower case)."""
         return self._select("AND a.event_id >= :low AND a.event_id < :high", prefix_range(id_prefix))
 
-    def last_attendance(self, subject_id: str) -> AttendanceRow | None:
-        found = self.attendance(subject=subject_id, newest_first=True, limit=1)
-        return found[0] if found else None
+    def last_visit(self, subject_id: str, *, since: datetime | None = None) -> Visit | None:
+        """What a subject did last, at or after ``since`` (a site's midnight) where that is given."""
+        found = self._rows(
+            "SELECT seq, event_type, COALESCE(corrected_at, occurred_at) AS occurred_at, boot_id, boottime_ms"
+            " FROM attendance WHERE subject_id = :subject AND corrects IS NULL"
+            " AND (:since IS NULL OR COALESCE(corrected_at, occurred_at) >= :since) ORDER BY seq DESC LIMIT 1",
+            {"subject": subject_id, "since": time_text(since)},
+        )
+        return Visit(**{**found[0], "event_type": EventType(found[0]["event_type"])}) if found else None
 
     def last_event_type(self, subject_id: str, since: datetime) -> EventType | None:
-        """What a subject did last at or after ``since`` (a site's midnight): what `alternate` mode turns around."""
-        found = self.attendance(subject=subject_id, since=since, newest_first=True, limit=1)
-        return EventType(found[0].event_type) if found else None
+        """What `alternate` mode turns around."""
+        visit = self.last_visit(subject_id, since=since)
+        return None if visit is None else visit.event_type
 
     def prune(self, retention_days: int, *, now_ms: int) -> int:
         """Delete what is older than the retention period and not waiting to be sent; returns how many events.
 
         Call it only while the clock can be trusted. A row written under a clock that nobody had set is old only if
-        a later row with a trusted date is, unless this kiosk has never had a trusted clock.
+        a later row with a trusted date is. Answered wishes for a replay go by the same measure.
         """
         cutoff = utc_text(now_ms - retention_days * _DAY_MS)
         old, deleted = self._rows(_OLDEST_TRUSTED, {"cutoff": cutoff})[0]["old"], 0
@@ -202,6 +219,7 @@ class Attendance(Connection):
             db.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM doomed)")
             deleted: int = db.execute("DELETE FROM attendance WHERE seq IN (SELECT seq FROM doomed)").rowcount
             db.execute("DROP TABLE doomed")
+            db.execute("DELETE FROM replays WHERE next_seq > to_seq AND received_at < ?", [cutoff])
         return deleted
 
     def _select(self, condition: str, params: dict[str, object]) -> list[AttendanceRow]:
@@ -221,8 +239,7 @@ _SELECT = """
 _OLDEST_TRUSTED = """
     SELECT MAX(seq) AS old FROM attendance
     WHERE COALESCE(corrected_at, occurred_at) < :cutoff
-      AND (clock_synchronized OR corrected_at IS NOT NULL
-           OR NOT EXISTS (SELECT 1 FROM attendance WHERE clock_synchronized OR corrected_at IS NOT NULL))
+      AND (clock_synchronized OR corrected_at IS NOT NULL)
 """
 _PRUNABLE = """
     SELECT a.seq FROM attendance AS a LEFT JOIN outbox AS o USING (seq)
@@ -282,7 +299,8 @@ def _raise_floor(db: Database, seq: int) -> None:
 
 
 def _unsent(db: Database) -> int:
-    return int(scalar(db, "SELECT COUNT(*) FROM outbox WHERE state <> 'sent'"))
+    # Grouped, so that SQLite counts in the index of what is unsent, however much was sent.
+    return sum(row[0] for row in db.execute("SELECT COUNT(*) FROM outbox WHERE state <> 'sent' GROUP BY state"))
 
 
 def queue_event(db: Database, event: AttendanceEvent | TimeCorrection) -> None:

@@ -94,7 +94,10 @@ def restate(db: Database, seq: int, corrected_ms: int) -> None:
     payload = json.loads(text)
     payload["clock"]["corrected_by_ms"] = corrected_ms - utc_ms(payload["occurred_at"])
     payload |= {"occurred_at": utc_text(corrected_ms), "clock_synchronized": True}
-    db.execute("UPDATE outbox SET payload = ? WHERE seq = ?", [encode(payload).decode(), seq])
+    db.execute(
+        "UPDATE outbox SET payload = ?, created_at = ? WHERE seq = ?",
+        [encode(payload).decode(), utc_text(corrected_ms), seq],
+    )
     integrity.seal(db, "outbox", "seq = ?", [seq])
 
 

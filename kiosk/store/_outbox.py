@@ -34,10 +34,10 @@ class OutboxCounts:
 class Unsent:
     """What has not arrived, in numbers. ``last_error``: of the oldest event."""
 
-    pending: int
-    parked: int
-    oldest_at: str | None
-    last_error: str | None
+    pending: int = 0
+    parked: int = 0
+    oldest_at: str | None = None
+    last_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,9 @@ class OutboxTable(Connection):
         return [self._row(row) for row in found]
 
     def next_parked(self) -> OutboxRow | None:
-        found = self._rows(f"{_SELECT} WHERE o.state <> 'sent' AND o.state = 'parked' ORDER BY o.seq LIMIT 1")
+        found = self._rows(
+            f"{_SELECT} WHERE o.state <> 'sent' AND o.state = 'parked' ORDER BY o.attempts, o.seq LIMIT 1"
+        )
         return self._row(found[0]) if found else None
 
     def mark_sent(self, seqs: Sequence[int]) -> None:
@@ -110,7 +112,7 @@ class OutboxTable(Connection):
 
     def next_replay(self, limit: int) -> ReplayBatch | None:
         with self._reading() as db:
-            command = rows(db, "SELECT * FROM replays WHERE next_seq <= to_seq ORDER BY rowid LIMIT 1")
+            command = rows(db, "SELECT * FROM replays WHERE next_seq <= to_seq ORDER BY received_at, rowid LIMIT 1")
             if not command:
                 return None
             found = rows(
@@ -131,7 +133,7 @@ class OutboxTable(Connection):
         found = self._rows(
             "SELECT o.seq, o.event_id, a.event_type, a.subject_id, o.created_at, o.state, o.attempts,"
             " o.last_error AS error FROM outbox AS o JOIN attendance AS a USING (seq)"
-            " WHERE o.state <> 'sent' ORDER BY o.seq"
+            " WHERE o.state <> 'sent' AND o.state IN ('pending', 'parked') ORDER BY o.seq"
         )
         return [UnsentEvent(**row) for row in found]
 
@@ -149,12 +151,9 @@ class OutboxTable(Connection):
     def unsent(self) -> Unsent:
         """How much waits; cheap, however much was sent before."""
         with self._reading() as db:
-            counted = rows(db, "SELECT state, COUNT(*) AS n FROM outbox WHERE state <> 'sent' GROUP BY state")
-            oldest = rows(
-                db,
-                "SELECT created_at, last_error FROM outbox WHERE seq ="
-                " (SELECT MIN(seq) FROM outbox WHERE state <> 'sent')",
-            )
+            counted = rows(db, _UNSENT)
+            first = min((row["first"] for row in counted), default=0)
+            oldest = rows(db, "SELECT created_at, last_error FROM outbox WHERE seq = ?", [first])
         counts = {row["state"]: row["n"] for row in counted}
         return Unsent(
             pending=counts.get("pending", 0),
@@ -164,23 +163,34 @@ class OutboxTable(Connection):
         )
 
     def outbox_counts(self) -> OutboxCounts:
+        """Everything about the outbox; the number of sent events takes a look at each."""
         unsent = self.unsent()
-        (ends,) = self._rows("SELECT COUNT(*) AS n, MIN(seq) AS first FROM outbox")
+        (total,) = self._rows("SELECT COUNT(*) AS n FROM outbox")
         return OutboxCounts(
             pending=unsent.pending,
-            sent=ends["n"] - unsent.pending - unsent.parked,
+            sent=total["n"] - unsent.pending - unsent.parked,
             parked=unsent.parked,
             oldest_pending_at=unsent.oldest_at,
             last_error=unsent.last_error,
-            kept_from_seq=ends["first"],
+            kept_from_seq=self.kept_from_seq(),
             last_seq=self.last_seq(),
         )
 
+    def kept_from_seq(self) -> int | None:
+        """The lowest number a replay can reach, None while there is nothing."""
+        (row,) = self._rows("SELECT MIN(seq) AS first FROM outbox")
+        first: int | None = row["first"]
+        return first
+
     def last_seq(self) -> int | None:
-        """The highest number given out so far, None before the first."""
-        (row,) = self._rows("SELECT MAX(seq) AS last FROM attendance")
-        last: int | None = row["last"]
-        return last
+        """The highest number given out so far, whether its row is still there or not; None before the first."""
+        found = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'attendance'")
+        return found[0]["seq"] if found else None
+
+    def inherit_outbox(self) -> None:
+        """What is there now was committed by others: it may have been sent, and opens no door any more."""
+        (row,) = self._rows("SELECT COALESCE(MAX(seq), 0) AS seq FROM outbox")
+        self._inherited_seq = row["seq"]
 
     def _may_have_left(self, seq: int) -> bool:
         """Whether a broker may know this event already."""
@@ -202,5 +212,6 @@ _SELECT = (
     "SELECT o.seq, o.event_id, o.topic, o.payload, o.attempts, a.boottime_ms"
     " FROM outbox AS o JOIN attendance AS a USING (seq)"
 )
+_UNSENT = "SELECT state, COUNT(*) AS n, MIN(seq) AS first FROM outbox WHERE state <> 'sent' GROUP BY state"
 # "<> 'sent'" lets SQLite use the index of what is unsent.
 _PENDING = f"{_SELECT} WHERE o.state <> 'sent' AND o.state = 'pending' ORDER BY o.seq LIMIT ?"

@@ -127,6 +127,5 @@ _SELECT = """
 """
 _OLDEST_TRUSTED = """
     SELECT MAX(number) FROM rejections
-    WHERE occurred_at < :cutoff
-      AND (clock_synchronized OR NOT EXISTS (SELECT 1 FROM rejections WHERE clock_synchronized))
+    WHERE occurred_at < :cutoff AND clock_synchronized
 """

@@ -40,7 +40,7 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
         store._open(verified=verified)
         store._trouble.quiet = not verified
         try:
-            store._inherited_seq = store._highest_seq()
+            store.inherit_outbox()
         except KioskError:
             store.close()
             raise
@@ -92,6 +92,3 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-    def _highest_seq(self) -> int:
-        return int(self._rows("SELECT COALESCE(MAX(seq), 0) AS seq FROM outbox")[0]["seq"])
