@@ -82,9 +82,9 @@ def damaged_rows(db: Database, table: str) -> list[int]:
     return [row[0] for row in db.execute(f"SELECT rowid FROM {table} NOT INDEXED WHERE {wrong}")]  # noqa: S608
 
 
-def sound(table: str) -> str:
-    """SQL condition: the row is as it was written."""
-    return f"(digest IS {_expression(table)})"
+def sound(table: str, alias: str | None = None) -> str:
+    """SQL condition: the row is as it was written. ``alias``: what the statement calls the table."""
+    return f"({alias or table}.digest IS {_expression(table, alias)})"
 
 
 def set_mark(db: Database, name: str, document: Mapping[str, Any]) -> None:
@@ -126,9 +126,10 @@ def _has_table(db: Database, name: str) -> bool:
     return db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", [name]).fetchone() is not None
 
 
-def _expression(table: str) -> str:
+def _expression(table: str, alias: str | None = None) -> str:
     # As bytes: text that is no longer UTF-8 is to be hashed as well.
-    return f"row_digest('{table}', {', '.join(f'CAST({column} AS BLOB)' for column in COLUMNS[table])})"
+    values = ", ".join(f"CAST({alias or table}.{column} AS BLOB)" for column in COLUMNS[table])
+    return f"row_digest('{table}', {values})"
 
 
 def _row_digest(table: str, *values: bytes | None) -> bytes:

@@ -315,6 +315,23 @@ def test_a_damaged_template_is_named_and_never_compared(path: Path, caplog: pyte
     assert caplog.text.count("templates of 'E7' are damaged and not compared") == 1
 
 
+def test_a_damaged_event_is_never_sent(path: Path) -> None:
+    with Store.open(path) as store:
+        first = store.next_pending()
+        assert first is not None
+        store.checkpoint()
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("UPDATE outbox SET payload = replace(payload, '0.81', '0.91') WHERE seq = ?", [first.seq])
+            db.commit()
+        for look in (store.next_pending, lambda: store.lend_pending(5)):
+            with pytest.raises(StoreError, match=f"event {first.seq} differs from what was written.*restart the kiosk"):
+                look()
+        assert store.damaged
+    with Store.open(path, verified=True) as store:
+        assert store.restored is not None
+        assert store.next_pending() is not None
+
+
 def test_an_older_store_gets_its_digests_with_the_upgrade(tmp_path: Path) -> None:
     path = tmp_path / "kiosk.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:

@@ -70,7 +70,11 @@ class Backups:
 
     def damaged(self) -> list[Path]:
         """Stores that were moved aside, newest first."""
-        return sorted(self.store.parent.glob(f"{self.store.name}.damaged-*Z"), reverse=True)
+        name = re.compile(re.escape(self.store.name) + r"\.damaged-\d{6}-\d{8}T\d{6}Z")
+        return sorted(
+            (path for path in self.store.parent.glob(f"{self.store.name}.damaged-*") if name.fullmatch(path.name)),
+            reverse=True,
+        )
 
     def name_for_damaged(self, moment: datetime) -> str:
         """The next free one. They are numbered as backups are."""

@@ -196,6 +196,14 @@ class Connection:
         with self._translated():
             return find_damage(self.path)
 
+    def note_damage(self, problem: str) -> StoreError:
+        """Damage was found: from now on the store counts as damaged. Returns the error that says so."""
+        error = StoreError(
+            f"{self.path}: the store is damaged ({problem}); restart the kiosk, which restores the newest backup"
+        )
+        self._trouble.note(error, sqlite3.SQLITE_CORRUPT)
+        return error
+
     def last_restore(self) -> Restored | None:
         """What was restored from a backup, however long ago."""
         with self._reading() as db:

@@ -197,6 +197,8 @@ class OutboxTable(Connection):
         return seq <= max(self._inherited_seq, self._lent_seq)
 
     def _row(self, row: dict[str, Any]) -> OutboxRow:
+        if not row["sound"]:
+            raise self.note_damage(f"event {row['seq']} differs from what was written")
         return OutboxRow(
             seq=row["seq"],
             event_id=row["event_id"],
@@ -209,7 +211,8 @@ class OutboxTable(Connection):
 
 
 _SELECT = (
-    "SELECT o.seq, o.event_id, o.topic, o.payload, o.attempts, a.boottime_ms"
+    "SELECT o.seq, o.event_id, o.topic, o.payload, o.attempts, a.boottime_ms,"  # noqa: S608 - names from the code
+    f" {integrity.sound('outbox', 'o')} AS sound"
     " FROM outbox AS o JOIN attendance AS a USING (seq)"
 )
 _UNSENT = "SELECT state, COUNT(*) AS n, MIN(seq) AS first FROM outbox WHERE state <> 'sent' GROUP BY state"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kiosk.biometrics import ModelId
-from kiosk.errors import KioskError, StoreError
+from kiosk.errors import KioskError
 from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
 from kiosk.store._calibrations import Calibrations
@@ -73,13 +72,6 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
     def damaged(self) -> bool:
         """Whether damage has shown since it was opened; only a start with ``verified`` mends it."""
         return self._trouble.damaged
-
-    def note_damage(self, problem: str) -> None:
-        """Somebody else has found damage: from now on :attr:`damaged`."""
-        self._trouble.note(
-            StoreError(f"{self.path}: the store is damaged ({problem}); restart the kiosk, which restores a backup"),
-            sqlite3.SQLITE_CORRUPT,
-        )
 
     def _free_mib(self) -> int:
         try:
