@@ -17,7 +17,7 @@ from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
-from kiosk.errors import KioskError
+from kiosk.errors import KioskError, StoreError
 from kiosk.events import (
     AttendanceEvent,
     CameraHealth,
@@ -27,6 +27,7 @@ from kiosk.events import (
     OutboxHealth,
     Problem,
     RejectedEvent,
+    StoreHealth,
     Topics,
 )
 from kiosk.gallery import Gallery, Readiness
@@ -45,7 +46,7 @@ from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
-from kiosk.store import Store, Unsent
+from kiosk.store import BackupKeeper, Limits, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def run_daemon(config: Config) -> None:
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_signals())
         pipeline = build_pipeline(config)
-        store = stack.enter_context(Store.open(Path(config.store.path)))
+        store = stack.enter_context(open_store_verified(config))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
         # The daemon before us may have committed until now.
         store.inherit_outbox()
@@ -99,6 +100,7 @@ def run_daemon(config: Config) -> None:
         )
         if publisher is not None:
             daemon.report_health(config.device.site, config.device.id, publisher)
+        _start_keeper(stack, config, store)
         daemon.watch(stopping)
         notifier.stopping()
         camera.close()
@@ -212,6 +214,7 @@ class Daemon:
                 problems=problems,
                 frames=self._frame_times.summarize(),
                 camera=self._camera_health(),
+                store=self._store_health(),
                 outbox=self._outbox_health(),
                 clock_synchronized=self._clock.synchronized(),
                 decisions=dict(self.book.counts),
@@ -228,6 +231,15 @@ class Daemon:
             reconnects=condition.reconnects,
             stalls=condition.stalls,
             last_frame_age_s=None if age_s is None else round(age_s, 1),
+        )
+
+    def _store_health(self) -> StoreHealth:
+        condition = self._store.condition()
+        return StoreHealth(
+            fault=condition.fault,
+            free_mib=condition.free_mib,
+            last_backup_at=condition.last_backup_at,
+            restored=condition.restored,
         )
 
     def _outbox_health(self) -> OutboxHealth:
@@ -314,6 +326,8 @@ class Daemon:
         log.log(level, "%s", text)
 
     def _keep_house(self) -> None:
+        if self._store.damaged:
+            raise StoreError(f"{self._store.path}: the store is damaged; the next start restores the newest backup")
         now_s = time.monotonic()
         if now_s >= self._next_look_s:
             healthy = self._try_store(self._look_at_store)
@@ -350,11 +364,9 @@ class Daemon:
         problems: list[Problem] = []
         if self._fault is not None:
             problems.append(Problem(part="camera", what=self._fault))
-        try:
+        with suppress(KioskError):
             self._unsent = self._store.unsent()
-        except KioskError as error:
-            self._store_fault = self._store_fault or str(error)
-        store_fault = self._store_fault or self.book.fault
+        store_fault = self._store_fault or self._store.condition().fault or self.book.fault
         if store_fault is not None:
             problems.append(Problem(part="store", what=store_fault))
         if self._unsent.parked:
@@ -369,8 +381,6 @@ class Daemon:
 
     def _prune(self) -> None:
         """Under a clock nobody has set, what looks old may be new."""
-        # A reader may have kept an erasure from cutting the write-ahead log.
-        self._store.finish_erasures()
         synchronized = self._clock.synchronized()
         if synchronized or self._rejected_days == 0:
             self._store.prune_rejections(self._rejected_days, now_ms=self._clock.utc_ms())
@@ -400,6 +410,27 @@ def open_configured_camera(config: Config) -> Camera:
         read_timeout_s=camera.read_timeout_s,
         frozen_after_s=camera.frozen_after_s,
     )
+
+
+def open_store_verified(config: Config) -> Store:
+    """The store, after a look at all of it; restored from a backup if it must be.
+
+    Raises:
+        StoreError: it is damaged and no backup is good; or it cannot be opened.
+    """
+    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config))
+
+
+def store_limits(config: Config) -> Limits:
+    """When check-ins are refused."""
+    return Limits(config.store.min_free_mib, config.store.max_unsent)
+
+
+def _start_keeper(stack: ExitStack, config: Config, store: Store) -> None:
+    backups = config.store.backups
+    keeper = BackupKeeper(store, every_h=backups.every_h, keep=backups.keep)
+    keeper.start()
+    stack.callback(keeper.stop)
 
 
 def broker_settings(config: Config) -> BrokerSettings:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.errors import StoreError
 from kiosk.packing import pack
 
@@ -234,7 +235,27 @@ def _prepare_delivery(db: Database) -> None:
         db.execute(statement)
 
 
-STEPS: tuple[Step, ...] = (_create_tables, _create_rejections, _create_calibrations, _prepare_delivery)
+def _add_digests(db: Database) -> None:
+    db.execute("CREATE TABLE marks (name TEXT PRIMARY KEY, document TEXT NOT NULL, digest BLOB) STRICT")
+    for table in integrity.COLUMNS:
+        if table != "marks":
+            db.execute(f"ALTER TABLE {table} ADD COLUMN digest BLOB")
+            integrity.seal(db, table)
+    # The numbering so far: rows may have been deleted at its end.
+    found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'attendance'").fetchone()
+    integrity.set_mark(db, integrity.SEQ_FLOOR, {"seq": 0 if found is None else found[0]})
+
+
+STEPS: tuple[Step, ...] = (
+    _create_tables,
+    _create_rejections,
+    _create_calibrations,
+    _prepare_delivery,
+    _add_digests,
+)
+
+SEALED_SINCE = STEPS.index(_add_digests) + 1
+"""From this schema version on every row carries a digest."""
 
 
 def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:
@@ -243,12 +264,14 @@ def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:
     Raises:
         StoreError: see :func:`check`.
     """
+    integrity.install(db)
     for number in range(check(db, path, steps), len(steps)):
         db.execute("BEGIN IMMEDIATE")
         try:
             steps[number](db)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {number + 1}")
+            integrity.note_schema(db, number + 1)
             db.execute("COMMIT")
         except (sqlite3.Error, ValueError):
             db.rollback()

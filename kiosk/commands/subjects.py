@@ -142,7 +142,7 @@ def _confirm(subject: Subject) -> None:
 
 
 def _describe(receipt: ErasureReceipt) -> str:
-    rest = "" if receipt.complete else "; a reader keeps old pages open, they go with the next write"
+    rest = "" if receipt.complete else "; NOT YET from all backups and the log: a running kiosk sees to that"
     return (
         f"{receipt.subject_id} erased at {receipt.erased_at}: {count(receipt.templates_erased, 'template')} erased, "
         f"{count(receipt.attendance_kept, 'event')} kept without name; receipt {receipt.receipt_id}{rest}"

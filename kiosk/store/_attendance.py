@@ -8,7 +8,9 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.biometrics import Decision, ModelId, SubjectId
+from kiosk.errors import StoreError
 from kiosk.events import (
     ATTENDANCE,
     AttendanceEvent,
@@ -88,6 +90,9 @@ class Attendance(Connection):
         With ``outbox=False`` (MQTT switched off) the event is logged and never sent. None when there is nobody to
         record it for: the subject was erased in the meantime. ``threshold_source``: why the threshold is what it is,
         kept for `kiosk why`.
+
+        Raises:
+            StoreError: it could not be committed, or the disk or the outbox is so full that check-ins are refused.
         """
         if decision.subject_id is None:
             raise ValueError("only an identified decision makes a check-in")
@@ -96,6 +101,7 @@ class Attendance(Connection):
             decision, gallery_size=gallery_size, model_id=model_id, threshold_source=threshold_source, pad=pad
         ).document()
         with self._writing() as db:
+            self._admit(db)
             name = _name(db, decision.subject_id)
             if name is None:
                 return None
@@ -122,6 +128,24 @@ class Attendance(Connection):
             if outbox:
                 queue_event(db, event)
         return event
+
+    def refusal(self) -> str | None:
+        """Why check-ins are refused at the moment; None when they are not."""
+        with self._reading() as db:
+            return self._refusal(db)
+
+    def _admit(self, db: Database) -> None:
+        refusal = self._refusal(db)
+        if refusal is not None:
+            raise StoreError(refusal)
+
+    def _refusal(self, db: Database) -> str | None:
+        if _unsent(db) >= self.limits.max_unsent:
+            return (
+                f"{self.path}: {self.limits.max_unsent} events wait to be sent (store.max_unsent), and none is given "
+                f"up for a new one; `kiosk check` says why they are not sent"
+            )
+        return self._space_problem()
 
     def attendance(
         self,
@@ -182,11 +206,18 @@ class Attendance(Connection):
         a later row with a trusted date is. Answered wishes for a replay go by the same measure.
         """
         cutoff = utc_text(now_ms - retention_days * _DAY_MS)
+        old, deleted = self._rows(_OLDEST_TRUSTED, {"cutoff": cutoff})[0]["old"], 0
+        # In pieces: deleting needs space in the write-ahead log, of which there may be little.
+        while (piece := self._prune_some(cutoff, old or 0)) > 0:
+            deleted += piece
+        return deleted
+
+    def _prune_some(self, cutoff: str, old: int) -> int:
         with self._writing() as db:
-            old = scalar(db, _OLDEST_TRUSTED, {"cutoff": cutoff}) or 0
             db.execute(f"CREATE TEMP TABLE doomed AS {_PRUNABLE}", {"cutoff": cutoff, "old": old})
+            _raise_floor(db, scalar(db, "SELECT MAX(seq) FROM doomed") or 0)
             db.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM doomed)")
-            deleted = db.execute("DELETE FROM attendance WHERE seq IN (SELECT seq FROM doomed)").rowcount
+            deleted: int = db.execute("DELETE FROM attendance WHERE seq IN (SELECT seq FROM doomed)").rowcount
             db.execute("DROP TABLE doomed")
             db.execute("DELETE FROM replays WHERE next_seq > to_seq AND received_at < ?", [cutoff])
         return deleted
@@ -206,7 +237,7 @@ _SELECT = """
     WHERE a.corrects IS NULL
 """
 _OLDEST_TRUSTED = """
-    SELECT MAX(seq) FROM attendance
+    SELECT MAX(seq) AS old FROM attendance
     WHERE COALESCE(corrected_at, occurred_at) < :cutoff
       AND (clock_synchronized OR corrected_at IS NOT NULL)
 """
@@ -214,6 +245,7 @@ _PRUNABLE = """
     SELECT a.seq FROM attendance AS a LEFT JOIN outbox AS o USING (seq)
     WHERE a.seq <= :old AND COALESCE(a.corrected_at, a.occurred_at) < :cutoff
       AND (o.state IS NULL OR o.state = 'sent')
+    ORDER BY a.seq LIMIT 500
 """
 
 
@@ -255,7 +287,19 @@ def insert_entry(
     )
     if cursor.lastrowid is None:
         raise RuntimeError("SQLite reports no row id for an insert")
+    integrity.seal(db, "attendance", "seq = ?", [cursor.lastrowid])
     return cursor.lastrowid
+
+
+def _raise_floor(db: Database, seq: int) -> None:
+    """Remember a number whose row is about to be deleted, so that its successor can be told from a damaged counter."""
+    known = integrity.mark(db, integrity.SEQ_FLOOR) or {"seq": 0}
+    if seq > known["seq"]:
+        integrity.set_mark(db, integrity.SEQ_FLOOR, {"seq": seq})
+
+
+def _unsent(db: Database) -> int:
+    return int(scalar(db, "SELECT COUNT(*) FROM outbox WHERE state <> 'sent'"))
 
 
 def queue_event(db: Database, event: AttendanceEvent | TimeCorrection) -> None:
@@ -264,6 +308,7 @@ def queue_event(db: Database, event: AttendanceEvent | TimeCorrection) -> None:
         "INSERT INTO outbox (seq, event_id, topic, payload, created_at) VALUES (?, ?, ?, ?, ?)",
         [event.seq, event.event_id, ATTENDANCE, event.encode().decode(), event.occurred_at],
     )
+    integrity.seal(db, "outbox", "seq = ?", [event.seq])
 
 
 def _row(row: dict[str, Any]) -> AttendanceRow:

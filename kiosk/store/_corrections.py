@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.biometrics import SubjectId
 from kiosk.events import (
     TIME_CORRECTION,
@@ -66,21 +67,29 @@ class CorrectionsTable(OutboxTable):
                 if row["state"] is None:
                     continue
                 if row["state"] == "pending" and not row["attempts"] and not self._may_have_left(row["seq"]):
-                    _restate(db, row["seq"], corrected_ms)
+                    restate(db, row["seq"], corrected_ms)
                     unsent += 1
                 else:
                     _announce(db, row, corrected_ms, moment, origin)
                     sent += 1
+            rejected = rows(
+                db,
+                "SELECT number FROM rejections WHERE boot_id = ? AND clock_synchronized = 0",
+                [moment.boot_id],
+            )
             db.execute(
                 "UPDATE rejections SET clock_synchronized = 1,"
                 " occurred_at = strftime('%Y-%m-%dT%H:%M:%fZ', (? + boottime_ms) / 1000.0, 'unixepoch')"
                 " WHERE boot_id = ? AND clock_synchronized = 0",
                 [moment.utc_ms - moment.boottime_ms, moment.boot_id],
             )
+            for row in rejected:
+                integrity.seal(db, "rejections", "number = ?", [row["number"]])
         return Corrections(unsent, sent)
 
 
-def _restate(db: Database, seq: int, corrected_ms: int) -> None:
+def restate(db: Database, seq: int, corrected_ms: int) -> None:
+    """Have an event that nobody has seen yet tell the right time."""
     (text,) = db.execute("SELECT payload FROM outbox WHERE seq = ?", [seq]).fetchone()
     payload = json.loads(text)
     payload["clock"]["corrected_by_ms"] = corrected_ms - utc_ms(payload["occurred_at"])
@@ -89,6 +98,7 @@ def _restate(db: Database, seq: int, corrected_ms: int) -> None:
         "UPDATE outbox SET payload = ?, created_at = ? WHERE seq = ?",
         [encode(payload).decode(), utc_text(corrected_ms), seq],
     )
+    integrity.seal(db, "outbox", "seq = ?", [seq])
 
 
 def _announce(db: Database, row: dict[str, object], corrected_ms: int, moment: Moment, origin: Origin) -> None:

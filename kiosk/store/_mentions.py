@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.biometrics import SubjectId
 from kiosk.errors import StoreError
 from kiosk.events import encode
@@ -44,6 +45,7 @@ def forget_subject(db: Database, subject_id: SubjectId) -> None:
             evidence = unpack(packed)
             erase_mentions(evidence, {subject_id})
             db.execute(f"UPDATE {table} SET evidence = ? WHERE {key} = ?", [pack(evidence), number])  # noqa: S608
+            integrity.seal(db, table, f"{key} = ?", [number])
 
 
 def _mentions(packed: bytes, mention: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kiosk import integrity
 from kiosk.events import utc_text
 from kiosk.ports import OutboxRow, ReplayBatch
 from kiosk.store._connection import Connection, rows, scalar
@@ -106,6 +107,7 @@ class OutboxTable(Connection):
                 "INSERT INTO replays (command_id, received_at, next_seq, to_seq) VALUES (?, ?, ?, ?)",
                 [command_id, utc_text(time.time_ns() // 1_000_000), from_seq, to_seq],
             )
+            integrity.seal(db, "replays", "command_id = ?", [command_id])
         return True
 
     def next_replay(self, limit: int) -> ReplayBatch | None:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kiosk import integrity
 from kiosk.biometrics import Decision, ModelId
+from kiosk.errors import StoreError
 from kiosk.events import Moment, Origin, RejectedEvent, utc_text
 from kiosk.evidence import gather_evidence
 from kiosk.packing import pack, unpack
@@ -49,10 +51,17 @@ class Rejections(Connection):
         gallery_size: int,
         threshold_source: str | None = None,
     ) -> None:
-        """Keep a decision under the id of the event that tells of it."""
+        """Keep a decision under the id of the event that tells of it.
+
+        Raises:
+            StoreError: it could not be committed, or the disk is so full that nothing new is kept.
+        """
         evidence = gather_evidence(
             decision, gallery_size=gallery_size, model_id=model_id, threshold_source=threshold_source
         ).document()
+        problem = self._space_problem()
+        if problem is not None:
+            raise StoreError(problem)
         with self._writing() as db:
             cursor = db.execute(
                 "INSERT INTO rejections (event_id, reason, occurred_at, tz, clock_synchronized, boot_id, boottime_ms,"
@@ -70,6 +79,7 @@ class Rejections(Connection):
                     pack(without_erased(db, evidence)),
                 ],
             )
+            integrity.seal(db, "rejections", "number = ?", [cursor.lastrowid])
             # Numbers only grow while there are rows: at most so many can be above this one.
             db.execute("DELETE FROM rejections WHERE number <= ?", [(cursor.lastrowid or 0) - MAX_REJECTIONS])
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kiosk.biometrics import ModelId
-from kiosk.errors import KioskError
+from kiosk.errors import KioskError, StoreError
 from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
 from kiosk.store._calibrations import Calibrations
 from kiosk.store._corrections import CorrectionsTable
+from kiosk.store._files import free_bytes
+from kiosk.store._limits import DEFAULT_LIMITS, WARN_SHARE, Limits, StoreCondition
 from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
@@ -20,15 +23,22 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
-    def open(cls, path: Path | str, *, writable: bool = True) -> Self:
+    def open(
+        cls, path: Path | str, *, writable: bool = True, verified: bool = False, limits: Limits = DEFAULT_LIMITS
+    ) -> Self:
         """Open the database, creating or upgrading it when ``writable``.
+
+        With ``verified`` everything in it is verified first, and a damaged store restored from the newest good backup;
+        ``restored`` tells.
 
         Raises:
             StoreError: not a database, damaged, of a newer version, another program's, missing, disk full.
             PermissionDeniedError: file or folder may not be read or written.
         """
         store = cls(Path(path), writable=writable)
-        store._open()
+        store.limits = limits
+        store._open(verified=verified)
+        store._trouble.quiet = not verified
         try:
             store.inherit_outbox()
         except KioskError:
@@ -41,6 +51,41 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
         calibration = self.calibration(model_id)
         shift = 0.0 if calibration is None else calibration.score_shift
         return Gallery(model_id, self.templates(model_id), score_shift=shift)
+
+    def condition(self) -> StoreCondition:
+        """How the store is at this moment. Cheap; never raises."""
+        fault, restored, unsent = self._trouble.fault or self.backup_fault, None, 0
+        try:
+            last = self.last_restore()
+            restored = None if last is None else last.describe()
+            fault = fault or self.refusal()
+            waiting = self.unsent()
+            unsent = waiting.pending + waiting.parked
+        except KioskError as error:
+            fault = fault or str(error)
+        share = unsent / self.limits.max_unsent
+        if fault is None and share >= WARN_SHARE:
+            fault = f"{unsent} events wait to be sent; at {self.limits.max_unsent} check-ins are refused"
+        newest = self.backups.all()[:1]
+        return StoreCondition(fault, self._free_mib(), newest[0].taken_at if newest else None, restored, share)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether damage has shown since it was opened; only a start with ``verified`` mends it."""
+        return self._trouble.damaged
+
+    def note_damage(self, problem: str) -> None:
+        """Somebody else has found damage: from now on :attr:`damaged`."""
+        self._trouble.note(
+            StoreError(f"{self.path}: the store is damaged ({problem}); restart the kiosk, which restores a backup"),
+            sqlite3.SQLITE_CORRUPT,
+        )
+
+    def _free_mib(self) -> int:
+        try:
+            return free_bytes(self.path) >> 20
+        except OSError:
+            return -1
 
     def __enter__(self) -> Self:
         return self
