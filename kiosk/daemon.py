@@ -27,6 +27,7 @@ from kiosk.events import (
     OutboxHealth,
     Problem,
     RejectedEvent,
+    StoreHealth,
     Topics,
 )
 from kiosk.gallery import Gallery, Readiness
@@ -213,6 +214,7 @@ class Daemon:
                 problems=problems,
                 frames=self._frame_times.summarize(),
                 camera=self._camera_health(),
+                store=self._store_health(),
                 outbox=self._outbox_health(),
                 clock_synchronized=self._clock.synchronized(),
                 decisions=dict(self.book.counts),
@@ -229,6 +231,15 @@ class Daemon:
             reconnects=condition.reconnects,
             stalls=condition.stalls,
             last_frame_age_s=None if age_s is None else round(age_s, 1),
+        )
+
+    def _store_health(self) -> StoreHealth:
+        condition = self._store.condition()
+        return StoreHealth(
+            fault=condition.fault,
+            free_mib=condition.free_mib,
+            last_backup_at=condition.last_backup_at,
+            restored=condition.restored,
         )
 
     def _outbox_health(self) -> OutboxHealth:
@@ -353,11 +364,9 @@ class Daemon:
         problems: list[Problem] = []
         if self._fault is not None:
             problems.append(Problem(part="camera", what=self._fault))
-        try:
+        with suppress(KioskError):
             self._unsent = self._store.unsent()
-        except KioskError as error:
-            self._store_fault = self._store_fault or str(error)
-        store_fault = self._store_fault or self.book.fault or self._store.condition().fault
+        store_fault = self._store_fault or self._store.condition().fault or self.book.fault
         if store_fault is not None:
             problems.append(Problem(part="store", what=store_fault))
         if self._unsent.parked:

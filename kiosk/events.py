@@ -223,6 +223,13 @@ class OutboxHealth(_Document):
     last_seq: int | None = Field(description="the highest seq given out so far")
 
 
+class StoreHealth(_Document):
+    fault: str | None = Field(description="why check-ins are or would be refused, null while all is well")
+    free_mib: int = Field(description="free on its disk; -1 where nobody can tell")
+    last_backup_at: str | None = Field(description="UTC; null without a backup")
+    restored: str | None = Field(description="what the last restore from a backup did, null when there was none")
+
+
 class Health(_Document):
     """How the kiosk is; published every minute and whenever a problem comes or goes. Not retained."""
 
@@ -233,6 +240,7 @@ class Health(_Document):
     problems: list[Problem]
     frames: FrameHealth
     camera: CameraHealth
+    store: StoreHealth
     outbox: OutboxHealth
     clock_synchronized: bool
     decisions: dict[str, int] = Field(description="final decisions since the start, by reason, and check_ins")
