@@ -281,3 +281,34 @@ def test_waiting_for_another_backup_ends(store: Store, monkeypatch: pytest.Monke
     monkeypatch.setattr("kiosk.store._backups._LOCK_TIMEOUT_S", 0.1)
     with store.backups.alone(), pytest.raises(StoreError, match="another process takes a backup"):
         take(store)
+
+
+_OPEN_AND_CLOSE = """
+import sys
+from kiosk.store import Store
+with Store.open(sys.argv[1]) as store:
+    store.rename_subject("E1", sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("act", ["verify", "take", "renew"])
+def test_looking_at_an_open_store_does_not_end_its_locks(store: Store, act: str) -> None:
+    """Closing any file handle of the database would (howtocorrupt.html, 2.2): the next to close took our log away."""
+    check_in(store)
+    log, index = (store.path.with_name(f"kiosk.db-{name}") for name in ("wal", "shm"))
+    inodes = log.stat().st_ino, index.stat().st_ino
+    for name in ("Anna", "Anne"):
+        if act == "verify":
+            assert store.integrity_problem() is None
+        elif act == "take":
+            take(store)
+        else:
+            store._trouble.suspect = True
+            check_in(store)
+        subprocess.run([sys.executable, "-c", _OPEN_AND_CLOSE, str(store.path), name], check=True)
+        assert (log.stat().st_ino, index.stat().st_ino) == inodes
+        subject = store.subject("E1")
+        assert subject is not None
+        assert subject.name == name
+        assert check_in(store)
+    assert find_damage(store.path, log=False) is None

@@ -192,9 +192,9 @@ class Connection:
         return not busy
 
     def integrity_problem(self) -> str | None:
-        """What differs from what was written, None when nothing does. Reads everything."""
+        """What differs from what was written, None when nothing does. Reads everything but the end of the log."""
         with self._translated():
-            return find_damage(self.path)
+            return find_damage(self.path, log=False)
 
     def note_damage(self, problem: str) -> StoreError:
         """Damage was found: from now on the store counts as damaged. Returns the error that says so."""
@@ -309,7 +309,11 @@ class Connection:
                     f"{self.path}: the store that was here is gone or empty; `kiosk run` restores the newest backup "
                     f"(to start a new one, delete {self.path.name}.lock, too)"
                 )
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # One that is there is not opened here: closing it would end the locks that an open connection holds.
+            if not self.path.exists():
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            elif not os.access(self.path, os.W_OK, effective_ids=True):
+                os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
             raise _os_problem(self.path, error) from error
 

@@ -29,12 +29,13 @@ _NOT_DAMAGE = frozenset(
 )
 
 
-def find_damage(path: Path, *, still: bool = False) -> str | None:
+def find_damage(path: Path, *, still: bool = False, log: bool = True) -> str | None:
     """What is wrong with a database file of ours, in words; None when all is well.
 
     Everything is read: the structure and every index against its table (SQLite's ``integrity_check``), every row
     against its digest, the definitions and the numbering against what was noted of them, and the end of the write-ahead
-    log. ``still``: a file of its own that nobody writes, as a backup is.
+    log. ``still``: a file of its own that nobody writes, as a backup is. ``log``: look at the log, too; never while
+    this process has the database open, for that ends the locks it holds (https://sqlite.org/howtocorrupt.html, 2.2).
 
     Raises:
         StoreError: another program's file, or one of a newer version.
@@ -43,7 +44,7 @@ def find_damage(path: Path, *, still: bool = False) -> str | None:
     try:
         with contextlib.closing(open_reading(path, still=still).conn) as connection:
             db = Database(connection, execute_plugins=False)
-            return _find(db, path) or (None if still else _log_problem(db, path))
+            return _find(db, path) or (_log_problem(db, path) if log and not still else None)
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _NOT_DAMAGE:
             raise
