@@ -5,6 +5,9 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 # Debian keeps mosquitto in /usr/sbin, which is not on everybody's path.
 export PATH := justfile_directory() / ".venv/bin:" + env("PATH") + ":/usr/sbin"
 
+# Where docs/reliability.md has its figures from.
+reliability := "docs/measured/reliability"
+
 _list:
     @just --list --unsorted
 
@@ -57,6 +60,12 @@ python version:
 # The newest Python the kiosk supports, where it is installed
 pythons:
     @if ./quickstart has-python 3.13; then just python 3.13; else echo "skipped: no Python 3.13 on this machine"; fi
+
+# Every figure of the fault tests in the long form, two and a half hours; run it as root, for the power cuts
+faults-long *arguments:
+    pytest tests/faults --faults long --fault-results {{ reliability }} {{ arguments }}
+    python benchmarks/outbox.py > {{ reliability }}/outbox.json
+    python benchmarks/soak.py > {{ reliability }}/soak.json
 
 # The demo
 demo:
