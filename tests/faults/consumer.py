@@ -64,7 +64,7 @@ class Arrival:
 
     @property
     def opens_a_door(self) -> bool:
-        """The rule for whoever opens doors: somebody checks in, and does so now."""
+        """The rule for whoever opens doors, on first deliveries: somebody checks in, and does so now."""
         return self.event_type == "check_in" and not self.replayed and self.age_s <= STALE_S
 
 
@@ -86,7 +86,8 @@ class Summary:
     stale_as_fresh: int
     """Late, and nothing in the message said so."""
     doors_opened: int
-    doors_opened_twice: int
+    repeated_as_fresh: int
+    """Repetitions that call themselves live: those of the broker, which sends again what the kiosk sent once."""
 
     @property
     def duplicate_share(self) -> float:
@@ -141,7 +142,7 @@ class Ledger:
         arrivals = list(self.arrivals)
         first = {device: self.first_deliveries(device) for device in devices}
         events = sum(map(len, first.values()))
-        opened = [arrival for arrival in arrivals if arrival.opens_a_door]
+        live = [arrival for arrival in arrivals if not arrival.replayed]
         return Summary(
             arrivals=len(arrivals),
             events=events,
@@ -151,8 +152,8 @@ class Ledger:
             out_of_order=sum(self._out_of_order(device, first[device]) for device in devices),
             conflicts=sum(_conflicts(self.of(device)) for device in devices),
             stale_as_fresh=sum(arrival.stale_as_fresh for arrival in arrivals),
-            doors_opened=len(opened),
-            doors_opened_twice=len(opened) - len({arrival.event_id for arrival in opened}),
+            doors_opened=sum(arrival.opens_a_door for device in devices for arrival in first[device]),
+            repeated_as_fresh=len(live) - len({arrival.event_id for arrival in live}),
         )
 
     def _out_of_order(self, device: str, first: list[Arrival]) -> int:
