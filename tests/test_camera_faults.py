@@ -20,6 +20,8 @@ from kiosk.camera import LiveCamera, _grabber, _live, open_camera
 from kiosk.camera._pictures import BLACK, FROZEN, WHITE, PictureWatch
 from kiosk.opencv import cv2
 
+pytestmark = pytest.mark.faults
+
 LONGEST_TO_TELL_S = 5
 LONGEST_TO_RECOVER_S = 10
 MOST_RETRIES_PER_S = 10

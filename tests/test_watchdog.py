@@ -37,6 +37,8 @@ from kiosk.publisher import Publisher
 from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.store import Store
 
+pytestmark = pytest.mark.faults
+
 LIMIT_S = 2.0
 """A watchdog more impatient than systemd's 30 s, so that nobody must wait that long."""
 
