@@ -178,7 +178,7 @@ def read_frames(clip: Path) -> list[Frame]:
 def listener(port: int) -> Iterator[subprocess.Popen[str]]:
     """A subscriber in a process of its own: here it would take time from what is measured."""
     command = [sys.executable, __file__, "--consume", str(port)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")  # noqa: S603
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     try:
         yield process
     finally:

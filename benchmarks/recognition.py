@@ -126,7 +126,7 @@ def measure(plan: Plan, part: Part) -> None:
         print(f"{part.name}: measuring", flush=True)
         unfinished = raw.with_suffix(".part")
         arguments = [str(argument).replace("{out}", str(unfinished)) for argument in part.arguments]
-        run = subprocess.run([sys.executable, *arguments], check=True, cwd=REPO, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        run = subprocess.run([sys.executable, *arguments], check=True, cwd=REPO, stdout=subprocess.PIPE, text=True)
         if part.name == "notebook":
             unfinished.write_text(json.dumps({"markdown": run.stdout.strip() + "\n"}), encoding="utf-8")
         elif "{out}" not in part.arguments:
@@ -149,12 +149,12 @@ def main() -> None:
     plan.work.mkdir(parents=True, exist_ok=True)
     if not plan.facenet().exists():
         build = ("-m", "convert", "build", "facenet512", "--weights", plan.weights, "--out", plan.work / "bundles")
-        subprocess.run([sys.executable, *map(str, build)], check=True, cwd=REPO)  # noqa: S603
+        subprocess.run([sys.executable, *map(str, build)], check=True, cwd=REPO)
     wanted = arguments.only.split(",") if arguments.only else None
     for part in parts(plan):
         if wanted is None or part.name in wanted:
             measure(plan, part)
-    subprocess.run([sys.executable, str(REPO / "docs" / "generate_recognition.py")], check=True, cwd=REPO)  # noqa: S603
+    subprocess.run([sys.executable, str(REPO / "docs" / "generate_recognition.py")], check=True, cwd=REPO)
 
 
 if __name__ == "__main__":

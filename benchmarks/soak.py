@@ -71,7 +71,7 @@ def look(pid: int, kiosk: Kiosk, log: Path, began_s: float) -> Sample:
 def running(kiosk: Kiosk, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """``kiosk run`` with its log in a file: a pipe would fill."""
     with log.open("wb") as out:
-        process = subprocess.Popen(  # noqa: S603 - our own command line
+        process = subprocess.Popen(
             [sys.executable, "-m", "kiosk", "run", "--config", str(kiosk.config)],
             stdin=subprocess.DEVNULL,
             stdout=out,

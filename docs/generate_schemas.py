@@ -11,10 +11,30 @@ import yaml
 from pydantic import BaseModel
 
 from kiosk import __version__
-from kiosk.events import ATTENDANCE, REJECTED, AttendanceEvent, Info, RejectedEvent
+from kiosk.events import (
+    ATTENDANCE,
+    HEALTH,
+    REJECTED,
+    REPLAY,
+    AttendanceEvent,
+    Health,
+    Info,
+    RejectedEvent,
+    ReplayCommand,
+    TimeCorrection,
+)
 
 DOCS = Path(__file__).resolve().parent
-_MODELS: dict[str, type[BaseModel]] = {"attendance": AttendanceEvent, "rejected": RejectedEvent, "info": Info}
+_MODELS: dict[str, type[BaseModel]] = {
+    "attendance": AttendanceEvent,
+    "time_correction": TimeCorrection,
+    "rejected": RejectedEvent,
+    "info": Info,
+    "health": Health,
+    "replay": ReplayCommand,
+}
+_ALSO_THERE = {"attendance": ("time_correction",)}
+"""Other documents on a channel; ``event_type`` tells them apart."""
 _ADDRESS = "{root}/{site}/{device}"
 
 
@@ -61,8 +81,18 @@ def _asyncapi_text() -> str:
     channels = {
         "status": (f"{_ADDRESS}/status", "Retained, QoS 1; the last will says offline.", ["online", "offline"]),
         "info": (f"{_ADDRESS}/info", "Birth document; retained, QoS 1.", None),
-        "attendance": (f"{_ADDRESS}/{ATTENDANCE}", "Check-ins; QoS 1, at least once, in order, never retained.", None),
+        "attendance": (
+            f"{_ADDRESS}/{ATTENDANCE}",
+            "Check-ins, and corrections of their time; QoS 1, at least once, in order, never retained.",
+            None,
+        ),
         "rejected": (f"{_ADDRESS}/{REJECTED}", "Faces that led to no check-in; only with mqtt.rejected_events.", None),
+        "health": (f"{_ADDRESS}/{HEALTH}", "How the kiosk is; every minute and with each problem; QoS 1.", None),
+        "replay": (
+            f"{_ADDRESS}/{REPLAY}",
+            "Asks for events again, which then say replayed: true. Ignored when retained, expired, or its id known.",
+            None,
+        ),
     }
     document = {
         "asyncapi": "3.0.0",
@@ -74,7 +104,9 @@ def _asyncapi_text() -> str:
         "defaultContentType": "application/json",
         "channels": {name: _channel(name, *about) for name, about in channels.items()},
         "operations": {
-            f"send_{name}": {"action": "send", "channel": {"$ref": f"#/channels/{name}"}} for name in channels
+            f"{action}_{name}": {"action": action, "channel": {"$ref": f"#/channels/{name}"}}
+            for name in channels
+            for action in ["receive" if name == "replay" else "send"]
         },
     }
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
@@ -82,8 +114,12 @@ def _asyncapi_text() -> str:
 
 
 def _channel(name: str, address: str, description: str, texts: list[str] | None) -> dict[str, Any]:
-    payload = {"type": "string", "enum": texts} if texts else {"$ref": f"./schemas/{name}.schema.json"}
-    content_type = "text/plain" if texts else "application/json"
+    if texts:
+        messages: dict[str, Any] = {name: _message("text/plain", {"type": "string", "enum": texts})}
+    else:
+        documents = [name, *_ALSO_THERE.get(name, ())]
+        references = {document: {"$ref": f"./schemas/{document}.schema.json"} for document in documents}
+        messages = {document: _message("application/json", payload) for document, payload in references.items()}
     return {
         "address": address,
         "description": description,
@@ -92,8 +128,12 @@ def _channel(name: str, address: str, description: str, texts: list[str] | None)
             "site": {"description": "device.site"},
             "device": {"description": "device.id"},
         },
-        "messages": {name: {"contentType": content_type, "payload": payload}},
+        "messages": messages,
     }
+
+
+def _message(content_type: str, payload: dict[str, Any]) -> dict[str, Any]:
+    return {"contentType": content_type, "payload": payload}
 
 
 if __name__ == "__main__":

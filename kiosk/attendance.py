@@ -22,6 +22,16 @@ log = logging.getLogger(__name__)
 Mode = Literal["check_in", "check_out", "alternate"]
 
 
+class Corrected(Protocol):
+    """How many events got another time: before they were sent, or by an event of their own."""
+
+    @property
+    def unsent(self) -> int: ...
+
+    @property
+    def sent(self) -> int: ...
+
+
 class Register(Protocol):
     """The part of the store attendance is written to."""
 
@@ -52,6 +62,8 @@ class Register(Protocol):
     ) -> None: ...
 
     def last_event_type(self, subject_id: str, since: datetime) -> EventType | None: ...
+
+    def correct_times(self, moment: Moment, origin: Origin) -> Corrected: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,9 @@ class AttendanceBook:
         # The decision is kept, for only a final one has its frames with it.
         self._owed: dict[tuple[int | None, SubjectId], Decision] = {}
         self._told_unkept = False
+        self._knew_time = False
+        self.fault: str | None = None
+        """Why the last check-in could not be recorded; None once one could be again."""
         self.counts: Counter[str] = Counter()
         """Final decisions by reason, and ``check_ins``, ``refractory``, ``store_failures`` and ``rejections_lost``."""
 
@@ -118,6 +133,26 @@ class AttendanceBook:
         else:
             self._record(report, subject_id, gallery, captured_s, threshold_source)
 
+    def follow_clock(self) -> bool:
+        """Once the clock is set, correct what was recorded before. True: there is something new to send.
+
+        Raises:
+            KioskError: the store cannot be written; the next call tries again.
+        """
+        moment = self._moment()
+        if not moment.synchronized or self._knew_time:
+            self._knew_time = moment.synchronized
+            return False
+        corrected = self._register.correct_times(moment, self._settings.origin)
+        self._knew_time = True
+        if corrected.unsent or corrected.sent:
+            log.info(
+                "the clock is set: %s waiting events have the right time, %s sent ones are corrected",
+                corrected.unsent,
+                corrected.sent,
+            )
+        return bool(corrected.unsent or corrected.sent)
+
     def _record(
         self,
         report: FaceReport,
@@ -134,8 +169,10 @@ class AttendanceBook:
             if owed not in self._owed:
                 log.error("check-in of %s not recorded: %s", subject_id, error)  # noqa: TRY400 - told in one line
             self.counts["store_failures"] += 1
+            self.fault = f"check-ins are not recorded: {error}"
             self._owed[owed] = decision
             return
+        self.fault = None
         self._owed.pop(owed, None)
         if event is None:
             log.info("%s was erased a moment ago; nothing recorded", subject_id)
@@ -186,9 +223,11 @@ class AttendanceBook:
         return event
 
     def _moment(self) -> Moment:
+        # Asked first: a clock that is set between the two questions must not vouch for the time it showed before.
+        synchronized = self._clock.synchronized()
         return Moment(
             utc_ms=self._clock.utc_ms(),
-            synchronized=self._clock.synchronized(),
+            synchronized=synchronized,
             boottime_ms=round(self._clock.boottime_s() * 1000),
             boot_id=self._boot_id,
         )
@@ -201,6 +240,10 @@ class AttendanceBook:
 
 
 def _local_midnight(moment: Moment, timezone: str) -> datetime:
-    """The start of the site's day."""
+    """The start of the site's day.
+
+    Where a change to or from summer time falls on midnight: the first of two midnights, and for one that is left out
+    the moment of the change (PEP 495: an impossible time counts by the offset before).
+    """
     local = datetime.fromtimestamp(moment.utc_ms / 1000, UTC).astimezone(ZoneInfo(timezone))
-    return local.replace(hour=0, minute=0, second=0, microsecond=0)
+    return local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)

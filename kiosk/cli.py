@@ -27,6 +27,7 @@ _COMMANDS = {
     "verify": ("verify", "Do two photos show the same person?"),
     "identify": ("identify", "Who is in these photos?"),
     "events": ("events", "Show the attendance log."),
+    "outbox": ("outbox", "See what waits for the broker; retry what was set aside."),
     "why": ("why", "Show what one decision rests on, accepted or not."),
     "calibrate": ("calibrate", "Find the threshold for this gallery and this door."),
     "check": ("check", "Check that the kiosk would run; say what to mend."),

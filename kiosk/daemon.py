@@ -6,8 +6,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from kiosk import __version__, events
@@ -17,9 +17,21 @@ from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
-from kiosk.errors import KioskError
-from kiosk.events import AttendanceEvent, Info, Origin, RejectedEvent, Topics
+from kiosk.errors import KioskError, StoreError
+from kiosk.events import (
+    AttendanceEvent,
+    CameraHealth,
+    Health,
+    Info,
+    Origin,
+    OutboxHealth,
+    Problem,
+    RejectedEvent,
+    StoreHealth,
+    Topics,
+)
 from kiosk.gallery import Gallery, Readiness
+from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
     Pipeline,
@@ -33,8 +45,8 @@ from kiosk.pipeline import (
 from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
-from kiosk.sdnotify import Notifier
-from kiosk.store import Store
+from kiosk.sdnotify import Heartbeat, Notifier
+from kiosk.store import BackupKeeper, Limits, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +56,12 @@ _HOUSEKEEPING_S = 3600.0
 _DRAIN_ON_STOP_S = 5.0
 _DRAIN_AT_END_S = 30.0
 _LOOK_UP_S = 0.5
+_LOOK_FOR_PROBLEMS_S = 1.0
+_REPEAT_S = 60.0
+# What the watchdog watches: each must get on, or systemd restarts the kiosk.
+_CAPTURE = "capture"
+_RECOGNITION = "recognition"
+_PUBLISHER = "publisher"
 
 
 def run_daemon(config: Config) -> None:
@@ -55,13 +73,18 @@ def run_daemon(config: Config) -> None:
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_signals())
         pipeline = build_pipeline(config)
-        store = stack.enter_context(Store.open(Path(config.store.path)))
+        store = stack.enter_context(open_store_verified(config))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
+        # The daemon before us may have committed until now.
+        store.inherit_outbox()
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         watcher.announce()
         wake = threading.Event()
-        publisher = _start_publisher(stack, config, store, watcher, wake) if config.mqtt.enabled else None
+        heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([_PUBLISHER] if config.mqtt.enabled else []))
+        publisher = (
+            _start_publisher(stack, config, store, watcher, wake, heartbeat=heartbeat) if config.mqtt.enabled else None
+        )
         book = _open_book(config, store, publisher, wake)
         notifier = Notifier()
         daemon = Daemon(
@@ -70,9 +93,14 @@ def run_daemon(config: Config) -> None:
             book=book,
             store=store,
             notifier=notifier,
+            heartbeat=heartbeat,
             retention_days=config.store.retention_days,
             rejected_days=config.store.rejected_days,
+            wake=wake,
         )
+        if publisher is not None:
+            daemon.report_health(config.device.site, config.device.id, publisher)
+        _start_keeper(stack, config, store)
         daemon.watch(stopping)
         notifier.stopping()
         camera.close()
@@ -92,17 +120,21 @@ class GalleryWatcher:
         self.threshold_source = self._explain_threshold()
         self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
 
-    def follow(self) -> None:
-        """Take over what was enrolled or removed since the last look; a failed look is repeated by the next."""
+    def follow(self) -> bool:
+        """Take over what was enrolled or removed since the last look; a failed look is repeated by the next.
+
+        True: another process has written to the store.
+        """
         self._stale = self._stale or self._store.changed()
         if not self._stale:
-            return
+            return False
         self.gallery = self._load()
         self.threshold_source = self._explain_threshold()
         self.recognizer.use(self.gallery, build_rule(self._config, self._pipeline.bundle, self.gallery))
         self._stale = False
         log.info("gallery reloaded: %s", self.describe())
         self._tell_foreign()
+        return True
 
     def announce(self) -> None:
         """Log what recognizes, how well, and what it cannot use."""
@@ -140,21 +172,87 @@ class Daemon:
         book: AttendanceBook,
         store: Store,
         notifier: Notifier,
+        heartbeat: Heartbeat,
         retention_days: int,
         rejected_days: int,
+        wake: threading.Event,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
         self._store = store
         self._notifier = notifier
+        self._heartbeat = heartbeat
         self._retention_days = retention_days
         self._rejected_days = rejected_days
+        self._wake = wake
         self._clock = SystemClock()
         self._fault: str | None = None
+        self._store_fault: str | None = None
+        self._unsent = Unsent()
+        self._kept_seqs: tuple[int | None, int | None] = None, None
+        self._frame_times = FrameTimes()
+        self._health: HealthReporter | None = None
+        self._told_s: dict[str, float] = {}
+        self._ready = False
+        self._attempts = 0
         self._next_look_s = 0.0
         self._next_housekeeping_s = 0.0
+        self._next_health_s = 0.0
         self.book = book
         self.frames = 0
+
+    def report_health(self, site: str, device: str, publisher: Publisher) -> None:
+        """Publish from now on how this kiosk is."""
+        started_s = time.monotonic()
+
+        def describe(problems: list[Problem]) -> Health:
+            return Health(
+                site=site,
+                device=device,
+                at=events.utc_text(self._clock.utc_ms()),
+                uptime_s=round(time.monotonic() - started_s),
+                problems=problems,
+                frames=self._frame_times.summarize(),
+                camera=self._camera_health(),
+                store=self._store_health(),
+                outbox=self._outbox_health(),
+                clock_synchronized=self._clock.synchronized(),
+                decisions=dict(self.book.counts),
+                temperature_c=read_temperature_c(),
+            )
+
+        self._health = HealthReporter(describe, lambda health: publisher.offer(events.HEALTH, health.payload()))
+
+    def _camera_health(self) -> CameraHealth:
+        condition = self._camera.condition
+        age_s = condition.last_frame_age_s
+        return CameraHealth(
+            fault=condition.fault,
+            reconnects=condition.reconnects,
+            stalls=condition.stalls,
+            last_frame_age_s=None if age_s is None else round(age_s, 1),
+        )
+
+    def _store_health(self) -> StoreHealth:
+        condition = self._store.condition()
+        return StoreHealth(
+            fault=condition.fault,
+            free_mib=condition.free_mib,
+            last_backup_at=condition.last_backup_at,
+            restored=condition.restored,
+        )
+
+    def _outbox_health(self) -> OutboxHealth:
+        """As it was last known, where the store cannot be read."""
+        with suppress(KioskError):
+            self._kept_seqs = self._store.kept_from_seq(), self._store.last_seq()
+        return OutboxHealth(
+            pending=self._unsent.pending,
+            parked=self._unsent.parked,
+            oldest_unsent_at=self._unsent.oldest_at,
+            kept_from_seq=self._kept_seqs[0],
+            last_seq=self._kept_seqs[1],
+        )
 
     def watch(self, stopping: threading.Event) -> None:
         """Work until told to stop, or until a finite source has come to its end."""
@@ -164,11 +262,14 @@ class Daemon:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
                 return
-            self._note_fault(self._camera.fault if frame is None else None)
+            condition = self._camera.condition
+            self._note_fault(condition.fault if frame is None else None)
             if frame is not None:
                 self._process(frame)
+            self._give_signs_of_life(condition.attempts)
 
     def _process(self, frame: Frame) -> None:
+        began_s = time.perf_counter()
         for report in self._watcher.recognizer.process(frame):
             self.book.consider(
                 report,
@@ -176,42 +277,110 @@ class Daemon:
                 captured_s=frame.captured_s,
                 threshold_source=self._watcher.threshold_source,
             )
+        self._frame_times.note(time.perf_counter() - began_s)
         self.frames += 1
+        self._heartbeat.beat(_RECOGNITION)
         if self.frames == 1:
-            self._notifier.ready()
+            self._get_ready()
             self._notifier.status(f"watching; {self._watcher.describe()}")
-        # Only a processed frame proves the kiosk alive: without frames systemd's watchdog restarts it.
-        self._notifier.watchdog()
+
+    def _give_signs_of_life(self, attempts: int) -> None:
+        """Only what has been achieved counts.
+
+        A processed frame does. Without one there must be a fault that is told, and a capture that keeps trying: a
+        camera that is away is no reason to restart the kiosk, a capture that hangs is.
+        """
+        if attempts != self._attempts:
+            self._attempts = attempts
+            self._heartbeat.beat(_CAPTURE)
+        if self._fault is not None:
+            self._heartbeat.beat(_RECOGNITION)
+        self._notifier.watchdog(self._heartbeat)
+
+    def _get_ready(self) -> None:
+        """Up is who has processed a frame or can say why there is none: a dark room must not hold up the start."""
+        if not self._ready:
+            self._ready = True
+            self._notifier.ready()
 
     def _note_fault(self, fault: str | None) -> None:
         if fault == self._fault:
             return
         self._fault = fault
         if fault is None:
-            log.info("pictures are back")
+            self._tell(logging.INFO, "pictures are back")
             self._notifier.status(f"watching; {self._watcher.describe()}")
         else:
-            log.warning("no pictures: %s", fault)
+            self._tell(logging.WARNING, f"no pictures: {fault}")
+            self._get_ready()
             self._notifier.status(f"no pictures: {fault}")
 
-    def _keep_house(self) -> None:
+    def _tell(self, level: int, text: str) -> None:
+        """A camera that comes and goes all the time must not fill the log: the same words once a minute."""
         now_s = time.monotonic()
-        try:
-            if now_s >= self._next_look_s:
-                self._next_look_s = now_s + _FOLLOW_STORE_S
-                self._watcher.follow()
-            if now_s >= self._next_housekeeping_s:
+        self._told_s = {told: when_s for told, when_s in self._told_s.items() if now_s - when_s < _REPEAT_S}
+        if text in self._told_s:
+            level = logging.DEBUG
+        else:
+            self._told_s[text] = now_s
+        log.log(level, "%s", text)
+
+    def _keep_house(self) -> None:
+        if self._store.damaged:
+            raise StoreError(f"{self._store.path}: the store is damaged; the next start restores the newest backup")
+        now_s = time.monotonic()
+        if now_s >= self._next_look_s:
+            healthy = self._try_store(self._look_at_store)
+            self._next_look_s = now_s + (_FOLLOW_STORE_S if healthy else 10 * _FOLLOW_STORE_S)
+            # Under a time that is not corrected yet what is new looks old.
+            if healthy and now_s >= self._next_housekeeping_s:
                 self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
-                self._prune()
+                self._try_store(self._prune)
+        if self._health is not None and now_s >= self._next_health_s:
+            self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
+            self._health.follow(self._problems())
+
+    def _try_store(self, work: Callable[[], None]) -> bool:
+        """The gallery in memory still recognizes; a store that recovers is used again."""
+        try:
+            work()
         except KioskError as error:
-            # The gallery in memory still recognizes; a store that recovers is used again.
-            log.error("store: %s", error)  # noqa: TRY400 - told in one line
-            self._next_look_s = now_s + 10 * _FOLLOW_STORE_S
+            if str(error) != self._store_fault:
+                log.error("store: %s", error)  # noqa: TRY400 - told in one line
+            self._store_fault = str(error)
+            return False
+        self._store_fault = None
+        return True
+
+    def _look_at_store(self) -> None:
+        written_by_others = self._watcher.follow()
+        corrected = self.book.follow_clock()
+        # Whoever wrote may have put something back into the outbox.
+        if written_by_others or corrected:
+            self._wake.set()
+
+    def _problems(self) -> list[Problem]:
+        """What is wrong at the moment."""
+        problems: list[Problem] = []
+        if self._fault is not None:
+            problems.append(Problem(part="camera", what=self._fault))
+        with suppress(KioskError):
+            self._unsent = self._store.unsent()
+        store_fault = self._store_fault or self._store.condition().fault or self.book.fault
+        if store_fault is not None:
+            problems.append(Problem(part="store", what=store_fault))
+        if self._unsent.parked:
+            what = f"{self._unsent.parked} events are set aside; see `kiosk outbox list`"
+            problems.append(Problem(part="outbox", what=what))
+        if self._unsent.pending and self._unsent.last_error is not None:
+            what = f"{self._unsent.pending} events wait: {self._unsent.last_error}"
+            problems.append(Problem(part="outbox", what=what))
+        if not self._clock.synchronized():
+            problems.append(Problem(part="clock", what="not known to follow a time server"))
+        return problems
 
     def _prune(self) -> None:
         """Under a clock nobody has set, what looks old may be new."""
-        # A reader may have kept an erasure from cutting the write-ahead log.
-        self._store.finish_erasures()
         synchronized = self._clock.synchronized()
         if synchronized or self._rejected_days == 0:
             self._store.prune_rejections(self._rejected_days, now_ms=self._clock.utc_ms())
@@ -239,7 +408,29 @@ def open_configured_camera(config: Config) -> Camera:
         pace=camera.pace,
         open_timeout_s=camera.open_timeout_s,
         read_timeout_s=camera.read_timeout_s,
+        frozen_after_s=camera.frozen_after_s,
     )
+
+
+def open_store_verified(config: Config) -> Store:
+    """The store, after a look at all of it; restored from a backup if it must be.
+
+    Raises:
+        StoreError: it is damaged and no backup is good; or it cannot be opened.
+    """
+    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config))
+
+
+def store_limits(config: Config) -> Limits:
+    """When check-ins are refused."""
+    return Limits(config.store.min_free_mib, config.store.max_unsent)
+
+
+def _start_keeper(stack: ExitStack, config: Config, store: Store) -> None:
+    backups = config.store.backups
+    keeper = BackupKeeper(store, every_h=backups.every_h, keep=backups.keep)
+    keeper.start()
+    stack.callback(keeper.stop)
 
 
 def broker_settings(config: Config) -> BrokerSettings:
@@ -250,14 +441,21 @@ def broker_settings(config: Config) -> BrokerSettings:
 
 
 def _start_publisher(
-    stack: ExitStack, config: Config, store: Store, watcher: GalleryWatcher, wake: threading.Event
+    stack: ExitStack,
+    config: Config,
+    store: Store,
+    watcher: GalleryWatcher,
+    wake: threading.Event,
+    *,
+    heartbeat: Heartbeat,
 ) -> Publisher:
     topics = Topics(config.mqtt.topic_root, config.device.site, config.device.id)
     births = [(topics.info, _info(config, watcher).encode())]
     if config.mqtt.home_assistant:
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
     broker = MqttBroker(broker_settings(config), topics, births=tuple(births), on_change=wake.set)
-    publisher = Publisher(store, broker, wake=wake, clock=SystemClock())
+    publisher = Publisher(store, broker, wake=wake, clock=SystemClock(), beat=lambda: heartbeat.beat(_PUBLISHER))
+    broker.hear_replays(publisher.obey)
     broker.start()
     stack.callback(broker.stop)
     publisher.start()
@@ -273,7 +471,7 @@ def _info(config: Config, watcher: GalleryWatcher) -> Info:
         model=watcher.gallery.model_id,
         timezone=config.device.timezone,
         started_at=events.utc_text(SystemClock().utc_ms()),
-        capabilities=["attendance", *(["rejected"] if config.mqtt.rejected_events else [])],
+        capabilities=["attendance", "replay", "health", *(["rejected"] if config.mqtt.rejected_events else [])],
     )
 
 
@@ -313,7 +511,7 @@ def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> Refr
     refractory = RefractoryPeriod(period_s)
     now_s, boot_id = clock.boottime_s(), clock.boot_id()
     for subject in store.subjects():
-        last = store.last_attendance(subject.id)
+        last = store.last_visit(subject.id)
         if last is not None and boot_id and last.boot_id == boot_id and last.boottime_ms / 1000 <= now_s:
             refractory.note(subject.id, last.boottime_ms / 1000)
     return refractory

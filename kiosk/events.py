@@ -8,22 +8,27 @@ import secrets
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from kiosk.biometrics import Decision, ModelId, Reason, SubjectId
 
 ATTENDANCE = "event/attendance"
 """Topic below the device's prefix."""
 REJECTED = "event/rejected"
+HEALTH = "health"
+REPLAY = "cmd/replay"
+"""Where a kiosk listens for the wish to have events again."""
 ONLINE = b"online"
 OFFLINE = b"offline"
 
 _ID = r"^[A-Za-z0-9._-]{1,64}$"
 _SCORE_DIGITS = 4
+_MAX_SEQ = 2**53
+"""What every JSON reader takes for an integer."""
 
 Id = Annotated[str, Field(pattern=_ID)]
 Timestamp = Annotated[
@@ -43,6 +48,10 @@ Score = Annotated[float, Field(ge=-1, le=1)]
 class EventType(StrEnum):
     CHECK_IN = "check_in"
     CHECK_OUT = "check_out"
+
+
+TIME_CORRECTION = "time_correction"
+"""Event type of a :class:`TimeCorrection`; it shares topic and ``seq`` with the events it corrects."""
 
 
 class Rejection(StrEnum):
@@ -114,6 +123,16 @@ class Pad(_Document):
     score: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
+class ClockReading(_Document):
+    """What a later correction of the time rests on."""
+
+    boot_id: str = Field(default="", description="identifies the kiosk's boot; empty where the system does not tell")
+    boottime_ms: int = Field(default=0, ge=0, description="milliseconds since that boot; never steps")
+    corrected_by_ms: int | None = Field(
+        default=None, description="occurred_at was moved by so much before the event was sent; null: never"
+    )
+
+
 class AttendanceEvent(_Document):
     """Somebody checked in or out. De-duplicate on ``event_id``; prove completeness with ``seq``."""
 
@@ -129,6 +148,31 @@ class AttendanceEvent(_Document):
     subject: SubjectRef
     match: Match
     pad: Pad = Pad()
+    clock: ClockReading = ClockReading()
+
+
+class CorrectedTime(_Document):
+    """When an event really happened."""
+
+    event_id: Uuid
+    seq: int = Field(ge=1)
+    occurred_at: Timestamp
+    was: Timestamp = Field(description="what the event said")
+
+
+class TimeCorrection(_Document):
+    """An event was sent before the kiosk knew the time; this one says when it was. Opens no door, counts nobody."""
+
+    event_type: Literal["time_correction"] = "time_correction"
+    event_id: Uuid
+    seq: int = Field(ge=1, description="shares the numbers of the attendance events")
+    occurred_at: Timestamp = Field(description="when the correction was made")
+    tz: str
+    clock_synchronized: bool = True
+    replayed: bool = Field(default=False, description="sent late or again")
+    site: Id
+    device: Id
+    corrects: CorrectedTime
 
 
 class RejectedEvent(_Document):
@@ -144,6 +188,79 @@ class RejectedEvent(_Document):
     reason: Reason
     threshold: Score
     score: Score | None = Field(description="best score against the gallery; null when none was searched")
+
+
+class Problem(_Document):
+    """Something that needs somebody's attention. ``what`` is one line; it names no person."""
+
+    part: Literal["camera", "store", "outbox", "broker", "clock"]
+    what: str
+
+
+class FrameHealth(_Document):
+    """``p50_ms``, ``p95_ms``: from the picture to the decision, over the last 512 frames."""
+
+    processed: int = Field(ge=0, description="since the start")
+    per_s: float | None = Field(description="since the last health document")
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+class CameraHealth(_Document):
+    """Counted since the start."""
+
+    fault: str | None = Field(description="why no pictures come, null while all is well")
+    reconnects: int = Field(ge=0)
+    stalls: int = Field(ge=0, description="times pictures stayed away")
+    last_frame_age_s: float | None
+
+
+class OutboxHealth(_Document):
+    pending: int = Field(ge=0)
+    parked: int = Field(ge=0, description="set aside because they broke connections, or are too large")
+    oldest_unsent_at: Timestamp | None
+    kept_from_seq: int | None = Field(description="the lowest seq a replay can reach")
+    last_seq: int | None = Field(description="the highest seq given out so far")
+
+
+class StoreHealth(_Document):
+    fault: str | None = Field(description="why check-ins are or would be refused, null while all is well")
+    free_mib: int = Field(description="free on its disk; -1 where nobody can tell")
+    last_backup_at: str | None = Field(description="UTC; null without a backup")
+    restored: str | None = Field(description="what the last restore from a backup did, null when there was none")
+
+
+class Health(_Document):
+    """How the kiosk is; published every minute and whenever a problem comes or goes. Not retained."""
+
+    site: Id
+    device: Id
+    at: Timestamp
+    uptime_s: int = Field(ge=0)
+    problems: list[Problem]
+    frames: FrameHealth
+    camera: CameraHealth
+    store: StoreHealth
+    outbox: OutboxHealth
+    clock_synchronized: bool
+    decisions: dict[str, int] = Field(description="final decisions since the start, by reason, and check_ins")
+    temperature_c: float | None
+
+
+class ReplayCommand(_Document):
+    """Somebody wants events again. The same ``id`` is obeyed once."""
+
+    model_config = ConfigDict(strict=True)
+
+    from_seq: int = Field(ge=1)
+    to_seq: int = Field(ge=1, le=_MAX_SEQ)
+    id: Id
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.to_seq < self.from_seq:
+            raise ValueError("to_seq must not be below from_seq")
+        return self
 
 
 class Info(_Document):
@@ -187,6 +304,10 @@ class Topics:
         return self.below(REJECTED)
 
     @property
+    def replay(self) -> str:
+        return self.below(REPLAY)
+
+    @property
     def discovery(self) -> str:
         """Home Assistant accepts only letters, digits, ``_`` and ``-`` here, so a dot becomes ``_``."""
         return f"homeassistant/device/kiosk_{self.device.replace('.', '_')}/config"
@@ -219,6 +340,7 @@ def attendance_event(
         subject=subject,
         match=match,
         pad=pad or Pad(),
+        clock=ClockReading(boot_id=moment.boot_id, boottime_ms=moment.boottime_ms),
     )
 
 
@@ -287,7 +409,7 @@ def discovery_document(topics: Topics, *, version: str) -> dict[str, Any]:
                 "name": "Attendance",
                 "icon": "mdi:badge-account",
                 "state_topic": topics.attendance,
-                "event_types": [kind.value for kind in EventType],
+                "event_types": [*(kind.value for kind in EventType), TIME_CORRECTION],
             }
         },
         "availability_topic": topics.status,
@@ -302,15 +424,21 @@ def encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def utc_text(utc_ms: int) -> str:
+def utc_text(since_1970_ms: int) -> str:
     """``1772438293412`` → ``2026-03-02T07:58:13.412Z``; fixed width, so text order is time order."""
-    seconds, millis = divmod(utc_ms, 1000)
+    seconds, millis = divmod(since_1970_ms, 1000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
 
 
-def uuid7(utc_ms: int) -> str:
-    """A time-ordered UUID (RFC 9562, version 7): 48 bits of milliseconds, the rest random."""
-    value = (utc_ms & (1 << 48) - 1) << 80 | secrets.randbits(80)
+def utc_ms(text: str) -> int:
+    """The way back from :func:`utc_text`."""
+    since_1970 = datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC)
+    return since_1970 // timedelta(milliseconds=1)
+
+
+def uuid7(now_ms: int) -> str:
+    """A time-ordered UUID (RFC 9562, version 7): 48 bits of milliseconds since 1970, the rest random."""
+    value = (now_ms & (1 << 48) - 1) << 80 | secrets.randbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76  # version
     value = value & ~(0x3 << 62) | 0x2 << 62  # variant
     return str(uuid.UUID(int=value))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.errors import StoreError
+from kiosk.packing import pack
 
 Step = Callable[[Database], None]
 
@@ -124,7 +127,135 @@ def _create_calibrations(db: Database) -> None:
     )
 
 
-STEPS: tuple[Step, ...] = (_create_tables, _create_rejections, _create_calibrations)
+_DELIVERY_TABLES = (
+    # Evidence is packed (kiosk.packing). corrects: seq of the event whose time this row corrects. corrected_at: when it
+    # really happened, where the kiosk learned that later.
+    """
+    CREATE TABLE new_attendance (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        event_id TEXT NOT NULL UNIQUE,
+        event_type TEXT NOT NULL,
+        subject_id TEXT NOT NULL,
+        occurred_at TEXT NOT NULL,
+        tz TEXT NOT NULL,
+        clock_synchronized INTEGER NOT NULL,
+        boot_id TEXT NOT NULL,
+        boottime_ms INTEGER NOT NULL,
+        site TEXT NOT NULL,
+        device TEXT NOT NULL,
+        evidence BLOB NOT NULL,
+        corrects INTEGER,
+        corrected_at TEXT
+    ) STRICT
+    """,
+    # The event_id is unique by the other table's; a second index would only wear the disk.
+    """
+    CREATE TABLE new_outbox (
+        seq INTEGER PRIMARY KEY REFERENCES new_attendance(seq),
+        event_id TEXT NOT NULL,
+        topic TEXT NOT NULL,
+        payload TEXT NOT NULL,
+        state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'sent', 'parked')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        last_error TEXT,
+        created_at TEXT NOT NULL,
+        sent_at TEXT
+    ) STRICT
+    """,
+    """
+    CREATE TABLE new_rejections (
+        number INTEGER PRIMARY KEY,
+        event_id TEXT NOT NULL UNIQUE,
+        reason TEXT NOT NULL,
+        occurred_at TEXT NOT NULL,
+        tz TEXT NOT NULL,
+        clock_synchronized INTEGER NOT NULL,
+        boot_id TEXT NOT NULL,
+        boottime_ms INTEGER NOT NULL,
+        site TEXT NOT NULL,
+        device TEXT NOT NULL,
+        evidence BLOB NOT NULL
+    ) STRICT
+    """,
+    """
+    INSERT INTO new_attendance
+    SELECT seq, event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id, boottime_ms, site,
+           device, packed(evidence), NULL, NULL
+    FROM attendance
+    """,
+    # The clock: events that wait, or may be asked for again, say what those made from now on say.
+    """
+    INSERT INTO new_outbox
+    SELECT seq, o.event_id, topic,
+           json_set(payload, '$.clock', json_object('boot_id', boot_id, 'boottime_ms', boottime_ms,
+                                                    'corrected_by_ms', NULL)),
+           state, attempts, last_error, created_at, sent_at
+    FROM outbox AS o JOIN attendance USING (seq)
+    """,
+    """
+    INSERT INTO new_rejections
+    SELECT number, event_id, reason, occurred_at, tz, clock_synchronized, boot_id, boottime_ms, site, device,
+           packed(evidence)
+    FROM rejections
+    """,
+    # Numbers given out stay given out, also those whose rows are gone.
+    "DELETE FROM sqlite_sequence WHERE name = 'new_attendance'",
+    "INSERT INTO sqlite_sequence SELECT 'new_attendance', seq FROM sqlite_sequence WHERE name = 'attendance'",
+    "DROP TABLE outbox",
+    "DROP TABLE attendance",
+    "DROP TABLE rejections",
+    "ALTER TABLE new_attendance RENAME TO attendance",
+    "ALTER TABLE new_outbox RENAME TO outbox",
+    "ALTER TABLE new_rejections RENAME TO rejections",
+    "CREATE INDEX attendance_by_subject ON attendance(subject_id, seq)",
+    "CREATE INDEX attendance_by_time ON attendance(COALESCE(corrected_at, occurred_at))",
+    """
+    CREATE INDEX attendance_uncorrected ON attendance(boot_id)
+        WHERE clock_synchronized = 0 AND corrected_at IS NULL
+    """,
+    # With the state in it, what is unsent is found and counted without a look at the payloads.
+    "CREATE INDEX outbox_unsent ON outbox(state, seq) WHERE state <> 'sent'",
+    "CREATE INDEX rejections_by_time ON rejections(occurred_at)",
+    """
+    CREATE TABLE replays (
+        command_id TEXT PRIMARY KEY,
+        received_at TEXT NOT NULL,
+        next_seq INTEGER NOT NULL,
+        to_seq INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX replays_waiting ON replays(received_at) WHERE next_seq <= to_seq",
+)
+
+
+def _prepare_delivery(db: Database) -> None:
+    """Packed evidence; corrections of the time, which share the log's numbers; ranges asked for again."""
+    db.conn.create_function("packed", 1, lambda text: pack(json.loads(text)), deterministic=True)
+    for statement in _DELIVERY_TABLES:
+        db.execute(statement)
+
+
+def _add_digests(db: Database) -> None:
+    db.execute("CREATE TABLE marks (name TEXT PRIMARY KEY, document TEXT NOT NULL, digest BLOB) STRICT")
+    for table in integrity.COLUMNS:
+        if table != "marks":
+            db.execute(f"ALTER TABLE {table} ADD COLUMN digest BLOB")
+            integrity.seal(db, table)
+    # The numbering so far: rows may have been deleted at its end.
+    found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'attendance'").fetchone()
+    integrity.set_mark(db, integrity.SEQ_FLOOR, {"seq": 0 if found is None else found[0]})
+
+
+STEPS: tuple[Step, ...] = (
+    _create_tables,
+    _create_rejections,
+    _create_calibrations,
+    _prepare_delivery,
+    _add_digests,
+)
+
+SEALED_SINCE = STEPS.index(_add_digests) + 1
+"""From this schema version on every row carries a digest."""
 
 
 def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:
@@ -133,12 +264,14 @@ def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:
     Raises:
         StoreError: see :func:`check`.
     """
+    integrity.install(db)
     for number in range(check(db, path, steps), len(steps)):
         db.execute("BEGIN IMMEDIATE")
         try:
             steps[number](db)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {number + 1}")
+            integrity.note_schema(db, number + 1)
             db.execute("COMMIT")
         except (sqlite3.Error, ValueError):
             db.rollback()

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from kiosk.biometrics import Embedding, Face, Frame, Image, ModelId
+
+
+@dataclass(frozen=True, slots=True)
+class CameraCondition:
+    """How a camera is, and how it has done since it was opened."""
+
+    fault: str | None
+    """Why no frames come at the moment, None while all is well."""
+    reconnects: int
+    """Times it was opened again."""
+    stalls: int
+    """Times it fell silent or hung while it was open or opening."""
+    frames: int
+    """Pictures it has sent, among them those that were dropped, frozen or black."""
+    last_frame_age_s: float | None
+    """Since the last frame fit to be recognized, seconds; None before the first."""
+    attempts: int
+    """Pictures taken, and openings and failures that came to an end: it stands still only if the capture hangs."""
 
 
 class Camera(Protocol):
@@ -15,6 +35,10 @@ class Camera(Protocol):
     @property
     def fault(self) -> str | None:
         """Why no frames come at the moment, None while all is well."""
+
+    @property
+    def condition(self) -> CameraCondition:
+        """The fault and the counters behind it; may be asked from any thread."""
 
     def read(self, timeout_s: float) -> Frame | None:
         """The next frame, or None when none came in ``timeout_s`` (the camera keeps trying to recover).
@@ -76,14 +100,37 @@ class OutboxRow:
     """``CLOCK_BOOTTIME`` at the commit; comparable with this boot's clock only while ``fresh``."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReplayBatch:
+    """The next events of the oldest unanswered wish to have events again; no rows: it is answered."""
+
+    command_id: str
+    rows: tuple[OutboxRow, ...]
+
+
 class Outbox(Protocol):
     def next_pending(self) -> OutboxRow | None:
-        """The unsent row with the lowest ``seq``."""
+        """The unsent row with the lowest ``seq``, only to look at."""
 
-    def mark_sent(self, seq: int) -> None: ...
+    def lend_pending(self, limit: int) -> list[OutboxRow]:
+        """The unsent rows with the lowest ``seq``, in order, to be sent now: a broker may know them from here on."""
 
-    def mark_failed(self, seq: int, error: str) -> None:
-        """Count an attempt that did not end in reason code 0x00, with its reason in words."""
+    def next_parked(self) -> OutboxRow | None:
+        """The oldest row set aside because it broke connections."""
+
+    def mark_sent(self, seqs: Sequence[int]) -> None: ...
+
+    def mark_failed(self, seq: int, error: str, *, park: bool = False) -> None:
+        """Count an attempt that did not end in reason code 0x00, with its reason in words; ``park``: set it aside."""
+
+    def request_replay(self, command_id: str, from_seq: int, to_seq: int) -> bool:
+        """Remember a wish. False when it is known already or too many wait."""
+
+    def next_replay(self, limit: int) -> ReplayBatch | None:
+        """What to send again next, None when nobody waits for anything."""
+
+    def advance_replay(self, command_id: str, next_seq: int | None) -> None:
+        """Go on from this number; None: nothing is left."""
 
 
 class Outcome(StrEnum):
@@ -94,8 +141,12 @@ class Outcome(StrEnum):
     NO_SUBSCRIBER = "no_subscriber"
     REFUSED = "refused"
     """PUBACK with a reason code of 0x80 or above (not authorized, quota, …)."""
+    TOO_LARGE = "too_large"
+    """Larger than the broker said it takes; not tried."""
     LOST = "lost"
     """Not connected, or no PUBACK in time."""
+    BROKE = "broke"
+    """The broker had answered all else on this connection, and ended it with this message in hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +155,34 @@ class Receipt:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """``topic``: below the device's own prefix."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What somebody sent us. ``expires_at_s``: by the monotonic clock; None: it does not."""
+
+    payload: bytes
+    expires_at_s: float | None = None
+
+    @property
+    def expired(self) -> bool:
+        return self.expires_at_s is not None and time.monotonic() >= self.expires_at_s
+
+
 class Broker(Protocol):
     @property
     def connected(self) -> bool: ...
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 10.0) -> Receipt:
-        """Publish at QoS 1 below the device's prefix and wait for the PUBACK."""
+    def publish(self, messages: Sequence[Message], *, timeout_s: float = 10.0) -> list[Receipt]:
+        """Publish at QoS 1 below the device's prefix, in order, and wait for the PUBACKs.
+
+        Returns a receipt for each message that was tried: those behind one that cannot be sent are not.
+        """
 
     def wait_connected(self, timeout_s: float) -> bool: ...

@@ -1,7 +1,10 @@
-"""Empties the outbox into the broker: strictly in order of ``seq``, one message in flight, at least once.
+"""Empties the outbox into the broker: in order of ``seq``, at least once, a few messages in flight at a time.
 
-A refused event is tried again and holds up those behind it; nothing is ever skipped or dropped, for the consumer
-proves completeness by ``seq``.
+A refused event is tried again and holds up those behind it; nothing is ever dropped, for the consumer proves
+completeness by ``seq``. Only an event that keeps breaking connections, or that is larger than the broker takes, is set
+aside (parked), so that it cannot hold up all others; it is tried again as soon as another one has gone through (it may
+have been the broker's fault), and now and then afterwards. When everything new has been sent, what somebody asked for
+again is.
 """
 
 from __future__ import annotations
@@ -10,12 +13,16 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
+from pydantic import ValidationError
+
 from kiosk.errors import KioskError
-from kiosk.events import encode
-from kiosk.ports import Broker, Clock, Outbox, OutboxRow, Outcome
+from kiosk.events import ReplayCommand, encode
+from kiosk.ports import Broker, Clock, Command, Message, Outbox, OutboxRow, Outcome, Receipt, ReplayBatch
 
 log = logging.getLogger(__name__)
 
@@ -25,27 +32,69 @@ _BACKOFF_MAX_S = 30.0
 _NO_SUBSCRIBER_BACKOFF_S = 2.0
 _IDLE_POLL_S = 60.0
 """Only a safety net: whoever writes to the outbox and whoever connects sets the wake event."""
+_BEAT_S = 1.0
+"""How often a resting thread gives a sign of life."""
 _LATE_S = 10.0
 _SIDE_CHANNEL_LENGTH = 32
+_WINDOW = 20
+"""Messages in flight while all goes well; one after a failure, for those sent behind a refused event overtake it."""
+_BREAKS_TO_PARK = 3
+_PARKED_RETRY_MIN_S = 600.0
+_PARKED_RETRY_MAX_S = 86_400.0
+_MAX_COMMANDS = 16
+_MAX_COMMAND_BYTES = 4096
+
+
+@dataclass(slots=True)
+class _Suspect:
+    """The event in hand when connections broke, and how often in a row."""
+
+    seq: int = 0
+    breaks: int = 0
+
+    def breaks_connections(self, seq: int, outcome: Outcome) -> bool:
+        """Whether this event has broken so many connections that it has to be set aside."""
+        if outcome is Outcome.BROKE:
+            self.breaks = self.breaks + 1 if seq == self.seq else 1
+            self.seq = seq
+        elif outcome is not Outcome.LOST:
+            self.breaks = 0
+        return self.breaks >= _BREAKS_TO_PARK
 
 
 class Publisher:
     """The sending thread.
 
-    ``wake`` is set by others after a commit and when the broker's connection comes or goes.
+    ``wake`` is set by others after a commit and when the broker's connection comes or goes. ``beat`` is called while
+    the thread gets on: before each message, and about every second while there is none.
     """
 
-    def __init__(self, outbox: Outbox, broker: Broker, *, wake: threading.Event, clock: Clock) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        broker: Broker,
+        *,
+        wake: threading.Event,
+        clock: Clock,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self._outbox = outbox
         self._broker = broker
         self._wake = wake
         self._clock = clock
+        self._beat = beat
         self._side: deque[tuple[float, str, Mapping[str, Any]]] = deque(maxlen=_SIDE_CHANNEL_LENGTH)
+        self._commands: deque[Command] = deque(maxlen=_MAX_COMMANDS)
         self._stopping = threading.Event()
         self._idle = threading.Event()
         self._was_connected = False
         self._backoff_s = _BACKOFF_MIN_S
         self._retry_at = 0.0
+        self._window = 1
+        self._suspect = _Suspect()
+        self._parked_retry_s = _PARKED_RETRY_MIN_S
+        self._next_parked_at = 0.0
+        self._parked_is_new = False
         self._last_outcome = Outcome.SENT
         self._last_problem = ""
         self._offered_seq = 0
@@ -82,6 +131,11 @@ class Publisher:
         self._side.append((time.monotonic(), topic, document))
         self._wake.set()
 
+    def obey(self, command: Command) -> None:
+        """Take a wish from the broker. Callable from any thread; of a flood the newest few are heard."""
+        self._commands.append(command)
+        self._wake.set()
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
@@ -93,7 +147,16 @@ class Publisher:
             except Exception:  # the thread must outlive a defect; check-ins keep being committed meanwhile
                 log.exception("sending failed unexpectedly")
                 pause_s = self._back_off()
-            self._wake.wait(pause_s)
+            self._rest(pause_s)
+
+    def _rest(self, pause_s: float) -> None:
+        """Wait to be woken, showing that a thread which waits is not one that hangs."""
+        deadline_s = time.monotonic() + pause_s
+        self._beat()
+        while not self._wake.wait(max(0.0, min(_BEAT_S, deadline_s - time.monotonic()))):
+            if time.monotonic() >= deadline_s:
+                return
+            self._beat()
 
     def _step(self) -> float:
         """Send what can be sent now; how long to sleep if nobody wakes us."""
@@ -102,38 +165,128 @@ class Publisher:
             return _IDLE_POLL_S
         while not self._stopping.is_set():
             self._send_side_channel()
+            self._hear_commands()
             wait_s = self._retry_at - time.monotonic()
             if wait_s > 0:
                 return wait_s
-            row = self._outbox.next_pending()
-            if row is None:
-                self._idle.set()
-                return _IDLE_POLL_S
-            if not self._send(row):
+            self._beat()
+            went_well = self._send_something()
+            if went_well is None:
+                # Who knows who listens when the next event comes.
+                self._window = 1
+                return min(_IDLE_POLL_S, max(1.0, self._next_parked_at - time.monotonic()))
+            if not went_well:
                 return self._back_off()
         return 0.0
+
+    def _send_something(self) -> bool | None:
+        """New events first, then what was asked for again, then what was set aside. None: there is nothing."""
+        pending = self._outbox.lend_pending(self._window)
+        if pending:
+            return self._send(pending)
+        self._idle.set()
+        replay = self._outbox.next_replay(self._window)
+        if replay is not None:
+            return self._send_again(replay)
+        if time.monotonic() >= self._next_parked_at:
+            return self._try_parked()
+        return None
 
     def _note_connection(self) -> None:
         connected = self._broker.connected
         # A message that breaks the connection must not be retried at the pace of reconnecting.
-        if connected and not self._was_connected and self._last_outcome is not Outcome.LOST:
+        if connected and not self._was_connected and self._last_outcome not in {Outcome.LOST, Outcome.BROKE}:
             self._backoff_s = _BACKOFF_MIN_S
             self._retry_at = 0.0
+        if connected and not self._was_connected:
+            self._window = 1
         self._was_connected = connected
 
-    def _send(self, row: OutboxRow) -> bool:
-        payload = {**row.payload, "replayed": self._is_late(row)}
-        self._offered_seq = max(self._offered_seq, row.seq)
-        receipt = self._broker.publish(row.topic, encode(payload))
-        self._last_outcome = receipt.outcome
-        if receipt.outcome is Outcome.SENT:
-            self._outbox.mark_sent(row.seq)
-            self._backoff_s = _BACKOFF_MIN_S
-            self._last_problem = ""
+    def _send(self, rows: Sequence[OutboxRow]) -> bool:
+        receipts = self._publish(rows, [self._is_late(row) for row in rows])
+        sent = [row.seq for row, receipt in zip(rows, receipts, strict=False) if receipt.outcome is Outcome.SENT]
+        if sent:
+            self._outbox.mark_sent(sent)
+        failed = _first_failure(rows, receipts)
+        if failed is None:
             return True
-        self._tell(f"event {row.seq} stays in the outbox: {receipt.detail}")
+        row, receipt = failed
+        # With several in flight nobody knows which one it was.
+        breaks = len(rows) == 1 and self._suspect.breaks_connections(row.seq, receipt.outcome)
+        aside = breaks or receipt.outcome is Outcome.TOO_LARGE
+        self._tell(f"event {row.seq} {'is set aside' if aside else 'stays in the outbox'}: {receipt.detail}")
+        self._outbox.mark_failed(row.seq, receipt.detail, park=aside)
+        if aside:
+            self._suspect.breaks = 0
+            self._parked_retry_s = _PARKED_RETRY_MIN_S
+            self._next_parked_at = time.monotonic() + _PARKED_RETRY_MIN_S
+            self._parked_is_new = breaks
+        return False
+
+    def _send_again(self, replay: ReplayBatch) -> bool:
+        if not replay.rows:
+            self._outbox.advance_replay(replay.command_id, None)
+            log.info("replay %s: done", replay.command_id)
+            return True
+        receipts = self._publish(replay.rows, [True] * len(replay.rows))
+        sent = len(list(takewhile(lambda receipt: receipt.outcome is Outcome.SENT, receipts)))
+        failed = _first_failure(replay.rows, receipts)
+        if failed is not None:
+            row, receipt = failed
+            self._tell(f"replay of event {row.seq}: {receipt.detail}")
+            breaks = len(replay.rows) == 1 and self._suspect.breaks_connections(row.seq, receipt.outcome)
+            if breaks or receipt.outcome is Outcome.TOO_LARGE:
+                sent += 1  # it cannot be had; go on behind it
+                self._suspect.breaks = 0
+        if sent:
+            self._outbox.advance_replay(replay.command_id, replay.rows[sent - 1].seq + 1)
+        return failed is None
+
+    def _try_parked(self) -> bool | None:
+        """One attempt with the oldest event set aside, at ever longer intervals."""
+        self._next_parked_at = time.monotonic() + self._parked_retry_s
+        row = self._outbox.next_parked()
+        if row is None:
+            return None
+        (receipt,) = self._publish([row], [True])
+        if receipt.outcome is Outcome.SENT:
+            self._outbox.mark_sent([row.seq])
+            self._parked_retry_s, self._next_parked_at = _PARKED_RETRY_MIN_S, 0.0
+            return True
+        # Only the event's own fault makes the next try later.
+        if receipt.outcome in {Outcome.BROKE, Outcome.TOO_LARGE}:
+            self._parked_retry_s = min(self._parked_retry_s * 2, _PARKED_RETRY_MAX_S)
         self._outbox.mark_failed(row.seq, receipt.detail)
         return False
+
+    def _publish(self, rows: Sequence[OutboxRow], replayed: Sequence[bool]) -> list[Receipt]:
+        messages = [
+            Message(row.topic, encode({**row.payload, "replayed": late}))
+            for row, late in zip(rows, replayed, strict=True)
+        ]
+        offered_before = self._offered_seq
+        self._offered_seq = max(offered_before, rows[-1].seq)
+        receipts = self._broker.publish(messages)
+        # Those behind a message that cannot be sent were not tried.
+        self._offered_seq = max(offered_before, rows[len(receipts) - 1].seq)
+        if receipts[0].outcome is Outcome.SENT:
+            self._note_passage()
+        failed = _first_failure(rows, receipts)
+        if failed is None:
+            self._last_outcome = Outcome.SENT
+            self._window = _WINDOW
+            self._backoff_s = _BACKOFF_MIN_S
+            self._last_problem = ""
+        else:
+            self._last_outcome = failed[1].outcome
+            self._window = 1
+        return receipts
+
+    def _note_passage(self) -> None:
+        """A message went through: the way is free, for what was set aside as well."""
+        self._suspect.breaks = 0
+        if self._parked_is_new:
+            self._parked_is_new, self._next_parked_at = False, 0.0
 
     def _is_late(self, row: OutboxRow) -> bool:
         """Offered before, left over from an earlier process, or too old for a door to open."""
@@ -145,8 +298,31 @@ class Publisher:
         while self._side and self._broker.connected:
             offered_at, topic, document = self._side.popleft()
             if time.monotonic() - offered_at <= _LATE_S:
-                receipt = self._broker.publish(topic, encode(document))
+                (receipt,) = self._broker.publish([Message(topic, encode(document))])
                 log.debug("%s: %s", topic, receipt.outcome)
+
+    def _hear_commands(self) -> None:
+        for _ in range(len(self._commands)):
+            command = self._commands.popleft()
+            try:
+                self._hear(command)
+            except KioskError:
+                self._commands.appendleft(command)
+                raise
+
+    def _hear(self, command: Command) -> None:
+        if command.expired:
+            log.info("replay: the command has expired")
+            return
+        try:
+            wish = ReplayCommand.model_validate_json(command.payload[:_MAX_COMMAND_BYTES])
+        except ValidationError:
+            log.warning('replay: not understood; send {"from_seq": 1, "to_seq": 99, "id": "..."}')
+            return
+        if self._outbox.request_replay(wish.id, wish.from_seq, wish.to_seq):
+            log.info("replay %s: events %s to %s are asked for", wish.id, wish.from_seq, wish.to_seq)
+        else:
+            log.info("replay %s: answered before, or too many wait", wish.id)
 
     def _back_off(self) -> float:
         longest_s = _NO_SUBSCRIBER_BACKOFF_S if self._last_outcome is Outcome.NO_SUBSCRIBER else _BACKOFF_MAX_S
@@ -159,3 +335,8 @@ class Publisher:
         if problem != self._last_problem:
             log.warning("%s", problem)
         self._last_problem = problem
+
+
+def _first_failure(rows: Sequence[OutboxRow], receipts: Sequence[Receipt]) -> tuple[OutboxRow, Receipt] | None:
+    pairs = zip(rows, receipts, strict=False)
+    return next(((row, receipt) for row, receipt in pairs if receipt.outcome is not Outcome.SENT), None)

@@ -62,6 +62,7 @@ class Recognizer:
         self._frames = frames
         self._window_s = window_s
         self._tracker = Tracker(min_samples=frames)
+        self._frame_size: tuple[int, ...] | None = None
 
     def use(self, gallery: Gallery, rule: DecisionRule) -> None:
         """Search this gallery from the next frame on, by this rule."""
@@ -74,6 +75,10 @@ class Recognizer:
 
     def process(self, frame: Frame) -> list[FaceReport]:
         """Every face of a camera frame, with the decision its track has reached so far."""
+        if frame.image.shape != self._frame_size:
+            # Boxes of pictures of another size say nothing about who stands where in this one.
+            self._tracker.forget()
+            self._frame_size = frame.image.shape
         faces = self._detector.detect(frame.image)
         tracks = self._tracker.follow(faces, frame.captured_s)
         return [self._advance(frame, face, track) for face, track in zip(faces, tracks, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 
@@ -12,6 +13,45 @@ log = logging.getLogger(__name__)
 
 _SEND_TIMEOUT_S = 1.0
 _MICROSECOND_S = 1e-6
+# Of an interval: a hang is noticed a limit and at most an eighth of it after the last sign of life.
+_FEEDS = 4
+
+
+class Heartbeat:
+    """Signs of life of the parts that must all get on for the process to be worth keeping.
+
+    A part that is at work beats when it has finished a piece of it; one that rests beats every second or so. Any thread
+    may beat.
+    """
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+        self._lock = threading.Lock()
+        self._missing = set(parts)
+
+    def beat(self, part: str) -> None:
+        """``part`` has got on.
+
+        Raises:
+            ValueError: nobody watches such a part.
+        """
+        if part not in self._parts:
+            raise ValueError(f"{part}: none of {', '.join(self._parts)}")
+        with self._lock:
+            self._missing.discard(part)
+
+    def missing(self) -> list[str]:
+        """The parts without a sign of life since the last time all had given one."""
+        with self._lock:
+            return [part for part in self._parts if part in self._missing]
+
+    def collect(self) -> bool:
+        """Whether all have given one; then it begins anew."""
+        with self._lock:
+            if self._missing:
+                return False
+            self._missing = set(self._parts)
+            return True
 
 
 class Notifier:
@@ -21,7 +61,8 @@ class Notifier:
         environ = os.environ if environ is None else environ
         self._address = _socket_address(environ.get("NOTIFY_SOCKET", ""))
         self._watchdog_interval_s = watchdog_interval_s(environ)
-        self._next_watchdog_s = 0.0
+        self._next_watchdog_s = time.monotonic()
+        self._told_silent = False
 
     def ready(self) -> None:
         """The service is up."""
@@ -35,14 +76,22 @@ class Notifier:
         """One line for ``systemctl status``."""
         self._send("STATUS=" + " ".join(text.split()))
 
-    def watchdog(self) -> None:
-        """Prove to be alive; call it as often as you like, it is sent twice in an interval."""
+    def watchdog(self, heartbeat: Heartbeat) -> None:
+        """Feed the watchdog if every part has given a sign of life since it was last fed.
+
+        Call it as often as you like: it is fed no more than four times in an interval.
+        """
         interval_s = self._watchdog_interval_s
         now_s = time.monotonic()
         if interval_s is None or now_s < self._next_watchdog_s:
             return
-        self._next_watchdog_s = now_s + interval_s / 2
-        self._send("WATCHDOG=1")
+        if heartbeat.collect():
+            self._next_watchdog_s = now_s + interval_s / _FEEDS
+            self._told_silent = False
+            self._send("WATCHDOG=1")
+        elif now_s > self._next_watchdog_s + interval_s and not self._told_silent:
+            self._told_silent = True
+            log.error("no sign of life from %s: the watchdog is not fed", ", ".join(heartbeat.missing()))
 
     def _send(self, message: str) -> None:
         if self._address is None:

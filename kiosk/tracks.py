@@ -93,6 +93,10 @@ class Tracker:
         self._tracks: list[Track] = []
         self._next_id = 1
 
+    def forget(self) -> None:
+        """End every track."""
+        self._tracks = []
+
     def follow(self, faces: list[Face], captured_s: float) -> list[Track]:
         """The track of every face, in the order of the faces; new tracks where none overlaps."""
         self._tracks = [t for t in self._tracks if 0 <= captured_s - t.seen_s <= _FORGET_AFTER_S]

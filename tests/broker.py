@@ -20,6 +20,7 @@ from typing import Any, Self
 import pytest
 from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -205,6 +206,13 @@ class Subscriber:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, expires_in_s: int | None = None) -> None:
+        """Send something ourselves, at QoS 1, and wait for the PUBACK."""
+        properties = Properties(PacketTypes.PUBLISH)
+        if expires_in_s is not None:
+            properties.MessageExpiryInterval = expires_in_s
+        self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).wait_for_publish(10)
 
     def wait_subscribed(self, timeout_s: float = 10.0) -> None:
         assert self._subscribed.wait(timeout_s), "the subscriber got no connection"

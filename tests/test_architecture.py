@@ -66,7 +66,7 @@ def test_the_converters_rule_names_every_module_it_may_not_use(repo: Path) -> No
 
 def test_the_cores_rule_names_every_module_below_the_adapters(repo: Path) -> None:
     layers = contract(repo, "one way")["layers"]
-    lowest_adapters = layers.index("migrations | tflite")
+    lowest_adapters = layers.index("integrity | tflite")
     below = {name for layer in layers[lowest_adapters + 1 :] for name in layer.split(" | ")}
     core = {name.removeprefix("kiosk.") for name in contract(repo, "core touches")["source_modules"]}
     assert core == below - PIXELS

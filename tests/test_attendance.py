@@ -80,11 +80,12 @@ def _book(
     mode: Mode = "check_in",
     period_s: float = 60,
     keep_rejections: bool = True,
+    timezone: str = "Asia/Seoul",
 ) -> AttendanceBook:
     return AttendanceBook(
         store,
         AttendanceSettings(
-            Origin("hq", "door-1", "Asia/Seoul"),
+            Origin("hq", "door-1", timezone),
             mode,
             outbox=True,
             include_name=False,
@@ -256,3 +257,41 @@ def test_alternate_mode_starts_anew_at_the_sites_midnight(store: Store, told: To
         book.consider(_seen(), gallery=GALLERY, captured_s=captured_s)
     kinds = [event.event_type.value for event in told.check_ins]
     assert kinds == ["check_in", "check_out", "check_in", "check_in", "check_out"]
+
+
+DAYS_OF_A_CHANGE = {
+    # Two midnights: at 01:00 the clock goes back to 00:00. The day starts with the first.
+    "Havana, clocks back at midnight": (
+        "America/Havana",
+        ["2026-11-01T03:59", "2026-11-01T04:10", "2026-11-01T05:10", "2026-11-01T20:00"],
+        ["check_in", "check_in", "check_out", "check_in"],
+    ),
+    # No midnight: at 24:00 it is 01:00.
+    "Cairo, clocks forward at midnight": (
+        "Africa/Cairo",
+        ["2026-04-23T21:59", "2026-04-23T22:00", "2026-04-23T22:30", "2026-04-24T20:59"],
+        ["check_in", "check_in", "check_out", "check_in"],
+    ),
+    "Berlin, clocks back in the night": (
+        "Europe/Berlin",
+        ["2026-10-24T21:59", "2026-10-24T22:01", "2026-10-25T01:30", "2026-10-25T22:59", "2026-10-25T23:01"],
+        ["check_in", "check_in", "check_out", "check_in", "check_in"],
+    ),
+    "Berlin, clocks forward in the night": (
+        "Europe/Berlin",
+        ["2026-03-28T22:59", "2026-03-28T23:01", "2026-03-29T21:59", "2026-03-29T22:01"],
+        ["check_in", "check_in", "check_out", "check_in"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("timezone", "times", "kinds"), DAYS_OF_A_CHANGE.values(), ids=DAYS_OF_A_CHANGE)
+def test_alternate_mode_knows_when_the_sites_day_starts(
+    store: Store, told: Told, timezone: str, times: list[str], kinds: list[str]
+) -> None:
+    clock = Clock()
+    book = _book(store, told, clock=clock, mode="alternate", period_s=0, timezone=timezone)
+    for captured_s, time in enumerate(times):
+        clock.now = datetime.fromisoformat(time).replace(tzinfo=UTC)
+        book.consider(_seen(), gallery=GALLERY, captured_s=captured_s)
+    assert [event.event_type.value for event in told.check_ins] == kinds

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from mjpeg import MjpegServer, number_of, numbered
+from mjpeg import Fault, MjpegServer, number_of, numbered
 
 from kiosk.biometrics import Frame
 from kiosk.camera import LiveCamera, OpenedCamera, open_camera
@@ -166,9 +166,7 @@ def test_camera_that_goes_and_comes_back(server: MjpegServer) -> None:
 def test_retries_are_few(server: MjpegServer) -> None:
     with _open(server) as camera:
         _next(camera)
-        server.hang_up = True
-        server.stop()
-        server.start()
+        server.suffer(Fault.DROP)
         before = server.connections
         started_s = time.monotonic()
         _wait_until(lambda: server.connections >= before + 4)
@@ -249,7 +247,7 @@ def test_server_that_says_nothing(scheme: str) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen(8)
         url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/live"
-        assert _not_opened(url, "no video to be had; check path, user and password", open_timeout_s=0.5) < 4
+        assert _not_opened(url, "takes the connection but sends no video; restart the camera", open_timeout_s=0.5) < 4
 
 
 def _not_opened(source: int | str, told: str, open_timeout_s: float = 2.0) -> float:
@@ -386,6 +384,21 @@ def test_damaged_image_in_a_folder_is_told_and_passed_over(folder: Path) -> None
         assert camera.fault == f"{folder}: picture 2 is damaged"
         assert number_of(_next(camera).image) == 2
         assert camera.fault is None
+
+
+def test_condition_of_a_folder(folder: Path) -> None:
+    (folder / "d.bmp").write_bytes(b"")
+    with open_camera(source=str(folder), pace="fast") as camera:
+        assert camera.condition.last_frame_age_s is None
+        for _ in range(3):
+            _next(camera)
+        condition = camera.condition
+        assert (condition.fault, condition.frames, condition.attempts) == (None, 3, 3)
+        assert condition.last_frame_age_s is not None
+        assert 0 <= condition.last_frame_age_s < 5
+        assert camera.read(1) is None
+        assert (camera.condition.fault, camera.condition.attempts) == (f"{folder}: picture 4 is damaged", 4)
+        assert (condition.reconnects, condition.stalls) == (0, 0)
 
 
 def test_no_pictures(tmp_path: Path) -> None:

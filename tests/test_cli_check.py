@@ -43,7 +43,18 @@ def test_a_kiosk_that_would_run(healthy: Kiosk, tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
         healthy.configure(mqtt={"enabled": True, "host": "127.0.0.1", "port": broker.port})
         checks = _check(healthy, 0)
-    assert list(checks) == ["config", "model", "detector", "camera", "store", "outbox", "broker", "clock", "pad"]
+    assert list(checks) == [
+        "config",
+        "model",
+        "detector",
+        "camera",
+        "store",
+        "backups",
+        "outbox",
+        "broker",
+        "clock",
+        "pad",
+    ]
     assert {checks[name][0] for name in ("config", "model", "detector", "camera", "store", "outbox", "broker")} == {
         "ok"
     }
@@ -57,7 +68,7 @@ def test_in_words_one_line_each(healthy: Kiosk) -> None:
     result = healthy("check")
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert all(line.split()[0] in {"OK", "WARN"} for line in lines)
 
 

@@ -159,6 +159,8 @@ def test_tls_from_the_environment(file: Path, text: str, expected: TlsSection | 
 def test_every_field_can_be_set_by_its_variable(file: Path) -> None:
     file.write_text("")
     for guide in field_guides().values():
+        if guide.is_section and guide.default is not None:
+            continue  # its fields are set one by one
         text = "" if guide.default is None else str(guide.default)
         environ = {guide.variable: text.lower() if isinstance(guide.default, bool) else text}
         config = load(file, environ)

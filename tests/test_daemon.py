@@ -16,7 +16,7 @@ from typing import Literal
 
 import jsonschema
 import pytest
-from broker import Mosquitto, Subscriber, free_port, wait_for
+from broker import Message, Mosquitto, Subscriber, free_port, wait_for
 from command_line import Kiosk
 from runner import copy_store, enroll_people
 
@@ -202,6 +202,40 @@ def test_a_broker_killed_and_restarted_loses_nothing(home: Kiosk, demo_clip: Pat
 
 def _sent(kiosk: Kiosk) -> list[AttendanceRow]:
     return [row for row in _attendance(kiosk) if row.delivery == "sent"]
+
+
+def test_it_says_how_it_is_and_sends_again_what_is_asked_for(
+    home: Kiosk, demo_clip: Path, broker: Mosquitto, repo: Path
+) -> None:
+    _play(home, demo_clip, broker.port, loop=True)
+    with Subscriber(broker.port) as subscriber, _running(home) as process:
+        count = len(subscriber.wait_for(ATTENDANCE, 3, 30))
+        health = subscriber.wait_for("/health")[0]
+        assert not health.retain
+        jsonschema.validate(health.json(), json.loads((repo / "docs" / "schemas" / "health.schema.json").read_text()))
+        assert health.json()["outbox"]["parked"] == 0
+        subscriber.publish("kiosk/v1/hq/door-1/cmd/replay", b'{"from_seq": 1, "to_seq": 3, "id": "again"}')
+        wait_for(lambda: [m.json()["seq"] for m in _replayed(subscriber)] == [1, 2, 3], 20)
+        assert len(subscriber.on(ATTENDANCE)) >= count + 3
+        _stop(process)
+
+
+def _replayed(subscriber: Subscriber) -> list[Message]:
+    return [message for message in subscriber.on(ATTENDANCE) if message.json()["replayed"]]
+
+
+def test_events_put_back_by_another_process_are_sent_at_once(home: Kiosk, demo_clip: Path, broker: Mosquitto) -> None:
+    _play(home, demo_clip, None)
+    assert home("run").returncode == 0
+    _play(home, demo_clip, broker.port, loop=True)
+    with Subscriber(broker.port) as subscriber, _running(home) as process:
+        (first, *_) = [message.json() for message in subscriber.wait_for(ATTENDANCE, 1, 30)]
+        with Store.open(home.store) as store:
+            store.mark_failed(first["seq"], "broke the connection", park=True)
+        assert home("outbox", "retry", "1").returncode == 65
+        assert home("outbox", "retry").stdout == "1 event back in the queue\n"
+        wait_for(lambda: [m.json()["seq"] for m in _replayed(subscriber)] == [first["seq"]], 10)
+        _stop(process)
 
 
 def test_without_a_broker_it_recognizes_and_delivers_when_one_appears(

@@ -80,7 +80,8 @@ def test_attendance_event_is_the_contracts_to_the_byte() -> None:
         '"occurred_at":"2026-03-02T07:58:13.412Z","tz":"Asia/Seoul","clock_synchronized":true,"replayed":false,'
         '"site":"hq","device":"door-1","subject":{"id":"E1042"},'
         '"match":{"score":0.81,"threshold":0.62,"margin":0.27,"frames":5,"gallery_size":48,'
-        '"model":"facenet512-int8@9f31c2"},"pad":{"checked":false,"passed":null,"score":null}}'
+        '"model":"facenet512-int8@9f31c2"},"pad":{"checked":false,"passed":null,"score":null},'
+        '"clock":{"boot_id":"","boottime_ms":BOOT,"corrected_by_ms":null}}'.replace("BOOT", str(MOMENT.boottime_ms))
     )
 
 
@@ -185,7 +186,7 @@ def test_discovery_document_points_home_assistant_at_our_topics() -> None:
     assert entity["p"] == "event"
     assert entity["unique_id"]
     assert entity["state_topic"] == topics.attendance
-    assert entity["event_types"] == ["check_in", "check_out"]
+    assert entity["event_types"] == ["check_in", "check_out", "time_correction"]
 
 
 @given(st.integers(0, 4_000_000_000_000), st.integers(1, 10**6))

@@ -1,9 +1,13 @@
+import json
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 from sqlite_utils import Database
+from test_events import example
 
 from kiosk import migrations
 from kiosk.errors import StoreError
@@ -38,6 +42,58 @@ def test_a_store_of_the_first_schema_gets_the_rejections_and_keeps_its_rows(db: 
     assert version(db) == len(migrations.STEPS)
     assert db.execute("SELECT id FROM subjects").fetchall() == [("E1",)]
     assert db.execute("SELECT COUNT(*) FROM rejections").fetchone() == (0,)
+
+
+def test_an_upgrade_with_a_full_outbox_loses_nothing_and_sends_valid_events(
+    db: Database, tmp_path: Path, repo: Path
+) -> None:
+    migrations.migrate(db, PATH, migrations.STEPS[:3])
+    old = example().payload()
+    del old["clock"]
+    for seq in range(1, 51):
+        event_id = str(uuid.uuid4())
+        db.execute(
+            "INSERT INTO attendance VALUES (?, ?, 'check_in', 'E1', ?, 'UTC', 1, 'boot-7', 4321, 'hq', 'door-1', '{}')",
+            [seq, event_id, old["occurred_at"]],
+        )
+        db.execute(
+            "INSERT INTO outbox (seq, event_id, topic, payload, created_at) VALUES (?, ?, 'event/attendance', ?, '')",
+            [seq, event_id, json.dumps(old | {"seq": seq, "event_id": event_id})],
+        )
+    db.conn.close()
+    schema = json.loads((repo / "docs" / "schemas" / "attendance.schema.json").read_text())
+    with Store.open(tmp_path / "k.db") as store:
+        rows = store.lend_pending(100)
+        assert [row.seq for row in rows] == list(range(1, 51))
+        for row in rows:
+            jsonschema.validate(row.payload, schema)
+            assert row.payload["clock"] == {"boot_id": "boot-7", "boottime_ms": 4321, "corrected_by_ms": None}
+            assert (row.payload["event_id"], row.fresh) == (row.event_id, False)
+
+
+def test_the_log_keeps_its_rows_its_evidence_and_its_numbering(db: Database, tmp_path: Path) -> None:
+    migrations.migrate(db, PATH, migrations.STEPS[:3])
+    evidence = {"match": {"score": 0.8}, "frame_evidence": [{"offset_s": 0.1}]}
+    row = "'{}', 'check_in', 'E1', '2026-03-02T07:58:13.412Z', 'UTC', 1, 'boot', 5, 'hq', 'door-1', ?"
+    for seq in range(1, 6):
+        db.execute(f"INSERT INTO attendance VALUES (?, {row.format(seq)})", [seq, json.dumps(evidence)])  # noqa: S608
+    db.execute(
+        "INSERT INTO rejections VALUES (7, 'r', 'unknown', '2026-03-02T07:58:13.412Z', 'UTC', 1, 'boot', 5, 'hq',"
+        " 'door-1', ?)",
+        [json.dumps(evidence)],
+    )
+    db.execute("DELETE FROM attendance WHERE seq = 5")
+    db.conn.close()
+    with Store.open(tmp_path / "k.db") as store:
+        assert [(row.seq, row.event_id, row.evidence) for row in store.attendance()] == [
+            (seq, str(seq), evidence) for seq in range(1, 5)
+        ]
+        assert [(row.event_id, row.evidence) for row in store.rejections()] == [("r", evidence)]
+        with store._writing() as database:
+            numbering = "SELECT seq FROM sqlite_sequence WHERE name = 'attendance'"
+            assert database.execute(numbering).fetchall() == [(5,)]
+            assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert store.integrity_problem() is None
 
 
 def test_migrating_twice_changes_nothing(db: Database) -> None:

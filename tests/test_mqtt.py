@@ -23,7 +23,7 @@ from kiosk.errors import ConfigError
 from kiosk.events import ATTENDANCE, Topics, discovery_document, encode
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls, check_broker
 from kiosk.mqtt._problems import connect_problem, end_problem, login_problem
-from kiosk.ports import Outcome
+from kiosk.ports import Command, Message, Outcome, Receipt
 
 TOPICS = Topics("kiosk/v1", "hq", "door-1")
 Starter = Callable[..., MqttBroker]
@@ -56,6 +56,11 @@ def password_file(tmp_path: Path) -> Path:
     path.write_text("s3cret\n")
     path.chmod(0o600)
     return path
+
+
+def publish(kiosk: MqttBroker, payload: bytes, *, timeout_s: float = 10.0) -> Receipt:
+    (receipt,) = kiosk.publish([Message(ATTENDANCE, payload)], timeout_s=timeout_s)
+    return receipt
 
 
 # --- being there
@@ -120,7 +125,7 @@ def test_starts_without_a_broker_and_finds_it_later(tmp_path: Path, start: Start
     kiosk = start(mosquitto.port)
     wait_for(lambda: kiosk.last_error)
     assert "nothing listens there" in (kiosk.last_error or "")
-    assert kiosk.publish(ATTENDANCE, b"{}").outcome is Outcome.LOST
+    assert publish(kiosk, b"{}").outcome is Outcome.LOST
     with mosquitto:
         assert kiosk.wait_connected(10)
         kiosk.stop()
@@ -150,9 +155,9 @@ def test_sent_needs_a_subscriber(tmp_path: Path, start: Starter) -> None:
     with Mosquitto(tmp_path) as mosquitto:
         kiosk = start(mosquitto.port)
         assert kiosk.wait_connected(5)
-        assert kiosk.publish(ATTENDANCE, b"1").outcome is Outcome.NO_SUBSCRIBER
+        assert publish(kiosk, b"1").outcome is Outcome.NO_SUBSCRIBER
         with Subscriber(mosquitto.port, TOPICS.attendance) as subscriber:
-            assert kiosk.publish(ATTENDANCE, "ä".encode()).outcome is Outcome.SENT
+            assert publish(kiosk, "ä".encode()).outcome is Outcome.SENT
             message = subscriber.wait_for(ATTENDANCE)[0]
         assert (message.payload.decode(), message.retain, message.qos) == ("ä", False, 1)
 
@@ -162,7 +167,7 @@ def test_denied_by_acl_is_refused(tmp_path: Path, start: Starter, password_file:
     with Mosquitto(tmp_path, users={"kiosk": "s3cret"}, acl=acl) as mosquitto:
         kiosk = start(mosquitto.port, username="kiosk", password_file=password_file)
         assert kiosk.wait_connected(5)
-        receipt = kiosk.publish(ATTENDANCE, b"{}")
+        receipt = publish(kiosk, b"{}")
         assert receipt.outcome is Outcome.REFUSED
         assert "Not authorized" in receipt.detail
         assert kiosk.connected
@@ -172,19 +177,84 @@ def test_too_large_is_refused_without_breaking_the_connection(tmp_path: Path, st
     with listening(tmp_path, TOPICS.attendance, extra="max_packet_size 200") as (mosquitto, subscriber):
         kiosk = start(mosquitto.port)
         assert kiosk.wait_connected(5)
-        receipt = kiosk.publish(ATTENDANCE, b"x" * 200)
-        assert receipt.outcome is Outcome.REFUSED
+        receipt = publish(kiosk, b"x" * 200)
+        assert receipt.outcome is Outcome.TOO_LARGE
         assert "200 bytes" in receipt.detail
-        assert kiosk.publish(ATTENDANCE, b"x" * 100).outcome is Outcome.SENT
+        assert publish(kiosk, b"x" * 100).outcome is Outcome.SENT
         assert len(subscriber.wait_for(ATTENDANCE)) == 1
         assert kiosk.connected
 
 
-def test_connection_broken_by_a_message_is_lost_not_sent(tmp_path: Path, start: Starter) -> None:
+def test_what_is_behind_a_message_too_large_is_not_sent_before_it(tmp_path: Path, start: Starter) -> None:
+    with listening(tmp_path, TOPICS.attendance, extra="max_packet_size 200") as (mosquitto, subscriber):
+        kiosk = start(mosquitto.port)
+        assert kiosk.wait_connected(5)
+        payloads = [b"a", b"b", b"x" * 200, b"c"]
+        receipts = kiosk.publish([Message(ATTENDANCE, payload) for payload in payloads])
+        assert [receipt.outcome for receipt in receipts] == [Outcome.SENT] * 2
+        assert [message.payload for message in subscriber.wait_for(ATTENDANCE, 2)] == [b"a", b"b"]
+
+
+def test_many_in_flight_keep_their_order(tmp_path: Path, start: Starter) -> None:
+    with listening(tmp_path, TOPICS.attendance) as (mosquitto, subscriber):
+        kiosk = start(mosquitto.port)
+        assert kiosk.wait_connected(5)
+        payloads = [str(number).encode() for number in range(15)]
+        receipts = kiosk.publish([Message(ATTENDANCE, payload) for payload in payloads])
+        assert [receipt.outcome for receipt in receipts] == [Outcome.SENT] * 15
+        assert [message.payload for message in subscriber.wait_for(ATTENDANCE, 15)] == payloads
+
+
+def test_no_more_is_in_flight_than_the_broker_takes(tmp_path: Path, start: Starter) -> None:
+    with Mosquitto(tmp_path, extra="max_inflight_messages 5") as mosquitto:
+        kiosk = start(mosquitto.port)
+        assert kiosk.wait_connected(5)
+        assert publish(kiosk, b"first").outcome is Outcome.NO_SUBSCRIBER
+        receipts = kiosk.publish([Message(ATTENDANCE, b"x")] * 8)
+        assert [receipt.outcome for receipt in receipts] == [Outcome.NO_SUBSCRIBER] * 5
+
+
+def test_connection_broken_by_a_message_is_not_sent(tmp_path: Path, start: Starter) -> None:
     with listening(tmp_path, TOPICS.attendance, extra="message_size_limit 100") as (mosquitto, _):
         kiosk = start(mosquitto.port)
         assert kiosk.wait_connected(5)
-        assert kiosk.publish(ATTENDANCE, b"x" * 200).outcome in {Outcome.LOST, Outcome.REFUSED}
+        assert publish(kiosk, b"x" * 200).outcome is Outcome.BROKE
+
+
+def test_commands_are_heard_unless_they_are_retained(tmp_path: Path) -> None:
+    heard: list[Command] = []
+    with Mosquitto(tmp_path) as mosquitto:
+        kiosk = MqttBroker(settings(mosquitto.port), TOPICS)
+        kiosk.hear_replays(heard.append)
+        with Subscriber(mosquitto.port) as backend:
+            backend.publish(TOPICS.replay, b"old", retain=True)
+            kiosk.start()
+            try:
+                assert kiosk.wait_connected(5)
+                backend.wait_for("status")
+                backend.publish(TOPICS.replay, b"retained", retain=True)
+                backend.publish(TOPICS.replay, b"now")
+                backend.publish(TOPICS.replay, b"short", expires_in_s=1)
+                wait_for(lambda: len(heard) >= 2)
+            finally:
+                kiosk.stop()
+    assert [command.payload for command in heard] == [b"now", b"short"]
+    assert not heard[0].expired
+    assert heard[0].expires_at_s is None
+    wait_for(lambda: heard[1].expired, 2)
+
+
+def test_a_broker_that_forbids_listening_is_no_obstacle(tmp_path: Path, password_file: Path) -> None:
+    acl = "user kiosk\ntopic write kiosk/v1/hq/door-1/#\n"
+    with Mosquitto(tmp_path, users={"kiosk": "s3cret"}, acl=acl) as mosquitto:
+        kiosk = MqttBroker(settings(mosquitto.port, username="kiosk", password_file=password_file), TOPICS)
+        kiosk.hear_replays(lambda _: None)
+        kiosk.start()
+        try:
+            assert kiosk.wait_connected(5)
+            assert publish(kiosk, b"x").outcome is Outcome.NO_SUBSCRIBER
+        finally:
+            kiosk.stop()
 
 
 def test_nothing_is_delivered_behind_our_back_after_a_reconnect(tmp_path: Path, start: Starter) -> None:
@@ -194,14 +264,14 @@ def test_nothing_is_delivered_behind_our_back_after_a_reconnect(tmp_path: Path, 
         assert kiosk.wait_connected(5)
         assert mosquitto._process is not None
         mosquitto._process.send_signal(signal.SIGSTOP)
-        receipt = kiosk.publish(ATTENDANCE, b"late", timeout_s=0.3)
+        receipt = publish(kiosk, b"late", timeout_s=0.3)
         assert (receipt.outcome, "no answer" in receipt.detail) == (Outcome.LOST, True)
         mosquitto.kill()
-        assert kiosk.publish(ATTENDANCE, b"offline").outcome is Outcome.LOST
+        assert publish(kiosk, b"offline").outcome is Outcome.LOST
         mosquitto.start()
         with Subscriber(mosquitto.port, TOPICS.attendance) as subscriber:
             assert kiosk.wait_connected(10)
-            assert kiosk.publish(ATTENDANCE, b"now").outcome is Outcome.SENT
+            assert publish(kiosk, b"now").outcome is Outcome.SENT
             subscriber.wait_for(ATTENDANCE)
             assert [message.payload for message in subscriber.messages] == [b"now"]
 
@@ -213,7 +283,7 @@ def test_many_threads_may_publish(tmp_path: Path, start: Starter) -> None:
         outcomes: list[Outcome] = []
 
         def work() -> None:
-            outcomes.extend(kiosk.publish(ATTENDANCE, b"x").outcome for _ in range(50))
+            outcomes.extend(publish(kiosk, b"x").outcome for _ in range(50))
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
@@ -278,7 +348,7 @@ def test_check_does_not_disturb_the_running_kiosk(tmp_path: Path, start: Starter
         assert kiosk.wait_connected(5)
         subscriber.wait_for("status")
         assert check_broker(settings(mosquitto.port)) is None
-        assert kiosk.publish(ATTENDANCE, b"x").outcome is Outcome.SENT
+        assert publish(kiosk, b"x").outcome is Outcome.SENT
         subscriber.wait_for(ATTENDANCE)
         assert [message.payload for message in subscriber.messages] == [b"online", b"x"]
 
@@ -386,7 +456,7 @@ def test_tls_with_client_certificate(tls_mosquitto: Mosquitto, certificates: Pat
     assert check_broker(settings(tls_mosquitto.port, tls=tls)) is None
     kiosk = start(tls_mosquitto.port, tls=tls)
     assert kiosk.wait_connected(5)
-    assert kiosk.publish(ATTENDANCE, b"x").outcome is Outcome.NO_SUBSCRIBER
+    assert publish(kiosk, b"x").outcome is Outcome.NO_SUBSCRIBER
 
 
 @unclosed_socket

@@ -7,19 +7,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jsonschema
 import pytest
-from broker import Message, Mosquitto, Subscriber, listening, wait_for
+from broker import Message as Received
+from broker import Mosquitto, Subscriber, listening, wait_for
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Reason, SubjectId, Verdict
 from kiosk.clock import SystemClock
 from kiosk.errors import StoreError
 from kiosk.events import ATTENDANCE, REJECTED, EventType, Moment, Origin, Topics, rejected_event
 from kiosk.mqtt import BrokerSettings, MqttBroker
-from kiosk.ports import OutboxRow, Outcome, Receipt
+from kiosk.ports import Command, Message, OutboxRow, Outcome, Receipt, ReplayBatch
 from kiosk.publisher import Publisher
 from kiosk.store import Store
 
@@ -39,21 +40,24 @@ class Kiosk:
         self.store.enroll(ANA, [], name="Ana")
         self.broker = MqttBroker(settings, TOPICS, on_change=self.wake.set)
         self.publisher = Publisher(self.store, self.broker, wake=self.wake, clock=CLOCK)
+        self.broker.hear_replays(self.publisher.obey)
 
     def start(self) -> None:
         self.broker.start()
         self.publisher.start()
 
-    def check_in(self, count: int = 1) -> list[int]:
-        """Commit so many events; their numbers."""
-        return [self._check_in() for _ in range(count)]
+    def check_in(self, count: int = 1, *, name: str | None = None) -> list[int]:
+        """Commit so many events; their numbers. ``name``: the subject's, sent along."""
+        if name is not None:
+            self.store.rename_subject(ANA, name)
+        return [self._check_in(include_name=name is not None) for _ in range(count)]
 
     def stop(self) -> None:
         self.publisher.stop()
         self.broker.stop()
         self.store.close()
 
-    def _check_in(self) -> int:
+    def _check_in(self, *, include_name: bool) -> int:
         event = self.store.record_check_in(
             Decision(Verdict.IDENTIFIED, Reason.MATCH, 0.62, (Candidate(ANA, 0.81),), frames=5),
             event_type=EventType.CHECK_IN,
@@ -61,6 +65,7 @@ class Kiosk:
             origin=ORIGIN,
             model_id=ModelId("test-int8@abcdef"),
             gallery_size=1,
+            include_name=include_name,
         )
         self.wake.set()
         assert event is not None
@@ -92,11 +97,11 @@ def start(tmp_path: Path) -> Iterator[Starter]:
         kiosk.stop()
 
 
-def numbers(messages: list[Message]) -> list[int]:
+def numbers(messages: list[Received]) -> list[int]:
     return [message.json()["seq"] for message in messages]
 
 
-def first_arrivals(messages: list[Message]) -> list[int]:
+def first_arrivals(messages: list[Received]) -> list[int]:
     """``seq`` in order of arrival, duplicates (by ``event_id``) left out, as a consumer does it."""
     return list({message.json()["event_id"]: message.json()["seq"] for message in messages}.values())
 
@@ -105,7 +110,7 @@ def more_than(subscriber: Subscriber, count: int) -> None:
     wait_for(lambda: len(subscriber.messages) > count, 20, what=f"more than {count} messages")
 
 
-def valid(message: Message, name: str) -> dict[str, object]:
+def valid(message: Received, name: str) -> dict[str, object]:
     document = message.json()
     jsonschema.validate(document, json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8")))
     return document
@@ -249,6 +254,66 @@ def test_rejected_faces_are_told_once_and_not_kept(tmp_path: Path, start: Starte
         assert kiosk.store.outbox_counts().pending == 0
 
 
+def ask(subscriber: Subscriber, command_id: str, first: int, last: int, *, retain: bool = False) -> None:
+    wish = {"from_seq": first, "to_seq": last, "id": command_id}
+    subscriber.publish(TOPICS.replay, json.dumps(wish).encode(), retain=retain)
+
+
+def test_a_broker_that_lost_what_it_acknowledged_gets_it_again(tmp_path: Path, start: Starter) -> None:
+    with listening(tmp_path, TOPICS.attendance) as (mosquitto, subscriber):
+        kiosk = start(mosquitto)
+        assert kiosk.check_in(60) == list(range(1, 61))
+        assert kiosk.publisher.drain(20)
+        subscriber.wait_for(ATTENDANCE, 60)
+        subscriber.messages.clear()
+        ask(subscriber, "lost-it", 11, 1000)
+        messages = subscriber.wait_for(ATTENDANCE, 50)
+        assert numbers(messages) == list(range(11, 61))
+        assert {valid(message, "attendance")["replayed"] for message in messages} == {True}
+        # The same wish again, a retained one and nonsense change nothing; a new check-in is fresh as ever.
+        ask(subscriber, "lost-it", 1, 60)
+        ask(subscriber, "retained", 1, 60, retain=True)
+        subscriber.publish(TOPICS.replay, b'{"from_seq": 9, "to_seq": 1, "id": "backwards"}')
+        subscriber.publish(TOPICS.replay, b"[" * 10_000)
+        (seq,) = kiosk.check_in()
+        assert numbers(subscriber.wait_for(ATTENDANCE, 51))[50:] == [seq]
+        assert subscriber.messages[-1].json()["replayed"] is False
+        assert kiosk.store.next_replay(1) is None
+
+
+def test_a_replay_goes_on_after_a_restart_and_gives_way_to_what_is_new(tmp_path: Path, start: Starter) -> None:
+    with listening(tmp_path, TOPICS.attendance) as (mosquitto, subscriber):
+        kiosk = start(mosquitto)
+        kiosk.check_in(10)
+        assert kiosk.publisher.drain(10)
+        subscriber.wait_for(ATTENDANCE, 10)
+        kiosk.stop()
+        with Store.open(tmp_path / "kiosk.db") as store:
+            assert store.request_replay("a", 1, 10)
+            store.advance_replay("a", 4)
+        subscriber.messages.clear()
+        again = start(mosquitto)
+        (seq,) = again.check_in()
+        messages = subscriber.wait_for(ATTENDANCE, 8)
+        assert sorted(numbers(messages)) == [*range(4, 11), seq]
+        assert [message.json()["replayed"] for message in messages if message.json()["seq"] != seq] == [True] * 7
+
+
+def test_an_event_too_large_for_the_broker_is_set_aside_and_the_others_arrive(tmp_path: Path, start: Starter) -> None:
+    with Mosquitto(tmp_path, extra="max_packet_size 700") as mosquitto:
+        kiosk = start(mosquitto)
+        with Subscriber(mosquitto.port, TOPICS.attendance) as subscriber:
+            first = kiosk.check_in()
+            (large,) = kiosk.check_in(name="N" * 200)
+            last = kiosk.check_in()
+            assert numbers(subscriber.wait_for(ATTENDANCE, 2, timeout_s=20)) == [*first, *last]
+            assert kiosk.publisher.drain(5)
+        counts = kiosk.store.outbox_counts()
+        assert (counts.pending, counts.parked, counts.sent) == (0, 1, 2)
+        assert "larger than the 700 bytes" in (counts.last_error or "")
+        assert kiosk.store.retry_parked() == [large]
+
+
 # --- timing and faults a real broker cannot be asked for
 
 
@@ -259,14 +324,20 @@ class FakeBroker:
         self.connected = True
         self.sent: list[dict[str, object]] = []
         self.attempts_at: list[float] = []
+        self.windows: list[int] = []
         self._outcomes = itertools.chain(outcomes, itertools.repeat(Outcome.SENT))
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 10.0) -> Receipt:
-        assert (topic.startswith("event/"), retain, timeout_s) == (True, False, 10.0)
+    def publish(self, messages: Sequence[Message], *, timeout_s: float = 10.0) -> list[Receipt]:
+        assert timeout_s == 10.0
         self.attempts_at.append(time.monotonic())
+        self.windows.append(len(messages))
+        return [self._answer(message) for message in messages]
+
+    def _answer(self, message: Message) -> Receipt:
+        assert message.topic.startswith("event/")
         outcome = next(self._outcomes)
         if outcome is Outcome.SENT:
-            self.sent.append(json.loads(payload))
+            self.sent.append(json.loads(message.payload))
         return Receipt(outcome, str(outcome))
 
     def wait_connected(self, timeout_s: float) -> bool:
@@ -279,6 +350,8 @@ class FakeOutbox:
 
     def __init__(self, *rows: OutboxRow) -> None:
         self.rows = list(rows)
+        self.parked: list[OutboxRow] = []
+        self.parked_ever: list[int] = []
         self.failures = 0
         self.failed: list[str] = []
         self.looks = 0
@@ -288,13 +361,34 @@ class FakeOutbox:
         self._maybe_fail()
         return self.rows[0] if self.rows else None
 
-    def mark_sent(self, seq: int) -> None:
+    def lend_pending(self, limit: int) -> list[OutboxRow]:
+        self.looks += 1
         self._maybe_fail()
-        assert self.rows.pop(0).seq == seq
+        return self.rows[:limit]
 
-    def mark_failed(self, seq: int, error: str) -> None:
-        assert self.rows[0].seq == seq
+    def next_parked(self) -> OutboxRow | None:
+        return self.parked[0] if self.parked else None
+
+    def mark_sent(self, seqs: Sequence[int]) -> None:
+        self._maybe_fail()
+        self.rows = [row for row in self.rows if row.seq not in seqs]
+        self.parked = [row for row in self.parked if row.seq not in seqs]
+
+    def mark_failed(self, seq: int, error: str, *, park: bool = False) -> None:
         self.failed.append(error)
+        if park:
+            assert self.rows[0].seq == seq
+            self.parked.append(self.rows.pop(0))
+            self.parked_ever.append(seq)
+
+    def request_replay(self, command_id: str, from_seq: int, to_seq: int) -> bool:
+        raise AssertionError((command_id, from_seq, to_seq))
+
+    def next_replay(self, limit: int) -> ReplayBatch | None:
+        assert limit > 0
+
+    def advance_replay(self, command_id: str, next_seq: int | None) -> None:
+        raise AssertionError((command_id, next_seq))
 
     def _maybe_fail(self) -> None:
         if self.failures > 0:
@@ -384,6 +478,94 @@ def test_message_that_breaks_connections_is_not_retried_at_their_pace(run: Runne
     broker.connected = True
     wake.set()
     assert publisher.drain(5)
+
+
+def test_window_opens_while_all_goes_well_and_closes_at_once(run: Runner) -> None:
+    broker = FakeBroker(*[Outcome.SENT] * 3, Outcome.REFUSED)
+    publisher, _ = run(FakeOutbox(*[outbox_row(seq) for seq in range(1, 31)]), broker)
+    assert publisher.drain(10)
+    # One proves the connection; of the next twenty the third is refused, all others have arrived.
+    assert broker.windows == [1, 20, 1, 9]
+    assert sorted(document["seq"] for document in broker.sent) == list(range(1, 31))
+
+
+def test_window_is_closed_again_by_idleness_and_a_new_connection(run: Runner) -> None:
+    broker = FakeBroker()
+    outbox = FakeOutbox(*[outbox_row(seq) for seq in range(1, 4)])
+    publisher, wake = run(outbox, broker)
+    assert publisher.drain(10)
+    wait_for(lambda: broker.windows == [1, 2])
+    outbox.rows += [outbox_row(seq) for seq in range(4, 7)]
+    wake.set()
+    wait_for(lambda: broker.windows == [1, 2, 1, 2])
+    broker.connected = False
+    wake.set()
+    wait_for(lambda: not publisher._was_connected)
+    outbox.rows += [outbox_row(seq) for seq in range(7, 10)]
+    broker.connected = True
+    wake.set()
+    wait_for(lambda: broker.windows == [1, 2, 1, 2, 1, 2])
+
+
+@pytest.mark.parametrize("between", [(), (Outcome.LOST,)], ids=["at once", "with the network down between"])
+def test_an_event_that_breaks_three_connections_is_set_aside(run: Runner, between: tuple[Outcome, ...]) -> None:
+    broker = FakeBroker(Outcome.BROKE, *between, Outcome.BROKE, Outcome.BROKE)
+    outbox = FakeOutbox(outbox_row(1), outbox_row(2))
+    run(outbox, broker)
+    wait_for(lambda: broker.sent, 20)
+    assert broker.sent[0]["seq"] == 2
+    assert outbox.parked_ever == [1]
+
+
+def test_what_was_set_aside_goes_as_soon_as_another_one_has(run: Runner) -> None:
+    broker = FakeBroker(*[Outcome.BROKE] * 3)
+    outbox = FakeOutbox(outbox_row(1), outbox_row(2))
+    run(outbox, broker)
+    wait_for(lambda: len(broker.sent) == 2, 20)
+    assert [(document["seq"], document["replayed"]) for document in broker.sent] == [(2, False), (1, True)]
+
+
+def test_breaks_that_hit_different_events_set_none_aside(run: Runner) -> None:
+    broker = FakeBroker(Outcome.BROKE, Outcome.BROKE, Outcome.SENT, Outcome.BROKE, Outcome.BROKE)
+    outbox = FakeOutbox(outbox_row(1), outbox_row(2), outbox_row(3))
+    publisher, _ = run(outbox, broker)
+    assert publisher.drain(20)
+    assert outbox.parked_ever == []
+    assert {document["seq"] for document in broker.sent} == {1, 2, 3}
+
+
+def test_what_was_set_aside_is_tried_again_when_nothing_else_waits(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kiosk.publisher._PARKED_RETRY_MIN_S", 0.2)
+    broker = FakeBroker(Outcome.TOO_LARGE, Outcome.SENT, Outcome.NO_SUBSCRIBER, Outcome.BROKE)
+    outbox = FakeOutbox(outbox_row(1), outbox_row(2))
+    run(outbox, broker)
+    wait_for(lambda: len(broker.sent) == 2, 10)
+    assert broker.sent == [{"seq": 2, "replayed": False}, {"seq": 1, "replayed": True}]
+    wait_for(lambda: not outbox.parked)
+
+
+def test_commands_outlive_a_store_that_fails_and_expire(run: Runner) -> None:
+    asked: list[str] = []
+    outbox = FakeOutbox()
+    failures = iter([StoreError("no space left")])
+
+    def request(command_id: str, from_seq: int, to_seq: int) -> bool:
+        for error in failures:
+            raise error
+        asked.append(f"{command_id} {from_seq} {to_seq}")
+        return True
+
+    outbox.request_replay = request  # type: ignore[method-assign]
+    publisher, _ = run(outbox, FakeBroker())
+    publisher.obey(Command(b'{"from_seq": 1, "to_seq": 5, "id": "old"}', expires_at_s=time.monotonic() - 1))
+    publisher.obey(Command(b'{"from_seq": 1, "to_seq": 5, "id": "kept"}'))
+    for nonsense in (b"", b"{}", b'{"from_seq": "1", "to_seq": 5, "id": "x"}', b'{"from_seq":0,"to_seq":5,"id":"x"}'):
+        publisher.obey(Command(nonsense))
+    publisher.obey(Command(b'{"from_seq": 2, "to_seq": 2, "id": "next"}'))
+    wait_for(lambda: len(asked) == 2)
+    assert asked == ["kept 1 5", "next 2 2"]
 
 
 def test_idle_publisher_does_not_spin(run: Runner) -> None:

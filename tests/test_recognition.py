@@ -341,3 +341,15 @@ def test_every_second_frame_of_a_track_is_embedded_mirrored() -> None:
     for _ in range(4):
         door.see((HERE, ALICE))
     assert door.scene.mirrored == [False, True, False, True]
+
+
+def test_tracks_start_anew_when_the_picture_changes_its_size() -> None:
+    door = Door()
+    assert len(door.finals((HERE, ALICE), times=3)) == 1
+    door.scene.rows = [(HERE, ALICE, GOOD)]
+    wider = np.zeros((1, 2, 3), np.uint8)
+    reports = [door.recognizer.process(Frame(wider, door.now_s + step / 10, step)) for step in range(1, 4)]
+    # The place of a face in the old pictures says nothing about one in the new: told again, from new evidence alone.
+    assert [[report.decision.frames for report in frame] for frame in reports] == [[1], [2], [3]]
+    assert [report.final for frame in reports for report in frame] == [False, False, True]
+    assert reports[0][0].track_id == 2

@@ -45,7 +45,7 @@ def test_a_changed_document_is_noticed(generator: ModuleType, tmp_path: Path, mo
     assert generator.main(["--check"]) == 1
 
 
-@pytest.mark.parametrize("name", ["attendance", "rejected", "info"])
+@pytest.mark.parametrize("name", ["attendance", "time_correction", "rejected", "info", "health", "replay"])
 def test_schemas_are_valid_schemas(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
@@ -77,9 +77,10 @@ def test_asyncapi_document_refers_to_what_exists() -> None:
     document = yaml.safe_load((DOCS / "asyncapi.yaml").read_text(encoding="utf-8"))
     assert document["asyncapi"] == "3.0.0"
     for name, channel in document["channels"].items():
-        payload = channel["messages"][name]["payload"]
-        if "$ref" in payload:
-            assert (DOCS / payload["$ref"]).is_file()
+        assert name in channel["messages"]
+        for message in channel["messages"].values():
+            if "$ref" in message["payload"]:
+                assert (DOCS / message["payload"]["$ref"]).is_file()
         assert {part[1:-1] for part in channel["address"].split("/") if part[0] == "{"} == set(channel["parameters"])
     for operation in document["operations"].values():
         assert operation["channel"]["$ref"].removeprefix("#/channels/") in document["channels"]

@@ -6,12 +6,13 @@ import logging
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kiosk.sdnotify import Notifier, watchdog_interval_s
+from kiosk.sdnotify import Heartbeat, Notifier, watchdog_interval_s
 
 
 @pytest.fixture
@@ -61,20 +62,50 @@ def test_abstract_socket() -> None:
         assert _received(server) == ["READY=1"]
 
 
-def test_watchdog_is_fed_twice_an_interval(supervisor: socket.socket, address: str) -> None:
+def test_watchdog_is_not_fed_more_than_needed(supervisor: socket.socket, address: str) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000000"})
     for _ in range(1000):
-        notifier.watchdog()
+        notifier.watchdog(Heartbeat())
     assert _received(supervisor) == ["WATCHDOG=1"]
 
     impatient = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
     for _ in range(3):
-        impatient.watchdog()
+        impatient.watchdog(Heartbeat())
     assert _received(supervisor) == ["WATCHDOG=1"] * 3
 
 
+def test_watchdog_is_fed_only_when_every_part_gets_on(
+    supervisor: socket.socket, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heartbeat = Heartbeat("capture", "recognition")
+    notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000"})
+    for _ in range(3):
+        heartbeat.beat("capture")
+        time.sleep(0.002)
+        notifier.watchdog(heartbeat)
+    assert _received(supervisor) == []
+    # Said once, not at every look.
+    assert [record.getMessage() for record in caplog.records] == [
+        "no sign of life from recognition: the watchdog is not fed"
+    ]
+    heartbeat.beat("recognition")
+    notifier.watchdog(heartbeat)
+    assert _received(supervisor) == ["WATCHDOG=1"]
+    # Both must get on again before the next time.
+    time.sleep(0.002)
+    heartbeat.beat("recognition")
+    notifier.watchdog(heartbeat)
+    assert _received(supervisor) == []
+    assert heartbeat.missing() == ["capture"]
+
+
+def test_nobody_beats_for_a_part_that_is_not_watched() -> None:
+    with pytest.raises(ValueError, match="publishr: none of capture, publisher"):
+        Heartbeat("capture", "publisher").beat("publishr")
+
+
 def test_without_a_watchdog_nothing_is_fed(supervisor: socket.socket, address: str) -> None:
-    Notifier({"NOTIFY_SOCKET": address}).watchdog()
+    Notifier({"NOTIFY_SOCKET": address}).watchdog(Heartbeat())
     assert _received(supervisor) == []
 
 
@@ -98,7 +129,7 @@ def test_watchdog_interval(environ: dict[str, str], interval_s: float | None) ->
 def test_no_supervisor_no_message(variable: str, caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": variable, "WATCHDOG_USEC": "1000"})
     notifier.ready()
-    notifier.watchdog()
+    notifier.watchdog(Heartbeat())
     assert not caplog.records
 
 

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kiosk.biometrics import Candidate, Decision, FrameEvidence, ModelId, Quality, Reason, SubjectId, Verdict
 from kiosk.errors import InputError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import AttendanceEvent, EventType, Moment, Origin, RejectedEvent, rejected_event, utc_text
-from kiosk.store import MAX_REJECTIONS, Consent, NewTemplate, RunningDaemon, Store
+from kiosk.packing import pack
+from kiosk.store import MAX_REJECTIONS, Consent, NewTemplate, RunningDaemon, Store, _outbox
 
 MODEL = ModelId("test-int8@abcdef")
 ORIGIN = Origin("hq", "door-1", "UTC")
@@ -434,7 +436,8 @@ def test_removal_takes_the_subject_out_of_what_is_stored_about_others(store: Sto
     arguments = {"event_type": EventType.CHECK_IN, "moment": moment(), "origin": ORIGIN}
     store.record_check_in(others, model_id=MODEL, gallery_size=3, **arguments)  # type: ignore[arg-type]
     reject(store, "E1", "E10")
-    assert file_bytes(path).count(b'"subject_id":"E1"') >= 5
+    packed = [pack(row.evidence) for row in (*store.attendance(), *store.rejections())]
+    assert all(evidence in file_bytes(path) for evidence in packed)
     store.remove_subject("E1")
     (kept,) = store.attendance()
     assert kept.evidence["candidates"] == [{"subject_id": "E2", "score": 0.81}, {"subject_id": None, "score": 0.5}]
@@ -443,7 +446,7 @@ def test_removal_takes_the_subject_out_of_what_is_stored_about_others(store: Sto
     without = [{"subject_id": None, "score": 0.3}, {"subject_id": "E10", "score": 0.3}]
     assert rejection.evidence["candidates"] == without
     assert [frame["candidates"] for frame in rejection.evidence["frame_evidence"]] == [without, without]
-    assert b'"subject_id":"E1"' not in file_bytes(path)
+    assert not any(evidence in file_bytes(path) for evidence in packed)
 
 
 def test_removal_keeps_the_bare_id_in_the_subjects_own_attendance(store: Store) -> None:
@@ -518,7 +521,7 @@ def test_numbers_are_not_reused_after_retention(path: Path) -> None:
     with Store.open(path) as store:
         store.enroll(ANA, [template()])
         for _ in range(3):
-            store.mark_sent(check_in(store).seq)
+            store.mark_sent([check_in(store).seq])
         assert store.prune(1, now_ms=NOW_MS + 2 * DAY_MS) == 3
         assert store.attendance() == []
     with Store.open(path) as store:
@@ -545,10 +548,10 @@ def test_attendance_filters(store: Store) -> None:
     assert [row.seq for row in store.attendance(after_seq=3, limit=2)] == [4, 5]
     assert [row.seq for row in store.attendance(newest_first=True, limit=2)] == [6, 5]
     assert [row.seq for row in store.attendance(after_seq=6)] == []
-    last = store.last_attendance("E1")
+    last = store.last_visit("E1")
     assert last is not None
     assert last.seq == 5
-    assert store.last_attendance("E3") is None
+    assert store.last_visit("E3") is None
     with pytest.raises(ValueError, match="zone"):
         store.attendance(since=start.replace(tzinfo=None))
 
@@ -583,8 +586,8 @@ def test_only_an_identified_decision_is_recorded(store: Store) -> None:
 def test_prune_keeps_what_is_young_or_not_sent(store: Store) -> None:
     store.enroll(ANA, [])
     old_sent, old_unsent, young = (check_in(store, at=moment(NOW_MS + n * DAY_MS)) for n in (0, 1, 10))
-    store.mark_sent(old_sent.seq)
-    store.mark_sent(young.seq)
+    store.mark_sent([old_sent.seq])
+    store.mark_sent([young.seq])
     assert store.prune(5, now_ms=NOW_MS + 10 * DAY_MS) == 1
     assert [row.seq for row in store.attendance()] == [old_unsent.seq, young.seq]
 
@@ -594,17 +597,29 @@ def test_prune_does_not_believe_an_unset_clock(store: Store) -> None:
     trusted = check_in(store, at=moment(NOW_MS))
     unset = check_in(store, at=moment(0, synchronized=False))
     for event in (trusted, unset):
-        store.mark_sent(event.seq)
+        store.mark_sent([event.seq])
     assert store.prune(5, now_ms=NOW_MS + DAY_MS) == 0
     assert store.prune(5, now_ms=NOW_MS + 9 * DAY_MS) == 1  # the trusted one; nothing later vouches for the other
-    store.mark_sent(check_in(store, at=moment(NOW_MS + 9 * DAY_MS)).seq)
+    store.mark_sent([check_in(store, at=moment(NOW_MS + 9 * DAY_MS)).seq])
     assert store.prune(5, now_ms=NOW_MS + 20 * DAY_MS) == 2
 
 
-def test_prune_works_for_a_kiosk_that_never_knew_the_time(store: Store) -> None:
+def test_prune_takes_nothing_young_for_old_when_the_first_boot_did_not_know_the_time(store: Store) -> None:
     store.enroll(ANA, [])
-    store.mark_sent(check_in(store, at=moment(NOW_MS, synchronized=False)).seq)
-    assert store.prune(5, now_ms=NOW_MS + 9 * DAY_MS) == 1
+    for _ in range(3):
+        store.mark_sent([check_in(store, at=moment(0, synchronized=False)).seq])
+    reject(store, at=moment(0, synchronized=False))
+    assert store.prune(5, now_ms=NOW_MS) == 0
+    assert store.prune_rejections(5, now_ms=NOW_MS) == 0
+
+
+def test_prune_forgets_answered_wishes(store: Store) -> None:
+    store.request_replay("done", 1, 1)
+    store.request_replay("waits", 1, 1)
+    store.advance_replay("done", None)
+    store.prune(5, now_ms=time.time_ns() // 1_000_000 + 9 * DAY_MS)
+    assert store.request_replay("done", 1, 1)
+    assert not store.request_replay("waits", 1, 1)
 
 
 # --- rejections
@@ -694,7 +709,7 @@ def test_outbox_counts_and_errors(store: Store) -> None:
     row = store.next_pending()
     assert row is not None
     assert (row.seq, row.attempts, row.fresh) == (first.seq, 1, False)
-    store.mark_sent(first.seq)
+    store.mark_sent([first.seq])
     row = store.next_pending()
     assert row is not None
     assert (row.seq, row.fresh, row.committed_boottime_s) == (second.seq, True, 1.0)
@@ -709,11 +724,96 @@ def test_rows_of_an_earlier_process_are_not_fresh(path: Path) -> None:
         row = store.next_pending()
         assert row is not None
         assert not row.fresh
-        store.mark_sent(row.seq)
+        store.mark_sent([row.seq])
         check_in(store)
         row = store.next_pending()
         assert row is not None
         assert row.fresh
+
+
+def test_parked_events_wait_until_they_are_retried(store: Store) -> None:
+    store.enroll(ANA, [])
+    first, second, third = check_in(store), check_in(store), check_in(store)
+    store.mark_failed(first.seq, "breaks the connection", park=True)
+    store.mark_failed(second.seq, "too large", park=True)
+    assert [row.seq for row in store.lend_pending(5)] == [third.seq]
+    parked = store.next_parked()
+    assert parked is not None
+    assert parked.seq == first.seq
+    assert [(event.seq, event.state, event.error) for event in store.unsent_events()] == [
+        (1, "parked", "breaks the connection"),
+        (2, "parked", "too large"),
+        (3, "pending", None),
+    ]
+    unsent = store.unsent()
+    assert (unsent.pending, unsent.parked, unsent.last_error) == (1, 2, "breaks the connection")
+    assert store.retry_parked([second.seq, third.seq]) == [second.seq]
+    assert store.retry_parked() == [first.seq]
+    assert [(row.seq, row.fresh) for row in store.lend_pending(5)] == [(1, False), (2, False), (3, True)]
+    assert store.next_parked() is None
+
+
+def test_of_what_was_set_aside_the_least_tried_is_next(store: Store) -> None:
+    store.enroll(ANA, [])
+    for seq in (check_in(store).seq, check_in(store).seq):
+        store.mark_failed(seq, "too large", park=True)
+    for expected in (1, 2, 1):
+        row = store.next_parked()
+        assert row is not None
+        assert row.seq == expected
+        store.mark_failed(row.seq, "too large")
+
+
+def test_the_last_number_outlives_its_row(store: Store) -> None:
+    assert store.last_seq() is None
+    assert store.kept_from_seq() is None
+    store.enroll(ANA, [])
+    store.mark_sent([check_in(store).seq, check_in(store).seq])
+    assert store.prune(1, now_ms=NOW_MS + DAY_MS * 3) == 2
+    assert (store.last_seq(), store.kept_from_seq()) == (2, None)
+
+
+def test_what_is_unsent_is_found_without_a_look_at_what_was_sent(store: Store) -> None:
+    with store._reading() as db:
+        plan = str(db.execute("EXPLAIN QUERY PLAN " + _outbox._UNSENT).fetchall())
+        assert "COVERING INDEX outbox_unsent" in plan
+        for sql in (_outbox._PENDING, _outbox._SELECT + " WHERE o.state <> 'sent' AND o.state = 'parked'"):
+            plan = str(db.execute("EXPLAIN QUERY PLAN " + sql.replace("?", "1")).fetchall())
+            assert "USING INDEX outbox_unsent (state=?)" in plan
+
+
+def test_replays_are_remembered_and_go_on(path: Path) -> None:
+    with Store.open(path) as store:
+        store.enroll(ANA, [])
+        events = [check_in(store) for _ in range(5)]
+        store.mark_sent([event.seq for event in events[:4]])
+        assert store.next_replay(10) is None
+        assert store.request_replay("a", 2, 99)
+        assert not store.request_replay("a", 1, 1)
+        assert store.request_replay("b", 1, 1)
+        batch = store.next_replay(2)
+        assert batch is not None
+        assert (batch.command_id, [row.seq for row in batch.rows]) == ("a", [2, 3])
+        store.advance_replay("a", 4)
+    with Store.open(path) as store:
+        batch = store.next_replay(2)
+        assert batch is not None
+        assert [row.seq for row in batch.rows] == [4]  # 5 has not been sent: it will be, anyway
+        store.advance_replay("a", None)
+        batch = store.next_replay(2)
+        assert batch is not None
+        assert batch.command_id == "b"
+        store.advance_replay("b", 2)
+        assert store.next_replay(2) is None
+        assert not store.request_replay("b", 1, 1)
+
+
+def test_more_wishes_than_can_be_answered_are_not_heard(store: Store) -> None:
+    for number in range(_outbox.MAX_WAITING_REPLAYS):
+        assert store.request_replay(f"r{number}", 1, 5)
+    assert not store.request_replay("one-too-many", 1, 5)
+    store.advance_replay("r0", None)
+    assert store.request_replay("one-too-many", 1, 5)
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -737,13 +837,15 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule()
     def fail_to_commit(self) -> None:
         with contextlib.suppress(StoreError), self.store._writing() as db:
-            db.execute("INSERT INTO attendance SELECT NULL, 'x', 'x', 'x', 'x', 'x', 0, 'x', 0, 'x', 'x', 'x'")
+            db.execute(
+                "INSERT INTO attendance SELECT NULL, 'x', 'x', 'x', 'x', 'x', 0, 'x', 0, 'x', 'x', 'x', NULL, NULL"
+            )
             raise StoreError("stop")
 
     @precondition(lambda self: self.unsent)
     @rule()
     def send(self) -> None:
-        self.store.mark_sent(self.unsent.pop(0))
+        self.store.mark_sent([self.unsent.pop(0)])
 
     @precondition(lambda self: self.unsent)
     @rule()

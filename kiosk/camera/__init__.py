@@ -30,12 +30,14 @@ def open_camera(
     pace: Literal["realtime", "fast"] = "realtime",
     open_timeout_s: float = 5.0,
     read_timeout_s: float = 3.0,
+    frozen_after_s: float = 4.0,
 ) -> OpenedCamera:
     """Open a source and start it.
 
     ``source``: a V4L2 index or device file, an ``rtsp://`` or ``http://`` (MJPEG) address, a video file, or a folder of
     images. ``width``, ``height`` (pixels) and ``fps`` are asked of V4L2 devices; a folder is played at ``fps``.
-    ``rotate``: degrees clockwise. ``loop`` and ``pace`` are for files and folders.
+    ``rotate``: degrees clockwise. ``loop`` and ``pace`` are for files and folders. ``frozen_after_s``: a live
+    picture that stays the same for longer is a fault; 0 never.
 
     Raises:
         CameraError: it cannot be opened; told in little more than ``open_timeout_s``.
@@ -43,7 +45,13 @@ def open_camera(
     live = _live_source(source, (width, height), fps, (open_timeout_s, read_timeout_s))
     camera: OpenedCamera
     if live is not None:
-        camera = LiveCamera(live, rotate=rotate, open_timeout_s=open_timeout_s, read_timeout_s=read_timeout_s)
+        camera = LiveCamera(
+            live,
+            rotate=rotate,
+            open_timeout_s=open_timeout_s,
+            read_timeout_s=read_timeout_s,
+            frozen_after_s=frozen_after_s,
+        )
     else:
         camera = ReplayCamera(_media(Path(source), fps), rotate=rotate, loop=loop, pace=pace)  # type: ignore[arg-type]
     camera.start()

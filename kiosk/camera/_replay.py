@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import TracebackType
 from typing import Literal, Self
 
@@ -11,7 +12,7 @@ from kiosk.camera._media import Media
 from kiosk.camera._rotation import Rotation, turn
 from kiosk.clock import SystemClock
 from kiosk.errors import CameraError
-from kiosk.ports import EndOfStream
+from kiosk.ports import CameraCondition, EndOfStream
 
 
 class ReplayCamera:
@@ -36,6 +37,7 @@ class ReplayCamera:
         self._media_s = 0.0
         self._pending = False
         self._damaged: str | None = None
+        self._last_frame_s: float | None = None
 
     def start(self) -> None:
         """Open the media and find its first picture.
@@ -52,6 +54,19 @@ class ReplayCamera:
     def fault(self) -> str | None:
         """Set while the picture last read is damaged."""
         return self._damaged
+
+    @property
+    def condition(self) -> CameraCondition:
+        """A file is opened once and never silent."""
+        last_s = self._last_frame_s
+        return CameraCondition(
+            fault=self._damaged,
+            reconnects=0,
+            stalls=0,
+            frames=self._grabbed,
+            last_frame_age_s=None if last_s is None else time.monotonic() - last_s,
+            attempts=self._grabbed,
+        )
 
     def read(self, timeout_s: float) -> Frame | None:
         """The picture that is due, or None when none is due within ``timeout_s`` or it is damaged.
@@ -126,4 +141,5 @@ class ReplayCamera:
             self._damaged = f"{self._media.name}: picture {self._grabbed} is damaged"
             return None
         self._damaged = None
+        self._last_frame_s = time.monotonic()
         return Frame(turn(image, self._rotate), self._captured_s, self._grabbed - 1)

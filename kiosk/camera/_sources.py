@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
+from kiosk.biometrics import Image
 from kiosk.opencv import cv2
 
 STREAM_SCHEMES = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
@@ -18,8 +19,21 @@ STREAM_SCHEMES = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _DEVICE_FILE = re.compile(r"/dev/video([0-9]{1,3})")
 _CREDENTIALS = re.compile(r"://.*@")
 _PROBE_TIMEOUT_S = 1.0
+_MJPEG_CODECS = frozenset({cv2.VideoWriter.fourcc(*"MJPG"), cv2.VideoWriter.fourcc(*"mjpg")})
 # Beyond this, uncompressed pictures do not fit through USB 2 at a useful rate.
 _MAX_RAW_PIXELS = 640 * 480
+
+
+class Capture(Protocol):
+    """What is open."""
+
+    def grab(self) -> bool:
+        """Wait for the next picture. False: there is none, and none will come."""
+
+    def retrieve(self) -> Image | None:
+        """The picture grabbed, decoded; None when it is damaged."""
+
+    def release(self) -> None: ...
 
 
 class LiveSource(Protocol):
@@ -27,11 +41,51 @@ class LiveSource(Protocol):
     def name(self) -> str:
         """For messages; holds no password."""
 
-    def open(self) -> cv2.VideoCapture | None:
+    def open(self) -> Capture | None:
         """None when it cannot be opened."""
 
-    def explain(self) -> str:
-        """Why ``open`` failed, and what to do, as well as can be told."""
+    def explain(self, waited_s: float) -> str:
+        """Why ``open`` failed after so long, and what to do, as well as can be told."""
+
+
+class DecodingCapture:
+    """Pictures as OpenCV decodes them."""
+
+    def __init__(self, capture: cv2.VideoCapture) -> None:
+        self._capture = capture
+
+    def grab(self) -> bool:
+        return self._capture.grab()
+
+    def retrieve(self) -> Image | None:
+        decoded, image = self._capture.retrieve()
+        return image if decoded else None  # type: ignore[return-value]
+
+    def release(self) -> None:
+        self._capture.release()
+
+
+class JpegCapture(DecodingCapture):
+    """The JPEGs of an MJPEG stream as they were sent, decoded one by one.
+
+    OpenCV's own way scales whatever comes to the size of the first picture: after a change of the camera's format every
+    face would be squeezed. And a damaged JPEG would cost it a whole read time-out instead of being told.
+    """
+
+    def __init__(self, capture: cv2.VideoCapture) -> None:
+        super().__init__(capture)
+        capture.set(cv2.CAP_PROP_FORMAT, -1)
+
+    def retrieve(self) -> Image | None:
+        jpeg = super().retrieve()
+        if jpeg is None or jpeg.size == 0:
+            return None
+        try:
+            # camera.rotate alone turns pictures.
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            return cv2.imdecode(jpeg.reshape(-1), flags)  # type: ignore[return-value]
+        except cv2.error:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +100,7 @@ class DeviceSource:
     def name(self) -> str:
         return str(self.path)
 
-    def open(self) -> cv2.VideoCapture | None:
+    def open(self) -> Capture | None:
         device = _DEVICE_FILE.fullmatch(os.path.realpath(self.path))
         if device is None or not self.path.exists():
             return None
@@ -59,9 +113,9 @@ class DeviceSource:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
         capture.set(cv2.CAP_PROP_FPS, self.fps)
-        return capture
+        return DecodingCapture(capture)
 
-    def explain(self) -> str:
+    def explain(self, waited_s: float) -> str:  # noqa: ARG002 - a device answers at once
         if not self.path.exists():
             return "no such camera; plug it in, or set camera.source (`ls /dev/video*` lists what there is)"
         if not os.access(self.path, os.R_OK | os.W_OK):
@@ -81,7 +135,12 @@ class StreamSource:
     def name(self) -> str:
         return _CREDENTIALS.sub("://***@", self.url).partition("?")[0]
 
-    def open(self) -> cv2.VideoCapture | None:
+    def open(self) -> Capture | None:
+        try:
+            # FFmpeg's own look-up knows no time-out, and while it lasts OpenCV opens no other stream.
+            _resolve(urlsplit(self.url))
+        except (ValueError, OSError):
+            return None
         # Only here do they count: OpenCV's own are 30 s, and a capture once opened does not take them.
         timeouts = [
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
@@ -90,9 +149,12 @@ class StreamSource:
             round(self.read_timeout_s * 1000),
         ]
         capture = cv2.VideoCapture(self.url, cv2.CAP_FFMPEG, timeouts)
-        return capture if capture.isOpened() else None
+        if not capture.isOpened():
+            return None
+        codec = int(capture.get(cv2.CAP_PROP_FOURCC))
+        return JpegCapture(capture) if codec in _MJPEG_CODECS else DecodingCapture(capture)
 
-    def explain(self) -> str:
+    def explain(self, waited_s: float) -> str:
         try:
             address = urlsplit(self.url)
             _connect(address)
@@ -104,10 +166,18 @@ class StreamSource:
             return "the host does not answer; check camera.source and the network"
         except OSError as error:
             return f"{(error.strerror or str(error)).lower()}; is the camera on, and camera.source right?"
+        if waited_s >= self.open_timeout_s:
+            return "takes the connection but sends no video; restart the camera, or check camera.source"
         return "no video to be had; check path, user and password in camera.source"
+
+
+def _resolve(address: SplitResult) -> tuple[str, int]:
+    """Host and port, once the host's name is known to have an address."""
+    host, port = address.hostname or "", address.port or STREAM_SCHEMES[address.scheme]
+    socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return host, port
 
 
 def _connect(address: SplitResult) -> None:
     """FFmpeg keeps its reason to itself: see whether anybody listens at all."""
-    port = address.port or STREAM_SCHEMES[address.scheme]
-    socket.create_connection((address.hostname or "", port), timeout=_PROBE_TIMEOUT_S).close()
+    socket.create_connection(_resolve(address), timeout=_PROBE_TIMEOUT_S).close()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from kiosk.clock import SystemClock
 from kiosk.commands.options import common_options, json_option, load, print_json
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
-from kiosk.daemon import broker_settings, open_configured_camera
+from kiosk.daemon import broker_settings, open_configured_camera, store_limits
 from kiosk.errors import (
     BrokerError,
     CameraError,
@@ -41,9 +42,10 @@ from kiosk.pipeline import (
     open_bundle,
 )
 from kiosk.ports import EndOfStream
-from kiosk.store import Store
+from kiosk.store import Store, describe_damage
 
 _FIRST_FRAME_S = 5.0
+_TELL_RESTORE_DAYS = 30
 
 
 class Status(StrEnum):
@@ -149,6 +151,9 @@ class Doctor:
 
     def _check_store(self) -> Iterator[Finding]:
         path = Path(self._config.store.path)
+        damage = describe_damage(path)
+        if damage is not None:
+            raise StoreError(damage)
         if not path.exists():
             _check_folder(path)
             yield Finding("store", Status.WARN, f"{path}: not there yet; `kiosk enroll` or `kiosk run` creates it")
@@ -156,10 +161,8 @@ class Doctor:
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise PermissionDeniedError(f"{path}: cannot be written; run as its owner, or change store.path")
         with open_store(self._config) as store:
-            problem = store.integrity_problem()
-            if problem is not None:
-                raise StoreError(f"{path}: the database is damaged ({problem}); move it away and restore a backup")
             yield self._describe_gallery(store)
+            yield from self._check_durability(store)
             yield _describe_outbox(store)
 
     def _describe_gallery(self, store: Store) -> Finding:
@@ -174,6 +177,17 @@ class Doctor:
         if foreign is not None:
             return Finding("store", Status.WARN, f"{message}; {foreign}")
         return Finding("store", Status.OK, message if kept is None else f"{message}; {kept}")
+
+    def _check_durability(self, store: Store) -> Iterator[Finding]:
+        """Whether check-ins would be accepted, what the last restore did, and how old the newest backup is."""
+        store.limits = store_limits(self._config)
+        refusal = store.refusal()
+        if refusal is not None:
+            yield Finding("disk", Status.FAIL, f"check-ins are refused: {refusal}", StoreError.exit_code)
+        restored = store.last_restore()
+        if restored is not None and _days_since(restored.at) < _TELL_RESTORE_DAYS:
+            yield Finding("restore", Status.WARN, restored.describe())
+        yield _describe_backups(store, self._config)
 
     def _check_broker(self) -> Iterator[Finding]:
         settings = broker_settings(self._config)
@@ -230,6 +244,28 @@ def _check_folder(path: Path) -> None:
         raise PermissionDeniedError(
             f"{path}: cannot be created, {folder} is not writable; set store.path (KIOSK_STORE__PATH) elsewhere"
         )
+
+
+def _describe_backups(store: Store, config: Config) -> Finding:
+    backups, settings = store.backups.all(), config.store.backups
+    if not settings.keep:
+        return Finding("backups", Status.WARN, "store.backups.keep is 0: a damaged store cannot be restored")
+    if not backups:
+        return Finding("backups", Status.WARN, "none yet; the running kiosk takes the first one at once")
+    hours = 24 * _days_since(backups[0].taken_at)
+    message = f"{len(backups)}, the newest of {backups[0].taken_at} ({_age(hours)} ago)"
+    late = hours > 2 * settings.every_h
+    return Finding(
+        "backups", Status.WARN if late else Status.OK, f"{message}; late: is the kiosk running?" if late else message
+    )
+
+
+def _days_since(text: str) -> float:
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds() / 86_400)
+
+
+def _age(hours: float) -> str:
+    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
 
 
 def _describe_outbox(store: Store) -> Finding:

@@ -29,7 +29,7 @@ Format = Literal["table", "json", "csv"]
 _MATCH_COLUMNS = ("score", "threshold", "margin", "frames", "model")
 _COLUMNS = (
     "seq", "event_id", "event_type", "subject_id", "occurred_at", "tz", "clock_synchronized",
-    "site", "device", *_MATCH_COLUMNS, "delivery",
+    "site", "device", *_MATCH_COLUMNS, "delivery", "stated_at",
 )  # fmt: skip
 _REJECTED_COLUMNS = (
     "event_id", "event_type", "reason", "occurred_at", "tz", "clock_synchronized", "site", "device", *_MATCH_COLUMNS,
@@ -211,6 +211,7 @@ def _check_in_document(row: AttendanceRow) -> dict[str, Any]:
         **_place_and_time(row),
         **_match_figures(row),
         "delivery": row.delivery,
+        "stated_at": row.stated_at,
     }
 
 

@@ -51,7 +51,7 @@ class Reenrollment:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """How many templates were erased, by model. ``complete``: from the write-ahead log, too."""
+    """How many templates were erased, by model. ``complete``: from the write-ahead log and the backups, too."""
 
     templates: Mapping[ModelId, int]
     complete: bool
@@ -177,7 +177,7 @@ def _check_daemon(config: Config, model_id: ModelId) -> None:
 def _drop(config: Config, model_id: ModelId) -> Drop:
     with open_store(config, writable=True) as store:
         dropped = store.drop_templates_except(model_id)
-        return Drop(dropped, complete=store.checkpoint())
+        return Drop(dropped, complete=store.purge())
 
 
 def tell_reenrollment(result: Reenrollment | None) -> None:
@@ -220,7 +220,10 @@ def _tell_drop(drop: Drop | None) -> None:
     erased = ", ".join(f"{count(number, 'template')} of {model}" for model, number in drop.templates.items())
     click.echo(f"erased: {erased or 'nothing, there are no templates of other models'}")
     if not drop.complete:
-        click.echo("note: a reader keeps old pages open; run `kiosk subjects reenroll --drop-old` once more", err=True)
+        click.echo(
+            "note: a reader or a backup keeps some; run `kiosk subjects reenroll --drop-old` once more",
+            err=True,
+        )
 
 
 def _describe(enrollment: Enrollment, unseen: set[str]) -> str:

@@ -142,7 +142,7 @@ def _confirm(subject: Subject) -> None:
 
 
 def _describe(receipt: ErasureReceipt) -> str:
-    rest = "" if receipt.complete else "; a reader keeps old pages open, they go with the next write"
+    rest = "" if receipt.complete else "; NOT YET from all backups and the log: a running kiosk sees to that"
     return (
         f"{receipt.subject_id} erased at {receipt.erased_at}: {count(receipt.templates_erased, 'template')} erased, "
         f"{count(receipt.attendance_kept, 'event')} kept without name; receipt {receipt.receipt_id}{rest}"
@@ -193,7 +193,7 @@ def _document(subject: Subject, models: Mapping[ModelId, int], in_use: ModelId |
 
 
 def _full_document(store: Store, subject: Subject, in_use: ModelId | None) -> dict[str, object]:
-    last = store.last_attendance(subject.id)
+    last = store.last_visit(subject.id)
     infos = store.template_infos(subject.id)
     models = Counter(info.model_id for info in infos)
     return {

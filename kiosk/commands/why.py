@@ -103,6 +103,7 @@ def _document(row: Row, evidence: Evidence) -> dict[str, Any]:
         "occurred_at": row.occurred_at,
         "tz": row.tz,
         "clock_synchronized": row.clock_synchronized,
+        "stated_at": row.stated_at if isinstance(row, AttendanceRow) else None,
         "site": row.site,
         "device": row.device,
         "decision": stored["decision"],
@@ -129,6 +130,8 @@ def _lines(row: Row, evidence: Evidence, zone: ZoneInfo) -> Iterator[str]:
     yield f"{_title(row)}, {row.site}/{row.device}"
     doubt = "" if row.clock_synchronized else " (the clock was not synchronized)"
     yield f"event {row.event_id} at {local_time(row.occurred_at, zone)} {zone.key}{doubt}"
+    if isinstance(row, AttendanceRow) and row.stated_at is not None:
+        yield f"its time was corrected: before the clock was set it said {local_time(row.stated_at, zone)}"
     yield ""
     yield explain_outcome(evidence)
     advice = _advice(evidence)

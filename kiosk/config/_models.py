@@ -117,6 +117,13 @@ class CameraSection(Section):
     read_timeout_s: float = Field(
         default=3.0, ge=0.1, le=60, description="Without a picture for so long a camera counts as failed, seconds."
     )
+    frozen_after_s: float = Field(
+        default=4.0,
+        ge=0,
+        le=3600,
+        description="A live picture that stays exactly the same for longer is frozen, and recognized no more, seconds; "
+        "0: never. Longer for a network camera whose key frames are further apart than that.",
+    )
 
 
 class FaceSection(Section):
@@ -213,6 +220,21 @@ class AttendanceSection(Section):
     )
 
 
+class BackupsSection(Section):
+    """Verified copies of the store in `backups/` beside it; a damaged store is restored from them at the next start."""
+
+    every_h: int = Field(
+        default=24, ge=1, le=8760, description="Hours between two; a changed gallery is copied within two minutes."
+    )
+    keep: int = Field(
+        default=7,
+        ge=0,
+        le=1000,
+        description="How many to keep, the oldest go first; 0: take none. They hold personal data as the store does; "
+        "`kiosk subjects remove` replaces them all by a fresh one.",
+    )
+
+
 class StoreSection(Section):
     """Where people and events are kept."""
 
@@ -229,6 +251,23 @@ class StoreSection(Section):
         le=365,
         description="Decisions without a check-in are kept for `kiosk why` so long, days, the newest 10,000; 0: never. "
         "Scores and measures only, no pictures.",
+    )
+    backups: BackupsSection = Field(
+        default=BackupsSection(), description="Section: verified copies of the store in `backups/` beside it."
+    )
+    min_free_mib: int = Field(
+        default=16,
+        ge=0,
+        le=1_000_000,
+        description="Check-ins are refused, and people told so, when less than this is free on the store's disk, MiB: "
+        "room for sending and housekeeping.",
+    )
+    max_unsent: int = Field(
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="Check-ins are refused when so many events wait to be sent, with a warning from 80 % on; "
+        "waiting events are never dropped.",
     )
     snapshots: Literal["none"] = Field(default="none", description="Pictures kept with events: none, in this version.")
 

@@ -10,13 +10,13 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kiosk.errors import BrokerError, ConfigError
 from kiosk.events import OFFLINE, ONLINE, Topics
 from kiosk.mqtt._session import Session
 from kiosk.mqtt._settings import BrokerSettings, check_files
-from kiosk.ports import Outcome, Receipt
+from kiosk.ports import Command, Message, Outcome, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class MqttBroker:
         self._topics = topics
         self._births = births
         self._on_change = on_change
+        self._on_replay: Callable[[Command], None] | None = None
         self._client_id = f"kiosk-{topics.site}-{topics.device}"
         self._session: Session | None = None
         self._connected = threading.Event()
@@ -55,6 +56,10 @@ class MqttBroker:
         self._short_lives = 0
         self.last_error: str | None = None
         """Why there is no connection, in words; None while there is one or none was tried yet."""
+
+    def hear_replays(self, hear: Callable[[Command], None]) -> None:
+        """Before :meth:`start`: have ``hear`` called, on the network thread, for every command on ``cmd/replay``."""
+        self._on_replay = hear
 
     def start(self) -> None:
         """Begin connecting in the background; returns at once.
@@ -71,7 +76,7 @@ class MqttBroker:
         self._stopping.set()
         session = self._session
         if session is not None:
-            told = session.publish(self._topics.status, OFFLINE, retain=True, timeout_s=_STOP_TIMEOUT_S)
+            (told,) = session.publish([(self._topics.status, OFFLINE)], retain=True, timeout_s=_STOP_TIMEOUT_S)
             # Unless the farewell arrived, leave without one: then the broker publishes the will, which says the same.
             session.close(politely=told.outcome in {Outcome.SENT, Outcome.NO_SUBSCRIBER})
         if self._thread is not None:
@@ -84,11 +89,12 @@ class MqttBroker:
     def wait_connected(self, timeout_s: float) -> bool:
         return self._connected.wait(timeout_s)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 10.0) -> Receipt:
+    def publish(self, messages: Sequence[Message], *, timeout_s: float = 10.0) -> list[Receipt]:
         session = self._session
         if session is None or not self._connected.is_set():
-            return Receipt(Outcome.LOST, "not connected")
-        return session.publish(self._topics.below(topic), payload, retain=retain, timeout_s=timeout_s)
+            return [Receipt(Outcome.LOST, "not connected")]
+        addressed = [(self._topics.below(message.topic), message.payload) for message in messages]
+        return session.publish(addressed, timeout_s=timeout_s)
 
     def _run(self) -> None:
         retry_s = _RETRY_MIN_S
@@ -122,6 +128,8 @@ class MqttBroker:
         session.send(self._topics.status, ONLINE)
         for topic, payload in self._births:
             session.send(topic, payload)
+        if self._on_replay is not None:
+            session.listen(self._topics.replay, self._on_replay)
         self._session = session
         self._connected.set()
         self.last_error = None

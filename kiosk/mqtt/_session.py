@@ -6,18 +6,22 @@ import contextlib
 import logging
 import queue
 import socket
+import struct
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from kiosk.errors import BrokerError, ConfigError
 from kiosk.mqtt._problems import connect_problem, end_problem, login_problem
 from kiosk.mqtt._settings import BrokerSettings, prepared_client
-from kiosk.ports import Outcome, Receipt
+from kiosk.ports import Command, Outcome, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +29,9 @@ _KEEPALIVE_S = 30
 _CLOSE_TIMEOUT_S = 2.0
 _NO_SUBSCRIBER = 0x10
 _FAILURE = 0x80
+_MAX_IN_FLIGHT = 20
+_NO_FAULT_OF_A_MESSAGE = frozenset({0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x96, 0x97, 0x98, 0x9C, 0x9D})
+"""Reasons to end a connection that no single message is to blame for: not authorized, busy, shutting down, quota, …"""
 _PACKET_OVERHEAD = 16
 """Bytes of a PUBLISH packet beyond topic and payload: fixed header, two lengths, packet id, empty properties."""
 
@@ -43,6 +50,11 @@ class Session:
         self._one_at_a_time = threading.Lock()
         self._closing = threading.Lock()
         self._max_packet: int | None = None
+        self._receive_maximum = _MAX_IN_FLIGHT
+        self._answered = False
+        self._births = threading.Lock()
+        self._unanswered: set[int] = set()
+        self._innocent = False
         self.closed = threading.Event()
         self.ending = ""
 
@@ -70,15 +82,43 @@ class Session:
     def send(self, topic: str, payload: bytes) -> None:
         """Publish a retained document without waiting for the PUBACK."""
         if self._client is not None:
-            self._client.publish(topic, payload, qos=1, retain=True)
+            with self._births:
+                self._unanswered.add(self._client.publish(topic, payload, qos=1, retain=True).mid)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool, timeout_s: float) -> Receipt:
-        if self._max_packet is not None and len(payload) + len(topic.encode()) + _PACKET_OVERHEAD > self._max_packet:
-            return Receipt(Outcome.REFUSED, f"larger than the {self._max_packet} bytes the broker takes")
+    def listen(self, topic: str, hear: Callable[[Command], None]) -> None:
+        """Have ``hear`` called, on the network thread, for every message to a topic that is not retained."""
+        client = self._client
+        if client is None:
+            return
+
+        def on_message(_c: Client, _u: object, message: MQTTMessage) -> None:
+            if message.retain:
+                log.info("%s: a retained command is ignored", topic)
+                return
+            life_s = getattr(message.properties, "MessageExpiryInterval", None)
+            hear(Command(bytes(message.payload), None if life_s is None else time.monotonic() + life_s))
+
+        def on_subscribe(_c: Client, _u: object, _mid: int, reasons: list[ReasonCode], _p: Properties | None) -> None:
+            if any(reason.value >= _FAILURE for reason in reasons):
+                log.warning("the broker does not let this kiosk listen to %s: %s", topic, reasons[0])
+
+        client.on_message = on_message
+        client.on_subscribe = on_subscribe
+        options = SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        client.subscribe(topic, options=options)
+
+    def publish(
+        self, messages: Sequence[tuple[str, bytes]], *, retain: bool = False, timeout_s: float
+    ) -> list[Receipt]:
+        """Publish (full topic, payload) in order and wait for the answers; a receipt for each that was tried."""
+        # paho does not care what the broker takes at once.
+        fitting = list(takewhile(self._fits, messages[: self._room_in_flight()]))
+        if not fitting:
+            return [Receipt(Outcome.TOO_LARGE, f"larger than the {self._max_packet} bytes the broker takes")]
         if not self._one_at_a_time.acquire(timeout=timeout_s):
-            return Receipt(Outcome.LOST, "another message is waiting for its answer")
+            return [Receipt(Outcome.LOST, "another message is waiting for its answer")]
         try:
-            return self._publish(topic, payload, retain=retain, timeout_s=timeout_s)
+            return self._publish(fitting, retain=retain, timeout_s=timeout_s)
         finally:
             self._one_at_a_time.release()
 
@@ -94,30 +134,53 @@ class Session:
             _shut(client)
         client.loop_stop()
 
-    def _publish(self, topic: str, payload: bytes, *, retain: bool, timeout_s: float) -> Receipt:
+    def _room_in_flight(self) -> int:
+        with self._births:
+            return max(1, min(_MAX_IN_FLIGHT, self._receive_maximum) - len(self._unanswered))
+
+    def _fits(self, message: tuple[str, bytes]) -> bool:
+        topic, payload = message
+        return self._max_packet is None or len(payload) + len(topic.encode()) + _PACKET_OVERHEAD <= self._max_packet
+
+    def _publish(self, messages: Sequence[tuple[str, bytes]], *, retain: bool, timeout_s: float) -> list[Receipt]:
         self._forget_results()
         client = self._client
         if client is None or self.closed.is_set():
-            return Receipt(Outcome.LOST, "not connected")
-        info = client.publish(topic, payload, qos=1, retain=retain)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            return Receipt(Outcome.LOST, "not connected")
-        return self._await_puback(info.mid, timeout_s)
+            return [Receipt(Outcome.LOST, "not connected")]
+        mids: list[int] = []
+        for topic, payload in messages:
+            info = client.publish(topic, payload, qos=1, retain=retain)
+            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                break
+            mids.append(info.mid)
+        if not mids:
+            return [Receipt(Outcome.LOST, "not connected")]
+        return self._await_pubacks(mids, timeout_s)
 
-    def _await_puback(self, mid: int, timeout_s: float) -> Receipt:
+    def _await_pubacks(self, mids: Sequence[int], timeout_s: float) -> list[Receipt]:
         deadline = time.monotonic() + timeout_s
-        while True:
+        answers: dict[int, Receipt] = {}
+        while any(mid not in answers for mid in mids):
             try:
                 result = self._results.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                # The connection is useless, or worse, would deliver this message late.
+                # The connection is useless, or worse, would deliver these messages late.
                 if self._client is not None:
                     _shut(self._client)
-                return Receipt(Outcome.LOST, f"no answer from the broker within {timeout_s:g} s")
+                return _up_to_gap(mids, answers, Receipt(Outcome.LOST, f"no answer from the broker in {timeout_s:g} s"))
             if result is None:
-                return Receipt(Outcome.LOST, "the connection broke before the broker had answered")
-            if result[0] == mid:
-                return _receipt(result[1])
+                return _up_to_gap(mids, answers, Receipt(self._outcome_of_break(), self._break_detail()))
+            answers[result[0]] = _receipt(result[1])
+        return [answers[mid] for mid in mids]
+
+    def _outcome_of_break(self) -> Outcome:
+        """A message is suspect only when everything before it was answered, and the broker did not say otherwise."""
+        with self._births:
+            suspect = self._answered and not self._unanswered and not self._innocent
+        return Outcome.BROKE if suspect else Outcome.LOST
+
+    def _break_detail(self) -> str:
+        return f"{self.ending} before the broker had answered"
 
     def _forget_results(self) -> None:
         """Drop answers nobody waited for (births, earlier time-outs), so that none is taken for a new message's."""
@@ -131,6 +194,7 @@ class Session:
         ) -> None:
             self._refusal = reason if reason.value >= _FAILURE else None
             self._max_packet = getattr(properties, "MaximumPacketSize", None)
+            self._receive_maximum = getattr(properties, "ReceiveMaximum", _MAX_IN_FLIGHT)
             self._settled.set()
 
         def on_disconnect(
@@ -138,6 +202,7 @@ class Session:
         ) -> None:
             told = reason if flags.is_disconnect_packet_from_server else None
             self.ending = end_problem(self._settings, told)
+            self._innocent = told is not None and told.value in _NO_FAULT_OF_A_MESSAGE
             self.closed.set()
             self._settled.set()
             self._results.put(None)
@@ -145,6 +210,9 @@ class Session:
         def on_publish(_c: Client, _u: object, mid: int, reason: ReasonCode, _p: Properties) -> None:
             if reason.value >= _FAILURE:
                 log.debug("the broker refuses message %s: %s", mid, reason)
+            self._answered = True
+            with self._births:
+                self._unanswered.discard(mid)
             self._results.put((mid, reason))
 
         client.on_connect = on_connect
@@ -153,11 +221,25 @@ class Session:
 
 
 def _shut(client: Client) -> None:
-    """Cut the connection; paho's own thread notices and ends."""
+    """Cut the connection; paho's own thread notices and ends.
+
+    What the system has not sent yet is thrown away: after a network failure it would arrive minutes late, and say that
+    it is fresh.
+    """
     sock = client.socket()
     if isinstance(sock, socket.socket):
         with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.shutdown(socket.SHUT_RDWR)
+
+
+def _up_to_gap(mids: Sequence[int], answers: Mapping[int, Receipt], gap: Receipt) -> list[Receipt]:
+    """What was answered stays answered, also behind the first gap."""
+    receipts = [answers.get(mid, gap) for mid in mids]
+    # Only the first can have broken the connection.
+    first = receipts.index(gap)
+    lost = Receipt(Outcome.LOST, gap.detail)
+    return receipts[: first + 1] + [lost if receipt is gap else receipt for receipt in receipts[first + 1 :]]
 
 
 def _receipt(reason: ReasonCode) -> Receipt:

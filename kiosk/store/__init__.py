@@ -1,9 +1,14 @@
 """SQLite: subjects, templates, attendance, rejections, outbox. The only place with SQL besides the migrations."""
 
-from kiosk.store._attendance import AttendanceRow
+from kiosk.store._attendance import AttendanceRow, Visit
+from kiosk.store._backups import Backup
 from kiosk.store._connection import RunningDaemon
-from kiosk.store._outbox import OutboxCounts
+from kiosk.store._corrections import Corrections
+from kiosk.store._keeper import BackupKeeper
+from kiosk.store._limits import Limits, StoreCondition
+from kiosk.store._outbox import OutboxCounts, Unsent, UnsentEvent
 from kiosk.store._rejections import MAX_REJECTIONS, RejectionRow
+from kiosk.store._restore import Restored, describe_damage
 from kiosk.store._store import Store
 from kiosk.store._subjects import (
     Consent,
@@ -16,13 +21,23 @@ from kiosk.store._subjects import (
 __all__ = [
     "MAX_REJECTIONS",
     "AttendanceRow",
+    "Backup",
+    "BackupKeeper",
     "Consent",
+    "Corrections",
     "ErasureReceipt",
+    "Limits",
     "NewTemplate",
     "OutboxCounts",
     "RejectionRow",
+    "Restored",
     "RunningDaemon",
     "Store",
+    "StoreCondition",
     "Subject",
     "TemplateInfo",
+    "Unsent",
+    "UnsentEvent",
+    "Visit",
+    "describe_damage",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.biometrics import Decision, ModelId, SubjectId
+from kiosk.errors import StoreError
 from kiosk.events import (
     ATTENDANCE,
     AttendanceEvent,
@@ -17,14 +18,15 @@ from kiosk.events import (
     Moment,
     Origin,
     Pad,
+    TimeCorrection,
     attendance_event,
-    encode,
     match_of,
     subject_ref,
     utc_text,
     uuid7,
 )
 from kiosk.evidence import gather_evidence
+from kiosk.packing import pack, unpack
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._mentions import without_erased
 
@@ -33,7 +35,11 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class AttendanceRow:
-    """One line of the log. ``delivery``: pending, sent, parked, or None when it was never meant to be sent."""
+    """One line of the log.
+
+    ``occurred_at`` is the best time known. ``stated_at``: what the event first said, where its time was corrected
+    later. ``delivery``: pending, sent, parked, or None when it was never meant to be sent.
+    """
 
     seq: int
     event_id: str
@@ -48,6 +54,18 @@ class AttendanceRow:
     device: str
     evidence: dict[str, Any]
     delivery: str | None
+    stated_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """The outline of a row, without what it rests on."""
+
+    seq: int
+    event_type: EventType
+    occurred_at: str
+    boot_id: str
+    boottime_ms: int
 
 
 class Attendance(Connection):
@@ -72,6 +90,9 @@ class Attendance(Connection):
         With ``outbox=False`` (MQTT switched off) the event is logged and never sent. None when there is nobody to
         record it for: the subject was erased in the meantime. ``threshold_source``: why the threshold is what it is,
         kept for `kiosk why`.
+
+        Raises:
+            StoreError: it could not be committed, or the disk or the outbox is so full that check-ins are refused.
         """
         if decision.subject_id is None:
             raise ValueError("only an identified decision makes a check-in")
@@ -80,14 +101,15 @@ class Attendance(Connection):
             decision, gallery_size=gallery_size, model_id=model_id, threshold_source=threshold_source, pad=pad
         ).document()
         with self._writing() as db:
+            self._admit(db)
             name = _name(db, decision.subject_id)
             if name is None:
                 return None
             event_id = uuid7(moment.utc_ms)
-            seq = _insert(
+            seq = insert_entry(
                 db,
                 event_id=event_id,
-                event_type=event_type,
+                event_type=event_type.value,
                 subject_id=decision.subject_id,
                 moment=moment,
                 origin=origin,
@@ -104,8 +126,26 @@ class Attendance(Connection):
                 pad=pad,
             )
             if outbox:
-                _queue(db, event)
+                queue_event(db, event)
         return event
+
+    def refusal(self) -> str | None:
+        """Why check-ins are refused at the moment; None when they are not."""
+        with self._reading() as db:
+            return self._refusal(db)
+
+    def _admit(self, db: Database) -> None:
+        refusal = self._refusal(db)
+        if refusal is not None:
+            raise StoreError(refusal)
+
+    def _refusal(self, db: Database) -> str | None:
+        if _most_unsent(db) >= self.limits.max_unsent and _unsent(db) >= self.limits.max_unsent:
+            return (
+                f"{self.path}: {self.limits.max_unsent} events wait to be sent (store.max_unsent), and none is given "
+                f"up for a new one; `kiosk check` says why they are not sent"
+            )
+        return self._space_problem()
 
     def attendance(
         self,
@@ -121,67 +161,91 @@ class Attendance(Connection):
         order = "DESC" if newest_first else "ASC"
         return self._select(
             f"""
-            WHERE a.seq > :after_seq
-              AND (:since IS NULL OR a.occurred_at >= :since)
-              AND (:until IS NULL OR a.occurred_at < :until)
-              AND (:subject IS NULL OR a.subject_id = :subject)
+            AND a.seq > :after_seq
+              AND (:since IS NULL OR COALESCE(a.corrected_at, a.occurred_at) >= :since)
+              AND (:until IS NULL OR COALESCE(a.corrected_at, a.occurred_at) < :until)
+              {"AND a.subject_id = :subject" if subject is not None else ""}
             ORDER BY a.seq {order} LIMIT :limit
             """,
             {
                 "after_seq": after_seq,
                 "since": time_text(since),
                 "until": time_text(until),
-                "subject": subject,
+                **({} if subject is None else {"subject": subject}),
                 "limit": -1 if limit is None else limit,
             },
         )
 
     def event(self, event_id: str) -> AttendanceRow | None:
-        found = self._select("WHERE a.event_id = :event_id", {"event_id": event_id})
+        found = self._select("AND a.event_id = :event_id", {"event_id": event_id})
         return found[0] if found else None
 
     def find_events(self, id_prefix: str) -> list[AttendanceRow]:
         """Those whose event id begins so (lower case)."""
-        return self._select("WHERE a.event_id >= :low AND a.event_id < :high", prefix_range(id_prefix))
+        return self._select("AND a.event_id >= :low AND a.event_id < :high", prefix_range(id_prefix))
 
-    def last_attendance(self, subject_id: str) -> AttendanceRow | None:
-        found = self.attendance(subject=subject_id, newest_first=True, limit=1)
-        return found[0] if found else None
+    def last_visit(self, subject_id: str, *, since: datetime | None = None) -> Visit | None:
+        """What a subject did last, at or after ``since`` (a site's midnight) where that is given."""
+        found = self._rows(
+            "SELECT seq, event_type, COALESCE(corrected_at, occurred_at) AS occurred_at, boot_id, boottime_ms"
+            " FROM attendance WHERE subject_id = :subject AND corrects IS NULL"
+            " AND (:since IS NULL OR COALESCE(corrected_at, occurred_at) >= :since) ORDER BY seq DESC LIMIT 1",
+            {"subject": subject_id, "since": time_text(since)},
+        )
+        return Visit(**{**found[0], "event_type": EventType(found[0]["event_type"])}) if found else None
 
     def last_event_type(self, subject_id: str, since: datetime) -> EventType | None:
-        """What a subject did last at or after ``since`` (a site's midnight): what `alternate` mode turns around."""
-        found = self.attendance(subject=subject_id, since=since, newest_first=True, limit=1)
-        return EventType(found[0].event_type) if found else None
+        """What `alternate` mode turns around."""
+        visit = self.last_visit(subject_id, since=since)
+        return None if visit is None else visit.event_type
 
     def prune(self, retention_days: int, *, now_ms: int) -> int:
         """Delete what is older than the retention period and not waiting to be sent; returns how many events.
 
         Call it only while the clock can be trusted. A row written under a clock that nobody had set is old only if
-        a later row with a trusted date is, unless this kiosk has never had a trusted clock.
+        a later row with a trusted date is. Answered wishes for a replay go by the same measure.
         """
         cutoff = utc_text(now_ms - retention_days * _DAY_MS)
-        with self._writing() as db:
-            old = scalar(db, _OLDEST_TRUSTED, {"cutoff": cutoff}) or 0
-            db.execute(f"CREATE TEMP TABLE doomed AS {_PRUNABLE}", {"cutoff": cutoff, "old": old})
-            db.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM doomed)")
-            deleted = db.execute("DELETE FROM attendance WHERE seq IN (SELECT seq FROM doomed)").rowcount
-            db.execute("DROP TABLE doomed")
+        old, deleted = self._rows(_OLDEST_TRUSTED, {"cutoff": cutoff})[0]["old"], 0
+        # In pieces: deleting needs space in the write-ahead log, of which there may be little.
+        while (piece := self._prune_some(cutoff, old or 0)) > 0:
+            deleted += piece
         return deleted
 
-    def _select(self, where: str, params: dict[str, object]) -> list[AttendanceRow]:
-        found = self._rows(_SELECT + where, params)
+    def _prune_some(self, cutoff: str, old: int) -> int:
+        with self._writing() as db:
+            db.execute(f"CREATE TEMP TABLE doomed AS {_PRUNABLE}", {"cutoff": cutoff, "old": old})
+            _raise_floor(db, scalar(db, "SELECT MAX(seq) FROM doomed") or 0)
+            db.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM doomed)")
+            deleted: int = db.execute("DELETE FROM attendance WHERE seq IN (SELECT seq FROM doomed)").rowcount
+            db.execute("DROP TABLE doomed")
+            db.execute("DELETE FROM replays WHERE next_seq > to_seq AND received_at < ?", [cutoff])
+        return deleted
+
+    def _select(self, condition: str, params: dict[str, object]) -> list[AttendanceRow]:
+        found = self._rows(_SELECT + condition, params)
         return [_row(row) for row in found]
 
 
-_SELECT = "SELECT a.*, o.state AS delivery FROM attendance AS a LEFT JOIN outbox AS o USING (seq) "
+# Rows that correct another one's time are no attendance.
+_SELECT = """
+    SELECT a.seq, a.event_id, a.event_type, a.subject_id, COALESCE(a.corrected_at, a.occurred_at) AS occurred_at,
+           a.tz, a.clock_synchronized OR a.corrected_at IS NOT NULL AS clock_synchronized, a.boot_id, a.boottime_ms,
+           a.site, a.device, a.evidence, o.state AS delivery,
+           CASE WHEN a.corrected_at IS NOT NULL THEN a.occurred_at END AS stated_at
+    FROM attendance AS a LEFT JOIN outbox AS o USING (seq)
+    WHERE a.corrects IS NULL
+"""
 _OLDEST_TRUSTED = """
-    SELECT MAX(seq) FROM attendance
-    WHERE occurred_at < :cutoff
-      AND (clock_synchronized OR NOT EXISTS (SELECT 1 FROM attendance WHERE clock_synchronized))
+    SELECT MAX(seq) AS old FROM attendance
+    WHERE COALESCE(corrected_at, occurred_at) < :cutoff
+      AND (clock_synchronized OR corrected_at IS NOT NULL)
 """
 _PRUNABLE = """
     SELECT a.seq FROM attendance AS a LEFT JOIN outbox AS o USING (seq)
-    WHERE a.seq <= :old AND a.occurred_at < :cutoff AND (o.state IS NULL OR o.state = 'sent')
+    WHERE a.seq <= :old AND COALESCE(a.corrected_at, a.occurred_at) < :cutoff
+      AND (o.state IS NULL OR o.state = 'sent')
+    ORDER BY a.seq LIMIT 500
 """
 
 
@@ -191,22 +255,24 @@ def _name(db: Database, subject_id: SubjectId) -> str | None:
     return name
 
 
-def _insert(
+def insert_entry(
     db: Database,
     *,
     event_id: str,
-    event_type: EventType,
+    event_type: str,
     subject_id: SubjectId,
     moment: Moment,
     origin: Origin,
     evidence: dict[str, object],
+    corrects: int | None = None,
 ) -> int:
+    """Add a row to the log and return its number."""
     cursor = db.execute(
         "INSERT INTO attendance (event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"
-        " boottime_ms, site, device, evidence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " boottime_ms, site, device, evidence, corrects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             event_id,
-            event_type.value,
+            event_type,
             subject_id,
             utc_text(moment.utc_ms),
             origin.timezone,
@@ -215,19 +281,46 @@ def _insert(
             moment.boottime_ms,
             origin.site,
             origin.device,
-            encode(evidence).decode(),
+            pack(evidence),
+            corrects,
         ],
     )
     if cursor.lastrowid is None:
         raise RuntimeError("SQLite reports no row id for an insert")
+    integrity.seal(db, "attendance", "seq = ?", [cursor.lastrowid])
     return cursor.lastrowid
 
 
-def _queue(db: Database, event: AttendanceEvent) -> None:
+def _raise_floor(db: Database, seq: int) -> None:
+    """Remember a number whose row is about to be deleted, so that its successor can be told from a damaged counter."""
+    known = integrity.mark(db, integrity.SEQ_FLOOR) or {"seq": 0}
+    if seq > known["seq"]:
+        integrity.set_mark(db, integrity.SEQ_FLOOR, {"seq": seq})
+
+
+def _most_unsent(db: Database) -> int:
+    """What :func:`_unsent` cannot exceed, for the price of three look-ups: a long outage must not slow the door."""
+    first = "(SELECT MIN(seq) FROM outbox WHERE state <> 'sent' AND state = '{}')".format
+    span = scalar(
+        db,
+        f"SELECT (SELECT MAX(seq) FROM outbox) + 1 - MIN(COALESCE({first('pending')}, {first('parked')}),"  # noqa: S608 - our own words
+        f" COALESCE({first('parked')}, {first('pending')}))",
+    )
+    return int(span or 0)
+
+
+def _unsent(db: Database) -> int:
+    # Grouped, so that SQLite counts in the index of what is unsent, however much was sent.
+    return sum(row[0] for row in db.execute("SELECT COUNT(*) FROM outbox WHERE state <> 'sent' GROUP BY state"))
+
+
+def queue_event(db: Database, event: AttendanceEvent | TimeCorrection) -> None:
+    """Put an event into the outbox, in the transaction that makes it."""
     db.execute(
         "INSERT INTO outbox (seq, event_id, topic, payload, created_at) VALUES (?, ?, ?, ?, ?)",
         [event.seq, event.event_id, ATTENDANCE, event.encode().decode(), event.occurred_at],
     )
+    integrity.seal(db, "outbox", "seq = ?", [event.seq])
 
 
 def _row(row: dict[str, Any]) -> AttendanceRow:
@@ -235,6 +328,6 @@ def _row(row: dict[str, Any]) -> AttendanceRow:
         **{
             **row,
             "clock_synchronized": bool(row["clock_synchronized"]),
-            "evidence": json.loads(row["evidence"]),
+            "evidence": unpack(row["evidence"]),
         }
     )

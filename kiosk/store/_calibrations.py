@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kiosk import integrity
 from kiosk.biometrics import ModelId
 from kiosk.calibration import Calibration
 from kiosk.store._connection import Connection
@@ -13,10 +14,11 @@ class Calibrations(Connection):
     def add_calibration(self, calibration: Calibration) -> None:
         """From now on automatic thresholds for its model follow it."""
         with self._writing() as db:
-            db.execute(
+            cursor = db.execute(
                 "INSERT INTO calibrations (model_id, created_at, document) VALUES (?, ?, ?)",
                 [calibration.model, calibration.created_at, calibration.model_dump_json()],
             )
+            integrity.seal(db, "calibrations", "id = ?", [cursor.lastrowid])
 
     def reset_calibration(self, model_id: ModelId) -> bool:
         """Forget what was measured for a model: its bundle's own figures count again. False when nothing was."""

@@ -23,14 +23,23 @@ from urllib.parse import quote
 
 from sqlite_utils import Database
 
-from kiosk import migrations
+from kiosk import integrity, migrations
 from kiosk.biometrics import ModelId
 from kiosk.errors import KioskError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import utc_text
+from kiosk.store import _mentions
+from kiosk.store._backups import Backups
+from kiosk.store._damage import find_damage
+from kiosk.store._files import beside, free_bytes
+from kiosk.store._limits import DEFAULT_LIMITS, Limits
+from kiosk.store._restore import Restored, is_empty, make_sound
 
 log = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT_S = 10.0
+_SLOW_S = 1.0
+_KNOWN = b"there is a store\n"
+"""In the lock file from the first successful opening on: from then on an empty or missing database is damage."""
 _FIX = "set store.path (KIOSK_STORE__PATH) to a place you may write to"
 _PRAGMAS = (
     # A check-in exists once committed, power cut or not: anything below FULL loses acknowledged commits in WAL mode.
@@ -42,6 +51,12 @@ _PRAGMAS = (
     "PRAGMA mmap_size = 0",
 )
 
+_SPOILING = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_CALLERS_OWN = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE})
+
+_PAGE_BYTES = 1024
+"""Of a new store: what a check-in changes are a dozen rows in as many pages, and a card wears by the pages written."""
 Params = Sequence[object] | Mapping[str, object]
 
 
@@ -53,8 +68,45 @@ class RunningDaemon:
     model_id: ModelId | None
 
 
+class Trouble:
+    """What is wrong with writing at the moment; told once when it begins and once when it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.quiet = True
+        """A command tells its failure itself; a daemon has the log for it."""
+        self.damaged = False
+        """The file is damaged; only the next start can restore it."""
+        self.suspect = False
+        """The connection itself may be spoiled: use a new one."""
+        self.fault: str | None = None
+
+    def note(self, problem: KioskError, code: int = sqlite3.SQLITE_OK) -> None:
+        """A failure of the disk, not of what was asked of it."""
+        self.suspect = self.suspect or code in _SPOILING
+        self.damaged = self.damaged or code in _DAMAGED
+        if code not in _CALLERS_OWN:
+            self._begin(str(problem))
+
+    def note_success(self, duration_s: float) -> None:
+        """Something was written, in so many seconds."""
+        if duration_s > _SLOW_S:
+            self._begin(f"{self._path}: writing takes long ({duration_s:.1f} s): is its disk failing or overloaded?")
+        elif self.fault is not None and not self.damaged:
+            if not self.quiet:
+                log.info("store: writing works again")
+            self.fault = None
+
+    def _begin(self, fault: str) -> None:
+        if self.fault is None and not self.quiet:
+            log.error("store: %s", fault)
+        self.fault = fault
+
+
 class Connection:
     """Base of the table classes: opens the file, lends the database under the right locks, translates errors."""
+
+    limits: Limits = DEFAULT_LIMITS
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.path = path
@@ -63,19 +115,30 @@ class Connection:
         self._database: Database | None = None
         self._lock_fd = -1
         self._seen_version = 0
+        self._file: tuple[int, int] | None = None
+        self._trouble = Trouble(path)
+        self.backups = Backups(path)
+        """The copies of this store."""
+        self.backup_fault: str | None = None
+        """Why the last attempt to take a backup failed, as long as none has succeeded since."""
+        self.restored: Restored | None = None
+        """What this opening had to restore from a backup."""
 
-    def _open(self) -> None:
-        if self.writable:
-            self._prepare_files()
-        elif self.path.is_dir():
+    def _open(self, *, verified: bool = False) -> None:
+        if self.path.is_dir():
             raise StoreError(f"{self.path}: this is a folder, not a database file; {_FIX}")
+        if self.writable:
+            self._open_lock_file()
         elif not self.path.is_file():
             raise UnavailableError(
                 f"{self.path}: there is no store yet; enroll somebody, or set store.path (KIOSK_STORE__PATH) to yours"
             )
         try:
             with self._translated(), self._alone():
+                if self.writable:
+                    self._prepare_file(verified=verified)
                 self._set_up(self._connect())
+                self._note_existence()
         except KioskError:
             self._release_files()
             raise
@@ -89,6 +152,31 @@ class Connection:
                 self._database.conn.close()
             self._database = None
             self._release_files()
+
+    def _renew(self) -> None:
+        """A connection that met a broken disk, or whose file is no longer the one of that name, is replaced.
+
+        The old one goes on where there can be no new one yet: reading may still work.
+        """
+        if not self._trouble.suspect and self._file == _identity(self.path):
+            return
+        old = self._database, self._lock_fd
+        self._lock_fd = -1
+        try:
+            if is_empty(self.path):
+                # Its disk is not mounted, perhaps: no new store is begun in its place.
+                raise StoreError(f"{self.path}: the store is gone; bring its disk back, or restart the kiosk")
+            self._open()
+        except KioskError as error:
+            self._database, self._lock_fd = old
+            self._trouble.note(error)
+            raise
+        self._trouble.suspect = False
+        self._seen_version = -1
+        if old[0] is not None:
+            with contextlib.suppress(sqlite3.Error):
+                old[0].conn.close()
+            os.close(old[1])
 
     def changed(self) -> bool:
         """Whether another connection has written since the last call (or since opening)."""
@@ -104,10 +192,23 @@ class Connection:
         return not busy
 
     def integrity_problem(self) -> str | None:
-        """SQLite's own verdict on the file (``quick_check``), None when it finds nothing."""
+        """What differs from what was written, None when nothing does. Reads everything but the end of the log."""
+        with self._translated():
+            return find_damage(self.path, log=False)
+
+    def note_damage(self, problem: str) -> StoreError:
+        """Damage was found: from now on the store counts as damaged. Returns the error that says so."""
+        error = StoreError(
+            f"{self.path}: the store is damaged ({problem}); restart the kiosk, which restores the newest backup"
+        )
+        self._trouble.note(error, sqlite3.SQLITE_CORRUPT)
+        return error
+
+    def last_restore(self) -> Restored | None:
+        """What was restored from a backup, however long ago."""
         with self._reading() as db:
-            verdict: str = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        return None if verdict == "ok" else " ".join(verdict.split())
+            document = integrity.mark(db, integrity.RESTORED)
+        return None if document is None else Restored.of(document)
 
     @contextlib.contextmanager
     def daemon_lock(self, model_id: str = "") -> Iterator[None]:
@@ -116,7 +217,7 @@ class Connection:
         Raises:
             UnavailableError: another daemon holds it.
         """
-        fd = _open_lock(_beside(self.path, ".daemon"))
+        fd = _open_lock(beside(self.path, ".daemon"))
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,7 +236,7 @@ class Connection:
     def running_daemon(self) -> RunningDaemon | None:
         """The daemon on this store, if there is one and this user may know."""
         try:
-            fd = os.open(_beside(self.path, ".daemon"), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(beside(self.path, ".daemon"), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -148,17 +249,33 @@ class Connection:
         finally:
             os.close(fd)
 
+    def _space_problem(self) -> str | None:
+        """Why nothing new is to be written, None while there is room."""
+        free = free_bytes(self.path)
+        if free >= self.limits.min_free_mib << 20:
+            return None
+        return (
+            f"{self.path}: only {free / 2**20:.1f} MiB are free on its disk, the last {self.limits.min_free_mib} are "
+            f"for what is recorded already (store.min_free_mib); free some"
+        )
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Database]:
         """One transaction: all of it is on the disk after the block, or nothing of it."""
-        with self._reading() as db, self._alone():
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                db.rollback()
-                raise
+        started_s = time.monotonic()
+        with self._thread_lock:
+            if self.writable and self._database is not None:
+                self._renew()
+            with self._reading() as db, self._alone():
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                    db.execute("COMMIT")
+                except BaseException:
+                    with contextlib.suppress(sqlite3.Error):
+                        db.rollback()
+                    raise
+            self._trouble.note_success(time.monotonic() - started_s)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Database]:
@@ -171,16 +288,40 @@ class Connection:
         with self._reading() as db:
             return rows(db, sql, params)
 
-    def _prepare_files(self) -> None:
-        """Create folder (0700), database (0600) and lock file, with errors that name what is in the way."""
+    def _open_lock_file(self) -> None:
+        """Create the folder (0700) and the lock file, with errors that name what is in the way."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._lock_fd = _open_lock(_beside(self.path, ".lock"))
-        except IsADirectoryError as error:
-            raise StoreError(f"{self.path}: this is a folder, not a database file; {_FIX}") from error
         except OSError as error:
             raise _os_problem(self.path, error) from error
+        self._lock_fd = _open_lock(beside(self.path, ".lock"))
+
+    def _prepare_file(self, *, verified: bool) -> None:
+        """Create the database (0600) where there is none yet; refuse or restore one that is damaged."""
+        known = os.pread(self._lock_fd, 1, 0) != b""
+        try:
+            if verified:
+                # Nobody may write to the file that is put aside.
+                with self.daemon_lock():
+                    self.restored = make_sound(self.path, existed=known)
+            elif known and is_empty(self.path):
+                raise StoreError(
+                    f"{self.path}: the store that was here is gone or empty; `kiosk run` restores the newest backup "
+                    f"(to start a new one, delete {self.path.name}.lock, too)"
+                )
+            # One that is there is not opened here: closing it would end the locks that an open connection holds.
+            if not self.path.exists():
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            elif not os.access(self.path, os.W_OK, effective_ids=True):
+                os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            raise _os_problem(self.path, error) from error
+
+    def _note_existence(self) -> None:
+        self._file = _identity(self.path)
+        if self.writable and os.pread(self._lock_fd, 1, 0) == b"":
+            os.pwrite(self._lock_fd, _KNOWN, 0)
+            os.fsync(self._lock_fd)
 
     def _connect(self) -> sqlite3.Connection:
         mode = "rw" if self.writable else "ro"
@@ -195,9 +336,11 @@ class Connection:
     def _set_up(self, connection: sqlite3.Connection) -> None:
         try:
             db = Database(connection, execute_plugins=False)
+            integrity.install(db)
+            _mentions.install(db)
             version = migrations.check(db, self.path)
             if self.writable:
-                for pragma in ("PRAGMA journal_mode = WAL", *_PRAGMAS):
+                for pragma in (f"PRAGMA page_size = {_PAGE_BYTES}", "PRAGMA journal_mode = WAL", *_PRAGMAS):
                     db.execute(pragma)
                 migrations.migrate(db, self.path)
             elif version < len(migrations.STEPS):
@@ -241,7 +384,10 @@ class Connection:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise _sqlite_problem(self.path, error) from error
+            problem = _sqlite_problem(self.path, error)
+            if self.writable:
+                self._trouble.note(problem, _code(error))
+            raise problem from error
 
 
 def rows(db: Database, sql: str, params: Params = ()) -> list[dict[str, Any]]:
@@ -274,8 +420,12 @@ def _data_version(db: Database) -> int:
     return int(db.execute("PRAGMA data_version").fetchone()[0])
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _open_lock(path: Path) -> int:
@@ -297,14 +447,20 @@ def _os_problem(path: Path, error: OSError) -> KioskError:
     return StoreError(what)
 
 
+def _code(error: sqlite3.DatabaseError) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
 def _sqlite_problem(path: Path, error: sqlite3.DatabaseError) -> KioskError:
-    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
+    match _code(error):
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
             return PermissionDeniedError(f"{path}: {error}; {_FIX}")
         case sqlite3.SQLITE_NOTADB:
             return StoreError(f"{path}: this is not an SQLite database; {_FIX}")
         case sqlite3.SQLITE_CORRUPT:
-            return StoreError(f"{path}: the database is damaged ({error}); move it away and restore a backup")
+            return StoreError(
+                f"{path}: the database is damaged ({error}); `kiosk run` restores the newest backup when it starts"
+            )
         case sqlite3.SQLITE_FULL:
             return StoreError(f"{path}: no space left on its disk; free some, nothing was written")
         case _:

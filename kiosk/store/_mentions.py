@@ -7,15 +7,23 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.biometrics import SubjectId
+from kiosk.errors import StoreError
 from kiosk.events import encode
 from kiosk.evidence import erase_mentions, mentioned_subjects
+from kiosk.packing import pack, unpack, unpack_text
 
 _MENTIONING = (
-    ("rejections", "SELECT number FROM rejections WHERE instr(evidence, :mention)", "number"),
+    ("rejections", "SELECT number FROM rejections WHERE mentions(evidence, :mention)", "number"),
     # The subject's own rows keep the bare id, as does everything in them.
-    ("attendance", "SELECT seq FROM attendance WHERE subject_id <> :id AND instr(evidence, :mention)", "seq"),
+    ("attendance", "SELECT seq FROM attendance WHERE subject_id <> :id AND mentions(evidence, :mention)", "seq"),
 )
+
+
+def install(db: Database) -> None:
+    """Give a connection the SQL function that :func:`forget_subject` searches with."""
+    db.conn.create_function("mentions", 2, _mentions, deterministic=True)
 
 
 def without_erased(db: Database, evidence: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +41,16 @@ def forget_subject(db: Database, subject_id: SubjectId) -> None:
     for table, select, key in _MENTIONING:
         numbers = [row[0] for row in db.execute(select, {"id": subject_id, "mention": mention})]
         for number in numbers:
-            (text,) = db.execute(f"SELECT evidence FROM {table} WHERE {key} = ?", [number]).fetchone()  # noqa: S608 - names from above
-            evidence = json.loads(text)
+            (packed,) = db.execute(f"SELECT evidence FROM {table} WHERE {key} = ?", [number]).fetchone()  # noqa: S608 - names from above
+            evidence = unpack(packed)
             erase_mentions(evidence, {subject_id})
-            db.execute(f"UPDATE {table} SET evidence = ? WHERE {key} = ?", [encode(evidence).decode(), number])  # noqa: S608
+            db.execute(f"UPDATE {table} SET evidence = ? WHERE {key} = ?", [pack(evidence), number])  # noqa: S608
+            integrity.seal(db, table, f"{key} = ?", [number])
+
+
+def _mentions(packed: bytes, mention: str) -> bool:
+    try:
+        return mention in unpack_text(packed)
+    except StoreError:
+        # Nobody can read it any more, and an erasure must not fail for it.
+        return False

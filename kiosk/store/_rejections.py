@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kiosk import integrity
 from kiosk.biometrics import Decision, ModelId
-from kiosk.events import Moment, Origin, RejectedEvent, encode, utc_text
+from kiosk.errors import StoreError
+from kiosk.events import Moment, Origin, RejectedEvent, utc_text
 from kiosk.evidence import gather_evidence
+from kiosk.packing import pack, unpack
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._mentions import without_erased
 
@@ -49,10 +51,17 @@ class Rejections(Connection):
         gallery_size: int,
         threshold_source: str | None = None,
     ) -> None:
-        """Keep a decision under the id of the event that tells of it."""
+        """Keep a decision under the id of the event that tells of it.
+
+        Raises:
+            StoreError: it could not be committed, or the disk is so full that nothing new is kept.
+        """
         evidence = gather_evidence(
             decision, gallery_size=gallery_size, model_id=model_id, threshold_source=threshold_source
         ).document()
+        problem = self._space_problem()
+        if problem is not None:
+            raise StoreError(problem)
         with self._writing() as db:
             cursor = db.execute(
                 "INSERT INTO rejections (event_id, reason, occurred_at, tz, clock_synchronized, boot_id, boottime_ms,"
@@ -67,9 +76,10 @@ class Rejections(Connection):
                     moment.boottime_ms,
                     origin.site,
                     origin.device,
-                    encode(without_erased(db, evidence)).decode(),
+                    pack(without_erased(db, evidence)),
                 ],
             )
+            integrity.seal(db, "rejections", "number = ?", [cursor.lastrowid])
             # Numbers only grow while there are rows: at most so many can be above this one.
             db.execute("DELETE FROM rejections WHERE number <= ?", [(cursor.lastrowid or 0) - MAX_REJECTIONS])
 
@@ -104,7 +114,7 @@ class Rejections(Connection):
                 **{
                     **row,
                     "clock_synchronized": bool(row["clock_synchronized"]),
-                    "evidence": json.loads(row["evidence"]),
+                    "evidence": unpack(row["evidence"]),
                 }
             )
             for row in found
@@ -117,6 +127,5 @@ _SELECT = """
 """
 _OLDEST_TRUSTED = """
     SELECT MAX(number) FROM rejections
-    WHERE occurred_at < :cutoff
-      AND (clock_synchronized OR NOT EXISTS (SELECT 1 FROM rejections WHERE clock_synchronized))
+    WHERE occurred_at < :cutoff AND clock_synchronized
 """

@@ -11,26 +11,35 @@ from kiosk.errors import KioskError
 from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
 from kiosk.store._calibrations import Calibrations
-from kiosk.store._outbox import OutboxTable
+from kiosk.store._corrections import CorrectionsTable
+from kiosk.store._files import free_bytes
+from kiosk.store._limits import DEFAULT_LIMITS, WARN_SHARE, Limits, StoreCondition
 from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Rejections, Calibrations, OutboxTable):
+class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
-    def open(cls, path: Path | str, *, writable: bool = True) -> Self:
+    def open(
+        cls, path: Path | str, *, writable: bool = True, verified: bool = False, limits: Limits = DEFAULT_LIMITS
+    ) -> Self:
         """Open the database, creating or upgrading it when ``writable``.
+
+        With ``verified`` everything in it is verified first, and a damaged store restored from the newest good backup;
+        ``restored`` tells.
 
         Raises:
             StoreError: not a database, damaged, of a newer version, another program's, missing, disk full.
             PermissionDeniedError: file or folder may not be read or written.
         """
         store = cls(Path(path), writable=writable)
-        store._open()
+        store.limits = limits
+        store._open(verified=verified)
+        store._trouble.quiet = not verified
         try:
-            store._inherited_seq = store._highest_seq()
+            store.inherit_outbox()
         except KioskError:
             store.close()
             raise
@@ -42,11 +51,36 @@ class Store(Subjects, Attendance, Rejections, Calibrations, OutboxTable):
         shift = 0.0 if calibration is None else calibration.score_shift
         return Gallery(model_id, self.templates(model_id), score_shift=shift)
 
+    def condition(self) -> StoreCondition:
+        """How the store is at this moment. Cheap; never raises."""
+        fault, restored, unsent = self._trouble.fault or self.backup_fault, None, 0
+        try:
+            last = self.last_restore()
+            restored = None if last is None else last.describe()
+            fault = fault or self.refusal()
+            waiting = self.unsent()
+            unsent = waiting.pending + waiting.parked
+        except KioskError as error:
+            fault = fault or str(error)
+        share = unsent / self.limits.max_unsent
+        if fault is None and share >= WARN_SHARE:
+            fault = f"{unsent} events wait to be sent; at {self.limits.max_unsent} check-ins are refused"
+        newest = self.backups.all()[:1]
+        return StoreCondition(fault, self._free_mib(), newest[0].taken_at if newest else None, restored, share)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether damage has shown since it was opened; only a start with ``verified`` mends it."""
+        return self._trouble.damaged
+
+    def _free_mib(self) -> int:
+        try:
+            return free_bytes(self.path) >> 20
+        except OSError:
+            return -1
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-    def _highest_seq(self) -> int:
-        return int(self._rows("SELECT COALESCE(MAX(seq), 0) AS seq FROM outbox")[0]["seq"])

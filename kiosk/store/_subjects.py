@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import time
 import unicodedata
 import uuid
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
 from kiosk.enrollment import parse_subject_id
-from kiosk.errors import InputError
+from kiosk.errors import InputError, KioskError
 from kiosk.events import utc_text
 from kiosk.store._connection import Connection, rows, scalar
 from kiosk.store._mentions import forget_subject
@@ -70,8 +72,8 @@ class TemplateInfo:
 class ErasureReceipt:
     """Proof of an erasure.
 
-    ``complete``: the bytes are gone from the write-ahead log, too. Where a reader was in the way, they are after
-    :meth:`Subjects.finish_erasures`.
+    ``complete``: the bytes are gone from the write-ahead log and from the backups, too. Where a reader or a full disk
+    was in the way, they are after :meth:`Subjects.finish_erasures`.
     """
 
     receipt_id: str
@@ -84,6 +86,8 @@ class ErasureReceipt:
 
 class Subjects(Connection):
     """The tables ``subjects``, ``templates`` and ``erasures``."""
+
+    _told_damaged: Sequence[str] = ()
 
     def enroll(
         self,
@@ -118,6 +122,7 @@ class Subjects(Connection):
                     "UPDATE subjects SET consent_reference = ?, consent_at = ? WHERE id = ?",
                     [consent.reference, consent.given_at, subject_id],
                 )
+            integrity.seal(db, "subjects", "id = ?", [subject_id])
             for template in templates:
                 _insert_template(db, subject_id, template, now)
         return new
@@ -136,6 +141,7 @@ class Subjects(Connection):
         with self._writing() as db:
             if not db.execute("UPDATE subjects SET name = ? WHERE id = ?", [name, subject_id]).rowcount:
                 raise _unknown(subject_id)
+            integrity.seal(db, "subjects", "id = ?", [subject_id])
 
     def remove_subject(self, subject_id: str) -> ErasureReceipt:
         """Erase a subject: name, consent and templates, from the bytes of the files.
@@ -151,33 +157,80 @@ class Subjects(Connection):
             receipt = _erase(db, SubjectId(subject_id))
         complete = self.finish_erasures()
         if not complete:
-            log.warning("subject %s is erased, but a reader keeps old pages in the write-ahead log", subject_id)
+            log.warning("subject %s is erased, but not yet from the write-ahead log and all backups", subject_id)
         return ErasureReceipt(**{**receipt, "complete": complete})
 
     def finish_erasures(self) -> bool:
-        """Clear the write-ahead log of what was erased; False while a reader is in the way. Cheap when done."""
+        """Clear write-ahead log and backups of what was erased; False while that is impossible. Cheap when done."""
         # Only these: another process may erase somebody after the checkpoint below.
         open_receipts = self._rows("SELECT receipt_id FROM erasures WHERE NOT complete")
         if not open_receipts:
             return True
-        if not self.checkpoint():
+        if not self.purge():
             return False
         with self._writing() as db:
             for row in open_receipts:
                 db.execute("UPDATE erasures SET complete = 1 WHERE receipt_id = ?", [row["receipt_id"]])
         return True
 
+    def purge(self) -> bool:
+        """Have nothing beside the database that was deleted from it: no old pages in the write-ahead log, no backups
+        but a fresh one, no damaged files put aside. False where a reader or a full disk is in the way.
+        """
+        if not self.backups.possible():
+            return self.checkpoint()
+        try:
+            # One in the making is waited for.
+            with self.backups.alone():
+                if not self.checkpoint():
+                    return False
+                if self.backups.all():
+                    self.backups.take()
+                    self.backups.keep_newest(1)
+                self.backups.delete_damaged()
+        except (KioskError, OSError, sqlite3.Error) as error:
+            log.warning("older backups still hold what was erased: %s", error)
+            return False
+        return True
+
     def receipts(self) -> list[ErasureReceipt]:
         """All erasures, oldest first."""
-        found = self._rows("SELECT * FROM erasures ORDER BY erased_at, rowid")
+        found = self._rows(
+            "SELECT receipt_id, subject_id, erased_at, templates_erased, attendance_kept, complete"
+            " FROM erasures ORDER BY erased_at, rowid"
+        )
         return [ErasureReceipt(**{**row, "complete": bool(row["complete"])}) for row in found]
 
     def templates(self, model_id: ModelId) -> list[Template]:
-        """The templates one model made; those of other models cannot be compared with its embeddings."""
+        """The templates one model made; those of other models cannot be compared with its embeddings.
+
+        A template that is not as it was enrolled is left out, and told of in the log.
+        """
+        self._tell_damaged_templates()
         found = self._rows(
-            "SELECT id, subject_id, model_id, embedding FROM templates WHERE model_id = ? ORDER BY id", [model_id]
+            "SELECT id, subject_id, model_id, embedding FROM templates"  # noqa: S608 - names from the code
+            f" WHERE model_id = ? AND {integrity.sound('templates')} ORDER BY id",
+            [model_id],
         )
         return [Template(**{**row, "embedding": _embedding(row["embedding"])}) for row in found]
+
+    def damaged_templates(self) -> list[str]:
+        """Whose templates are not as they were enrolled; an id may be damaged itself."""
+        with self._reading() as db:
+            found = db.execute(
+                "SELECT DISTINCT CAST(subject_id AS BLOB) FROM templates"  # noqa: S608 - names from the code
+                f" WHERE NOT {integrity.sound('templates')} ORDER BY 1"
+            )
+            return [bytes(row[0]).decode("utf-8", "backslashreplace") for row in found]
+
+    def _tell_damaged_templates(self) -> None:
+        damaged = self.damaged_templates()
+        if damaged and damaged != self._told_damaged:
+            log.error(
+                "templates of %s are damaged and not compared; restart the kiosk, which restores the newest backup",
+                ", ".join(ascii(subject) for subject in damaged),
+            )
+        self._told_damaged = damaged
 
     def template_models(self) -> dict[ModelId, int]:
         """How many templates each model made."""
@@ -211,8 +264,8 @@ class Subjects(Connection):
         """Erase the templates of all other models from the bytes of the database, all or none.
 
         Returns:
-            How many were erased, by model. They are gone from the write-ahead log, too, once :meth:`checkpoint`
-            has returned True.
+            How many were erased, by model. They are gone from the write-ahead log and the backups, too, once
+            :meth:`purge` has returned True.
 
         Raises:
             InputError: somebody has templates of other models only, and would never be recognized again.
@@ -260,7 +313,7 @@ def check_name(name: str | None) -> None:
 
 
 def _insert_template(db: Database, subject_id: SubjectId, template: NewTemplate, now: str) -> None:
-    db.execute(
+    cursor = db.execute(
         "INSERT INTO templates (subject_id, model_id, embedding, quality, source_sha256, created_at)"
         " VALUES (?, ?, ?, ?, ?, ?)",
         [
@@ -272,6 +325,7 @@ def _insert_template(db: Database, subject_id: SubjectId, template: NewTemplate,
             now,
         ],
     )
+    integrity.seal(db, "templates", "id = ?", [cursor.lastrowid])
 
 
 def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
@@ -280,7 +334,9 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         "subject_id": subject_id,
         "erased_at": _now(),
         "templates_erased": scalar(db, "SELECT COUNT(*) FROM templates WHERE subject_id = ?", [subject_id]),
-        "attendance_kept": scalar(db, "SELECT COUNT(*) FROM attendance WHERE subject_id = ?", [subject_id]),
+        "attendance_kept": scalar(
+            db, "SELECT COUNT(*) FROM attendance WHERE subject_id = ? AND corrects IS NULL", [subject_id]
+        ),
         "complete": 0,
     }
     db.execute("DELETE FROM templates WHERE subject_id = ?", [subject_id])
@@ -291,8 +347,10 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         " WHERE seq IN (SELECT seq FROM attendance WHERE subject_id = ?)",
         [subject_id],
     )
+    integrity.seal(db, "outbox", "seq IN (SELECT seq FROM attendance WHERE subject_id = ?)", [subject_id])
     forget_subject(db, subject_id)
     db.table("erasures").insert(receipt)
+    integrity.seal(db, "erasures", "receipt_id = ?", [receipt["receipt_id"]])
     return receipt
 
 

@@ -1,0 +1,80 @@
+"""How the kiosk is: what it published about itself last, and when it has to say something again."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from kiosk.events import FrameHealth, Health, Problem
+
+_EVERY_S = 60.0
+# A fault that comes and goes must not flood the broker.
+_NEWS_EVERY_S = 1.0
+_FRAMES = 512
+_TEMPERATURE = Path("/sys/class/thermal/thermal_zone0/temp")
+
+
+class FrameTimes:
+    """How long the last frames took, from the picture to the decision."""
+
+    def __init__(self) -> None:
+        self._took_s: deque[float] = deque(maxlen=_FRAMES)
+        self._total = 0
+        self._since_s = time.monotonic()
+        self._told = 0
+
+    def note(self, took_s: float) -> None:
+        """One frame was processed in ``took_s`` seconds."""
+        self._took_s.append(took_s)
+        self._total += 1
+
+    def summarize(self) -> FrameHealth:
+        """Frames since the last summary count for the rate."""
+        now_s = time.monotonic()
+        passed_s, new = now_s - self._since_s, self._total - self._told
+        self._since_s, self._told = now_s, self._total
+        ordered = sorted(self._took_s)
+        return FrameHealth(
+            processed=self._total,
+            per_s=round(new / passed_s, 2) if passed_s > 0 else None,
+            p50_ms=_quantile_ms(ordered, 0.5),
+            p95_ms=_quantile_ms(ordered, 0.95),
+        )
+
+
+class HealthReporter:
+    """Publishes a health document every minute, and as soon as the list of problems changes.
+
+    ``describe`` collects it, given the problems; ``publish`` sends it.
+    """
+
+    def __init__(self, describe: Callable[[list[Problem]], Health], publish: Callable[[Health], None]) -> None:
+        self._describe = describe
+        self._publish = publish
+        self._problems: list[Problem] = []
+        self._next_s = 0.0
+        self._next_news_s = 0.0
+
+    def follow(self, problems: list[Problem]) -> None:
+        """Call it often, with what is wrong at the moment; it is cheap while there is nothing to say."""
+        now_s = time.monotonic()
+        news = [problem.part for problem in problems] != [problem.part for problem in self._problems]
+        if now_s < self._next_s and not (news and now_s >= self._next_news_s):
+            return
+        self._publish(self._describe(problems))
+        self._problems = problems
+        self._next_s, self._next_news_s = now_s + _EVERY_S, now_s + _NEWS_EVERY_S
+
+
+def read_temperature_c() -> float | None:
+    """The processor's temperature, where the kernel tells."""
+    try:
+        return int(_TEMPERATURE.read_text(encoding="ascii")) / 1000
+    except (OSError, ValueError):
+        return None
+
+
+def _quantile_ms(ordered: list[float], share: float) -> float | None:
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 1) if ordered else None

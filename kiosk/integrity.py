@@ -1,0 +1,138 @@
+"""A digest in every row, so that nothing in the store is silently wrong.
+
+SQLite's own checks find damaged pages and do not see a bit that has flipped within a value. Each row therefore carries
+a digest over those of its values that never change by themselves. What changes with delivery (``state``, ``attempts``,
+``sent_at``, ...) is left out; ``state`` must be one of its words, and no single bit makes one of them another.
+
+The digest tells damage, not forgery: who may write the file may write digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlite_utils import Database
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "subjects": ("id", "name", "created_at", "consent_reference", "consent_at"),
+    "templates": ("id", "subject_id", "model_id", "embedding", "quality", "source_sha256", "created_at"),
+    "attendance": (
+        "seq",
+        "event_id",
+        "event_type",
+        "subject_id",
+        "occurred_at",
+        "tz",
+        "clock_synchronized",
+        "boot_id",
+        "boottime_ms",
+        "site",
+        "device",
+        "evidence",
+        "corrects",
+    ),
+    "outbox": ("seq", "event_id", "topic", "payload", "created_at"),
+    "rejections": (
+        "number",
+        "event_id",
+        "reason",
+        "occurred_at",
+        "tz",
+        "clock_synchronized",
+        "boot_id",
+        "boottime_ms",
+        "site",
+        "device",
+        "evidence",
+    ),
+    "replays": ("command_id", "received_at", "to_seq"),
+    "calibrations": ("id", "model_id", "created_at", "document"),
+    "erasures": ("receipt_id", "subject_id", "erased_at", "templates_erased", "attendance_kept"),
+    "marks": ("name", "document"),
+}
+"""What each table's digest covers. A step of the migrations that changes this seals the table anew."""
+
+SCHEMA = "schema"
+"""Mark: the schema version, and the digest of each table's and index's definition."""
+SEQ_FLOOR = "seq_floor"
+"""Mark: the highest ``seq`` known to be given out when its row was deleted or lost. Never reused."""
+RESTORED = "restored"
+"""Mark: what the last restore from a backup brought back and what it did not."""
+
+_DIGEST_BYTES = 16
+
+
+def install(db: Database) -> None:
+    """Give a connection the SQL function ``row_digest`` that the functions below use."""
+    db.conn.create_function("row_digest", -1, _row_digest, deterministic=True)
+
+
+def seal(db: Database, table: str, where: str = "TRUE", params: Sequence[object] = ()) -> None:
+    """Compute the digest of rows after their values were written, within the same transaction."""
+    db.execute(f"UPDATE {table} SET digest = {_expression(table)} WHERE {where}", params)  # noqa: S608 - names from above
+
+
+def damaged_rows(db: Database, table: str) -> list[int]:
+    """Row ids of those whose values are not what was written."""
+    # SQLite verifies CHECK constraints, too, but not on a connection that only reads.
+    wrong = f"NOT {sound(table)}" + (" OR state NOT IN ('pending', 'sent', 'parked')" if table == "outbox" else "")
+    return [row[0] for row in db.execute(f"SELECT rowid FROM {table} NOT INDEXED WHERE {wrong}")]  # noqa: S608
+
+
+def sound(table: str, alias: str | None = None) -> str:
+    """SQL condition: the row is as it was written. ``alias``: what the statement calls the table."""
+    return f"({alias or table}.digest IS {_expression(table, alias)})"
+
+
+def set_mark(db: Database, name: str, document: Mapping[str, Any]) -> None:
+    """Keep a small document under a name, in place of the one before."""
+    db.execute("INSERT OR REPLACE INTO marks (name, document) VALUES (?, ?)", [name, json.dumps(document)])
+    seal(db, "marks", "name = ?", [name])
+
+
+def mark(db: Database, name: str) -> dict[str, Any] | None:
+    """The document kept under a name; None without one, or when it is damaged."""
+    if not _has_table(db, "marks"):
+        return None
+    found = db.execute(f"SELECT document FROM marks WHERE name = ? AND {sound('marks')}", [name]).fetchone()  # noqa: S608
+    return None if found is None else dict(json.loads(found[0]))
+
+
+def note_schema(db: Database, version: int) -> None:
+    """Remember the definitions as they are. Without effect in a store that has no marks yet."""
+    if _has_table(db, "marks"):
+        set_mark(db, SCHEMA, {"version": version, "objects": _definitions(db)})
+
+
+def schema_problem(db: Database, schema: Mapping[str, Any]) -> str | None:
+    """How version and definitions differ from those in the mark. More objects than those do no harm."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version != schema["version"]:
+        return f"schema version {version} instead of {schema['version']}"
+    now = _definitions(db)
+    changed = [name for name, digest in schema["objects"].items() if now.get(name) != digest]
+    return f"the definition of {changed[0]} has changed" if changed else None
+
+
+def _definitions(db: Database) -> dict[str, str]:
+    found = db.execute("SELECT name, type || ' ' || tbl_name || ' ' || sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {name: hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest() for name, text in found}
+
+
+def _has_table(db: Database, name: str) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", [name]).fetchone() is not None
+
+
+def _expression(table: str, alias: str | None = None) -> str:
+    # As bytes: text that is no longer UTF-8 is to be hashed as well.
+    values = ", ".join(f"CAST({alias or table}.{column} AS BLOB)" for column in COLUMNS[table])
+    return f"row_digest('{table}', {values})"
+
+
+def _row_digest(table: str, *values: bytes | None) -> bytes:
+    """BLAKE2b, 16 bytes, over the values as netstrings (``3:abc,``; ``-`` for NULL), personalized by the table."""
+    text = b"".join([b"-" if value is None else b"%d:%b," % (len(value), value) for value in values])
+    return hashlib.blake2b(text, digest_size=_DIGEST_BYTES, person=table.encode()).digest()

@@ -1,0 +1,461 @@
+"""A damaged store is put aside and replaced: the newest good backup, and on top of it what the damaged file still has.
+
+The new file is finished, verified and on the disk under the name ``.restoring`` before the old one is touched; whatever
+interrupts the exchange, the next start finishes it. Numbers of events are never reused: numbering goes on above the
+highest that backup, damaged file or write-ahead log show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from kiosk import integrity, migrations
+from kiosk.biometrics import Candidate, Reason, SubjectId, Verdict
+from kiosk.errors import StoreError
+from kiosk.events import TIME_CORRECTION, AttendanceEvent, SubjectRef, TimeCorrection, utc_ms
+from kiosk.evidence import Evidence
+from kiosk.packing import pack, unpack
+from kiosk.store import _mentions
+from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
+from kiosk.store._damage import find_damage, one_line
+from kiosk.store._files import beside, create_private, rename
+from kiosk.store._salvage import MOST_LOST, Reading, highest_seq, open_damaged
+
+log = logging.getLogger(__name__)
+
+SEQ_JUMP = 100_000
+"""Numbering goes on so far above the highest known number where nothing shows how high it really was."""
+
+_EMPTY = "it is empty or gone"
+_DELIVERY = frozenset({"state", "attempts", "last_error", "sent_at", "corrected_at", "next_seq", "complete"})
+"""Columns without a digest that are taken over from the damaged file as they are."""
+_CHANGING = frozenset({"outbox", "attendance", "replays"})
+"""Tables whose rows go on after they are written; the backup has an earlier state of them."""
+_KEYS = {
+    "subjects": "id",
+    "templates": "id",
+    "attendance": "seq",
+    "outbox": "seq",
+    "rejections": "number",
+    "calibrations": "id",
+    "replays": "command_id",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did.
+
+    ``salvaged``: rows by table that the damaged file had beyond the backup. ``lost_events``: ranges of ``seq`` that
+    neither had; events in it that were never sent are gone. ``unread``: tables in part unreadable, where more may be
+    lost. ``next_seq``: where numbering goes on, ``jumped`` when nothing told how high it had been.
+    """
+
+    at: str
+    problem: str
+    backup_at: str
+    damaged_file: str
+    salvaged: dict[str, int]
+    lost_events: tuple[tuple[int, int], ...]
+    unread: tuple[str, ...]
+    next_seq: int
+    jumped: bool
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Restored:
+        """From the mark the store keeps."""
+        ranges = tuple((first, last) for first, last in document.pop("lost_events"))
+        return cls(**{**document, "lost_events": ranges, "unread": tuple(document.pop("unread"))})
+
+    def describe(self) -> str:
+        """In one line: what happened, what came back, what did not."""
+        salvaged = (
+            ", ".join(f"{count} of {table}" for table, count in self.salvaged.items() if count) or "nothing newer"
+        )
+        lost = ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in self.lost_events)
+        parts = [
+            f"restored at {self.at} from the backup of {self.backup_at}, for the store was damaged ({self.problem})",
+            f"salvaged from the damaged file: {salvaged}",
+            f"LOST events (seq): {lost}" if lost else "no event is known to be lost",
+        ]
+        if self.unread:
+            parts.append(f"in part unreadable, so that more may be lost since the backup: {', '.join(self.unread)}")
+        if self.jumped:
+            parts.append(
+                f"how far numbering had come cannot be read: it goes on at {self.next_seq}, "
+                f"numbers {self.next_seq - SEQ_JUMP} to {self.next_seq - 1} are left out"
+            )
+        return "; ".join([*parts, f"the damaged file is kept as {self.damaged_file}"])
+
+
+def make_sound(path: Path, *, existed: bool) -> Restored | None:
+    """Verify a store before it is opened, and restore it when it is damaged. The caller keeps all others out.
+
+    ``existed``: whether there has been a store, so that an empty or missing file is damage.
+
+    Returns:
+        What was restored; None when nothing had to be.
+
+    Raises:
+        StoreError: it is damaged, and no backup is good; everything is left as it is.
+    """
+    backups = Backups(path)
+    _finish_exchange(path, backups)
+    problem = _problem(path, existed=existed or bool(backups.all()))
+    if problem is None:
+        return None
+    backup = _newest_good(backups)
+    if backup is None:
+        raise StoreError(f"{path}: the store is damaged ({problem}) and was left as it is; {_no_backup(path, backups)}")
+    restored = _prepare(path, problem, backup)
+    _finish_exchange(path, backups, restored.damaged_file)
+    log.error("%s: %s", path, restored.describe())
+    return restored
+
+
+def describe_damage(path: Path) -> str | None:
+    """What is wrong with a store and what can be done about it, for `kiosk check`; None when nothing is.
+
+    Raises:
+        StoreError: another program's file, or one of a newer version.
+    """
+    if path.is_dir() or not os.access(path.parent, os.R_OK | os.X_OK):
+        return None
+    backups = Backups(path)
+    lock = beside(path, ".lock")
+    try:
+        problem = _problem(path, existed=bool(backups.all()) or (lock.exists() and lock.stat().st_size > 0))
+    except sqlite3.DatabaseError:
+        # It cannot be read just now: whoever opens it learns why.
+        return None
+    if problem is None:
+        return None
+    newest = backups.all()[:1]
+    if not newest:
+        return f"{path}: the store is damaged ({problem}); {_no_backup(path, backups)}"
+    return (
+        f"{path}: the store is damaged ({problem}); (re)start `kiosk run`: it restores the backup of "
+        f"{newest[0].taken_at}, or an older one, and what can be salvaged"
+    )
+
+
+def _no_backup(path: Path, backups: Backups) -> str:
+    return (
+        f"there is no good backup in {backups.folder}: put a copy of yours in its place, or move {path.name}* away "
+        f"to start empty"
+    )
+
+
+def is_empty(path: Path) -> bool:
+    """Whether there is nothing of a store under this name."""
+    return not any(file.exists() and file.stat().st_size for file in (path, beside(path, "-wal")))
+
+
+def _problem(path: Path, *, existed: bool) -> str | None:
+    if is_empty(path):
+        return _EMPTY if existed else None
+    return _EMPTY if not path.exists() or not path.stat().st_size else find_damage(path)
+
+
+def _newest_good(backups: Backups) -> Backup | None:
+    for backup in backups.all():
+        try:
+            problem = find_damage(backup.path, still=True)
+        except (sqlite3.Error, StoreError) as error:
+            problem = one_line(error)
+        if problem is None:
+            return backup
+        log.warning("%s is no good: %s", backup.path, problem)
+    return None
+
+
+def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
+    """Build the new store beside the old one; under its final name for that once it is complete."""
+    unfinished = beside(path, ".restoring-unfinished")
+    create_private(unfinished, backup.path)
+    shutil.copyfile(backup.path, unfinished)
+    moment = datetime.now(UTC)
+    try:
+        with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
+            db = Database(connection, execute_plugins=False)
+            # One file, nothing beside it that would have to be moved along.
+            db.execute("PRAGMA journal_mode = DELETE")
+            db.execute("PRAGMA synchronous = EXTRA")
+            db.execute("PRAGMA secure_delete = ON")
+            integrity.install(db)
+            _mentions.install(db)
+            migrations.migrate(db, path)
+            with open_damaged(path, backup.path) as damaged:
+                db.execute("BEGIN IMMEDIATE")
+                merge = Merge(db, damaged)
+                merge.run()
+                restored = Restored(
+                    at=f"{moment:%Y-%m-%dT%H:%M:%SZ}",
+                    problem=problem,
+                    backup_at=backup.taken_at,
+                    damaged_file=Backups(path).name_for_damaged(moment),
+                    salvaged=dict(merge.salvaged),
+                    lost_events=tuple(merge.lost_events()),
+                    unread=tuple(merge.unread),
+                    next_seq=merge.highest + 1,
+                    jumped=merge.jumped,
+                )
+                integrity.set_mark(db, integrity.RESTORED, asdict(restored))
+                db.execute("COMMIT")
+        rest = find_damage(unfinished, still=True)
+        if rest is not None:
+            raise StoreError(f"{path}: restoring failed: {rest}; the damaged file is where it was")
+        rename(unfinished, beside(path, ".restoring"))
+    finally:
+        for suffix in ("", "-journal"):
+            beside(unfinished, suffix).unlink(missing_ok=True)
+    return restored
+
+
+def _finish_exchange(path: Path, backups: Backups, damaged_name: str | None = None) -> None:
+    """Put the damaged files aside and the complete new one in their place, from wherever that was interrupted."""
+    new = beside(path, ".restoring")
+    if not new.exists():
+        return
+    if damaged_name is None:
+        with contextlib.closing(sqlite3.connect(f"file:{new}?mode=ro&immutable=1", uri=True)) as connection:
+            (document,) = connection.execute("SELECT document FROM marks WHERE name = 'restored'").fetchone()
+        damaged_name = json.loads(document)["damaged_file"]
+    aside = path.with_name(damaged_name)
+    for suffix in ("", "-wal", "-shm"):
+        rename(beside(path, suffix), beside(aside, suffix))
+    rename(new, path)
+    backups.delete_damaged(but=DAMAGED_KEPT)
+
+
+class Merge:
+    """Takes from a damaged database what the restored backup does not have."""
+
+    def __init__(self, db: Database, damaged: Database | None) -> None:
+        self._db = db
+        self._damaged = damaged
+        self._before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM attendance")
+        self.highest = 0
+        self.jumped = False
+        self.salvaged: Counter[str] = Counter()
+        self.unread: list[str] = []
+
+    def run(self) -> None:
+        """All tables; the caller holds the transaction."""
+        floor = (integrity.mark(self._db, integrity.SEQ_FLOOR) or {"seq": 0})["seq"]
+        numbers = [self._before, floor, self._scalar("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence")]
+        readings: dict[str, Reading] = {}
+        if self._damaged is not None:
+            self._take_erasures()
+            for table in _KEYS:
+                readings[table] = self._take(table)
+            self._mend(readings)
+        self._number(numbers, readings)
+
+    def lost_events(self) -> list[tuple[int, int]]:
+        """Ranges above the backup that nothing was found of."""
+        last, ranges = self._before, []
+        known = self._db.execute("SELECT seq FROM attendance WHERE seq > ? ORDER BY seq", [self._before])
+        end = self.highest - SEQ_JUMP if self.jumped else self.highest
+        for seq in [*(row[0] for row in known), end + 1]:
+            if seq > last + 1:
+                ranges.append((last + 1, seq - 1))
+            last = seq
+        return ranges
+
+    def _take_erasures(self) -> None:
+        """First: nobody who was erased comes back with the backup."""
+        reading = self._reading("erasures")
+        for row in reading.rows():
+            if self._scalar("SELECT COUNT(*) FROM erasures WHERE receipt_id = ?", row["receipt_id"]):
+                continue
+            self._db.execute("DELETE FROM templates WHERE subject_id = ?", [row["subject_id"]])
+            self._db.execute("DELETE FROM subjects WHERE id = ?", [row["subject_id"]])
+            _mentions.forget_subject(self._db, SubjectId(row["subject_id"]))
+            # Its bytes may still be in older backups.
+            self._insert("erasures", {**row, "complete": 0})
+
+    def _take(self, table: str) -> Reading:
+        reading, key = self._reading(table), _KEYS[table]
+        for row in reading.rows():
+            have = self._db.execute(f"SELECT digest FROM {table} WHERE {key} = ?", [row[key]]).fetchone()  # noqa: S608
+            if have is None:
+                self._add(table, row)
+            elif have[0] != row["digest"] and table == "templates":
+                # Another template took the number of one that has been deleted since.
+                self._add_template(row)
+            elif have[0] != row["digest"]:
+                self._update(table, row, [*integrity.COLUMNS[table], "digest"])
+                self.salvaged[table] += 1
+            elif table in _CHANGING:
+                self._update(table, row, [])
+        if not reading.complete or reading.unsound:
+            self.unread.append(table)
+        return reading
+
+    def _add(self, table: str, row: dict[str, Any]) -> None:
+        self._insert(table, row)
+        self.salvaged[table] += 1
+
+    def _add_template(self, row: dict[str, Any]) -> None:
+        if self._scalar("SELECT COUNT(*) FROM templates WHERE embedding = ?", row["embedding"]):
+            return
+        row = {**row, "id": self._scalar("SELECT COALESCE(MAX(id), 0) + 1 FROM templates")}
+        self._add("templates", row)
+        integrity.seal(self._db, "templates", "id = ?", [row["id"]])
+
+    def _insert(self, table: str, row: dict[str, Any]) -> None:
+        """With what has no digest where it is possible at all, with its defaults where it is not."""
+        sealed = {name: row[name] for name in (*integrity.COLUMNS[table], "digest")}
+        extra = {name: row[name] for name in _DELIVERY & row.keys()}
+        try:
+            self._insert_values(table, sealed | extra)
+        except sqlite3.IntegrityError:
+            self._insert_values(table, sealed)
+
+    def _insert_values(self, table: str, values: dict[str, Any]) -> None:
+        marks = ", ".join("?" * len(values))
+        self._db.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", list(values.values()))  # noqa: S608
+
+    def _update(self, table: str, row: dict[str, Any], columns: Sequence[str]) -> None:
+        names = [*columns, *sorted(_DELIVERY & row.keys())]
+        if not names:
+            return
+        changes = ", ".join(f"{name} = ?" for name in names)
+        with contextlib.suppress(sqlite3.IntegrityError):
+            self._db.execute(
+                f"UPDATE {table} SET {changes} WHERE {_KEYS[table]} = ?",  # noqa: S608 - names from the code
+                [*(row[name] for name in names), row[_KEYS[table]]],
+            )
+
+    def _mend(self, readings: dict[str, Reading]) -> None:
+        """Templates without their subject, which gets its bare id; events without their other half."""
+        self._db.execute(
+            "INSERT INTO subjects (id, created_at) SELECT subject_id, MIN(created_at) FROM templates"
+            " WHERE subject_id NOT IN (SELECT id FROM subjects) GROUP BY subject_id"
+        )
+        integrity.seal(self._db, "subjects", "digest IS NULL")
+        outbox = readings["outbox"]
+        if not outbox.complete or outbox.unsound:
+            for row in self._dicts("SELECT * FROM attendance WHERE seq NOT IN (SELECT seq FROM outbox) AND seq > ?"):
+                _queue_again(self._db, row)
+        for row in self._dicts("SELECT * FROM outbox WHERE seq NOT IN (SELECT seq FROM attendance) AND seq > ?"):
+            _log_again(self._db, row)
+            self.salvaged["attendance"] += 1
+
+    def _number(self, numbers: list[int], readings: dict[str, Reading]) -> None:
+        attendance = readings.get("attendance")
+        numbers += [self._scalar("SELECT COALESCE(MAX(seq), 0) FROM attendance")]
+        counter = None
+        if self._damaged is not None and attendance is not None:
+            with contextlib.suppress(sqlite3.DatabaseError):
+                numbers.append((integrity.mark(self._damaged, integrity.SEQ_FLOOR) or {"seq": 0})["seq"])
+            counter = highest_seq(self._damaged, max(numbers))
+            numbers += [seq for seq in attendance.unsound if 0 < seq <= max(numbers) + MOST_LOST]
+        self.jumped = counter is None and (attendance is None or not attendance.complete)
+        self.highest = max([*numbers, counter or 0]) + (SEQ_JUMP if self.jumped else 0)
+        self._db.execute("DELETE FROM sqlite_sequence WHERE name = 'attendance'")
+        self._db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('attendance', ?)", [self.highest])
+        integrity.set_mark(self._db, integrity.SEQ_FLOOR, {"seq": self.highest})
+
+    def _reading(self, table: str) -> Reading:
+        if self._damaged is None:
+            raise RuntimeError("nothing to read")
+        return Reading(self._damaged, table)
+
+    def _dicts(self, sql: str) -> list[dict[str, Any]]:
+        cursor = self._db.conn.execute(sql, [self._before])
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def _scalar(self, sql: str, *params: object) -> Any:  # noqa: ANN401 - whatever the column holds
+        return self._db.execute(sql, params).fetchone()[0]
+
+
+def _queue_again(db: Database, row: dict[str, Any]) -> None:
+    """The event of an attendance row whose outbox row is lost. It may have been sent: consumers know its id."""
+    # These modules rest on the connection, which rests on this one.
+    from kiosk.store._attendance import queue_event
+    from kiosk.store._corrections import restate
+
+    evidence = unpack(row["evidence"])
+    common = {name: row[name] for name in ("event_id", "seq", "occurred_at", "tz", "site", "device")}
+    if row["corrects"] is not None:
+        queue_event(db, TimeCorrection.model_validate({**common, "corrects": evidence["corrects"]}))
+        return
+    queue_event(
+        db,
+        AttendanceEvent.model_validate(
+            {
+                **common,
+                "event_type": row["event_type"],
+                "clock_synchronized": bool(row["clock_synchronized"]),
+                "subject": SubjectRef(id=row["subject_id"]),
+                "match": evidence["match"],
+                "pad": evidence["pad"] or {},
+                "clock": {"boot_id": row["boot_id"], "boottime_ms": row["boottime_ms"]},
+            }
+        ),
+    )
+    announced = db.execute("SELECT 1 FROM attendance WHERE corrects = ?", [row["seq"]]).fetchone()
+    if row["corrected_at"] is not None and announced is None:
+        restate(db, row["seq"], utc_ms(row["corrected_at"]))
+
+
+def _log_again(db: Database, row: dict[str, Any]) -> None:
+    """The attendance row of an event that waits to be sent, with as much as the event tells."""
+    payload = json.loads(row["payload"])
+    clock = payload.get("clock") or {}
+    if payload["event_type"] == TIME_CORRECTION:
+        corrects = payload["corrects"]
+        found = db.execute("SELECT subject_id FROM attendance WHERE seq = ?", [corrects["seq"]]).fetchone()
+        subject_id, evidence = ("" if found is None else found[0]), {"corrects": corrects}
+    else:
+        subject_id, evidence = payload["subject"]["id"], _evidence_of(payload).document()
+    db.execute(
+        "INSERT INTO attendance (seq, event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"
+        " boottime_ms, site, device, evidence, corrects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            row["seq"],
+            row["event_id"],
+            payload["event_type"],
+            subject_id,
+            payload["occurred_at"],
+            payload["tz"],
+            int(payload["clock_synchronized"]),
+            clock.get("boot_id", ""),
+            clock.get("boottime_ms", 0),
+            payload["site"],
+            payload["device"],
+            pack(evidence),
+            payload.get("corrects", {}).get("seq"),
+        ],
+    )
+    integrity.seal(db, "attendance", "seq = ?", [row["seq"]])
+
+
+def _evidence_of(payload: dict[str, Any]) -> Evidence:
+    match = payload["match"]
+    return Evidence(
+        verdict=Verdict.IDENTIFIED,
+        reason=Reason.MATCH,
+        threshold=match["threshold"],
+        candidates=(Candidate(SubjectId(payload["subject"]["id"]), match["score"]),),
+        frames=match["frames"],
+        margin=match["margin"],
+        gallery_size=match["gallery_size"],
+        model=match["model"],
+    )
