@@ -27,7 +27,7 @@ from kiosk.ports import Broker, Clock, Command, Message, Outbox, OutboxRow, Outc
 log = logging.getLogger(__name__)
 
 _BACKOFF_MIN_S = 0.5
-_BACKOFF_MAX_S = 30.0
+_BACKOFF_MAX_S = 15.0
 # A subscriber that appears must get the next check-in while the person still stands at the door.
 _NO_SUBSCRIBER_BACKOFF_S = 2.0
 _IDLE_POLL_S = 60.0

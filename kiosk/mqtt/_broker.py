@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S = 5.0
 _STOP_TIMEOUT_S = 2.0
 _RETRY_MIN_S = 1.0
-_RETRY_MAX_S = 30.0
+_RETRY_MAX_S = 15.0
 _SHORT_LIFE_S = 5.0
 _SUSPICIOUS_ENDS = 3
 
