@@ -5,6 +5,9 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 # Debian keeps mosquitto in /usr/sbin, which is not on everybody's path.
 export PATH := justfile_directory() / ".venv/bin:" + env("PATH") + ":/usr/sbin"
 
+# Many tests wait for a process, a broker or a camera: more of them than processors, and who has none left takes others'.
+workers := "--dist worksteal --numprocesses " + `echo $(($(getconf _NPROCESSORS_ONLN) + 2))`
+
 # Where docs/reliability.md has its figures from.
 reliability := "docs/measured/reliability"
 
@@ -23,7 +26,7 @@ lint: && docs-check
 
 # The tests, with coverage; arguments go to pytest
 test *arguments:
-    pytest --numprocesses auto --cov --cov-report term:skip-covered {{ arguments }}
+    pytest {{ workers }} --cov --cov-report term:skip-covered {{ arguments }}
 
 # Mend the format and what the linter can mend by itself
 fix:
@@ -47,7 +50,7 @@ lowest:
         exit 0
     fi
     ./quickstart environment .venv-lowest 3.11 demo,test,tflite-runtime tests/lowest-requirements.txt
-    tests() { .venv-lowest/bin/python -m pytest --numprocesses auto -m 'not convert and not faults' "$@"; }
+    tests() { .venv-lowest/bin/python -m pytest {{ workers }} -m 'not convert and not faults' "$@"; }
     tests --runtime litert
     # Only what has to do with models can differ.
     tests --runtime tflite-runtime -k 'demo or detector or embedder or recognition'
@@ -55,7 +58,7 @@ lowest:
 # The runtime's tests on another Python: just python 3.13
 python version:
     ./quickstart environment .venv-{{ version }} {{ version }} demo,test
-    .venv-{{ version }}/bin/python -m pytest --numprocesses auto -m 'not convert and not faults'
+    .venv-{{ version }}/bin/python -m pytest {{ workers }} -m 'not convert and not faults'
 
 # The newest Python the kiosk supports, where it is installed
 pythons:

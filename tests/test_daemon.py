@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -84,7 +85,8 @@ def _running(kiosk: Kiosk) -> Iterator[subprocess.Popen[str]]:
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate(timeout=10)
+        # Shown with a failure.
+        sys.stderr.write(process.communicate(timeout=10)[1] or "")
 
 
 def _stop(process: subprocess.Popen[str], timeout_s: float = 15) -> str:

@@ -205,6 +205,16 @@ def test_many_in_flight_keep_their_order(tmp_path: Path, start: Starter) -> None
         assert [message.payload for message in subscriber.wait_for(ATTENDANCE, 15)] == payloads
 
 
+def test_answers_that_come_while_more_is_being_sent_block_nothing(tmp_path: Path, start: Starter) -> None:
+    births = tuple((f"{TOPICS.prefix}/birth/{number}", b"x") for number in range(15))
+    with Mosquitto(tmp_path) as mosquitto:
+        for _ in range(25):
+            kiosk = start(mosquitto.port, births=births)
+            assert kiosk.wait_connected(5)
+            assert publish(kiosk, b"x").outcome is Outcome.NO_SUBSCRIBER
+            kiosk.stop()
+
+
 def test_no_more_is_in_flight_than_the_broker_takes(tmp_path: Path, start: Starter) -> None:
     with Mosquitto(tmp_path, extra="max_inflight_messages 5") as mosquitto:
         kiosk = start(mosquitto.port)

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from kiosk.decision import RefractoryPeriod
 from kiosk.events import EventType, Moment, Origin
 from kiosk.opencv import cv2
 from kiosk.pipeline import build_pipeline
-from kiosk.ports import Camera, Detector, Outcome, Receipt
+from kiosk.ports import Camera, Detector, Message, Outcome, Receipt
 from kiosk.publisher import Publisher
 from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.store import Store
@@ -252,6 +252,7 @@ def _watching(kiosk: Kiosk, camera: Camera, detector: Detector, supervisor: Supe
             heartbeat=Heartbeat("capture", "recognition"),
             retention_days=1,
             rejected_days=1,
+            wake=threading.Event(),
         )
         thread = threading.Thread(target=daemon.watch, args=(stopping,))
         thread.start()
@@ -310,9 +311,9 @@ def test_camera_that_comes_and_goes_does_not_fill_the_log(
 class AcknowledgingBroker:
     connected = True
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 10.0) -> Receipt:
-        del topic, payload, retain, timeout_s
-        return Receipt(Outcome.SENT)
+    def publish(self, messages: Sequence[Message], *, timeout_s: float = 10.0) -> list[Receipt]:
+        del timeout_s
+        return [Receipt(Outcome.SENT)] * len(messages)
 
     def wait_connected(self, timeout_s: float) -> bool:
         del timeout_s

@@ -51,9 +51,9 @@ class Session:
         self._closing = threading.Lock()
         self._max_packet: int | None = None
         self._receive_maximum = _MAX_IN_FLIGHT
-        self._answered = False
-        self._births = threading.Lock()
-        self._unanswered: set[int] = set()
+        # Each is counted by one thread only. A lock would be taken within paho's own, and around it: a deadlock.
+        self._births = 0
+        self._answers = 0
         self._innocent = False
         self.closed = threading.Event()
         self.ending = ""
@@ -82,8 +82,8 @@ class Session:
     def send(self, topic: str, payload: bytes) -> None:
         """Publish a retained document without waiting for the PUBACK."""
         if self._client is not None:
-            with self._births:
-                self._unanswered.add(self._client.publish(topic, payload, qos=1, retain=True).mid)
+            self._births += 1
+            self._client.publish(topic, payload, qos=1, retain=True)
 
     def listen(self, topic: str, hear: Callable[[Command], None]) -> None:
         """Have ``hear`` called, on the network thread, for every message to a topic that is not retained."""
@@ -134,9 +134,13 @@ class Session:
             _shut(client)
         client.loop_stop()
 
+    @property
+    def _unanswered_births(self) -> int:
+        """They were sent first, and are answered first."""
+        return max(0, self._births - self._answers)
+
     def _room_in_flight(self) -> int:
-        with self._births:
-            return max(1, min(_MAX_IN_FLIGHT, self._receive_maximum) - len(self._unanswered))
+        return max(1, min(_MAX_IN_FLIGHT, self._receive_maximum) - self._unanswered_births)
 
     def _fits(self, message: tuple[str, bytes]) -> bool:
         topic, payload = message
@@ -175,8 +179,7 @@ class Session:
 
     def _outcome_of_break(self) -> Outcome:
         """A message is suspect only when everything before it was answered, and the broker did not say otherwise."""
-        with self._births:
-            suspect = self._answered and not self._unanswered and not self._innocent
+        suspect = self._answers and not self._unanswered_births and not self._innocent
         return Outcome.BROKE if suspect else Outcome.LOST
 
     def _break_detail(self) -> str:
@@ -210,9 +213,7 @@ class Session:
         def on_publish(_c: Client, _u: object, mid: int, reason: ReasonCode, _p: Properties) -> None:
             if reason.value >= _FAILURE:
                 log.debug("the broker refuses message %s: %s", mid, reason)
-            self._answered = True
-            with self._births:
-                self._unanswered.discard(mid)
+            self._answers += 1
             self._results.put((mid, reason))
 
         client.on_connect = on_connect
