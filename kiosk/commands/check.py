@@ -17,7 +17,7 @@ import click
 from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
 from kiosk.clock import SystemClock
-from kiosk.commands.options import common_options, json_option, load, print_json
+from kiosk.commands.options import common_options, count, json_option, load, print_json
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
 from kiosk.daemon import broker_settings, open_configured_camera, store_limits
@@ -273,8 +273,9 @@ def _describe_outbox(store: Store) -> Finding:
     if not counts.pending and not counts.parked:
         return Finding("outbox", Status.OK, f"empty; {counts.sent} events sent")
     reason = "" if counts.last_error is None else f": {counts.last_error}"
-    waiting = counts.pending + counts.parked
-    return Finding("outbox", Status.WARN, f"{waiting} events wait since {counts.oldest_pending_at}{reason}")
+    aside = f", {counts.parked} of them set aside (`kiosk outbox list`)" if counts.parked else ""
+    waiting = count(counts.pending + counts.parked, "event")
+    return Finding("outbox", Status.WARN, f"{waiting} not sent since {counts.oldest_pending_at}{aside}{reason}")
 
 
 def _document(finding: Finding) -> dict[str, object]:

@@ -260,13 +260,17 @@ class Connection:
         )
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[Database]:
-        """One transaction: all of it is on the disk after the block, or nothing of it."""
+    def _writing(self, *, durable: bool = True) -> Iterator[Database]:
+        """One transaction: all of it is on the disk after the block, or nothing of it.
+
+        Not ``durable``: a power cut may take it back, as long as no durable transaction has followed. For what costs
+        no more than a repetition then: it spares the disk a flush, and whoever waits at the door the time of one.
+        """
         started_s = time.monotonic()
         with self._thread_lock:
             if self.writable and self._database is not None:
                 self._renew()
-            with self._reading() as db, self._alone():
+            with self._reading() as db, self._alone(), _flushing(db, durable=durable):
                 db.execute("BEGIN IMMEDIATE")
                 try:
                     yield db
@@ -388,6 +392,18 @@ class Connection:
             if self.writable:
                 self._trouble.note(problem, _code(error))
             raise problem from error
+
+
+@contextlib.contextmanager
+def _flushing(db: Database, *, durable: bool) -> Iterator[None]:
+    if durable:
+        yield
+        return
+    db.execute("PRAGMA synchronous = NORMAL")
+    try:
+        yield
+    finally:
+        db.execute("PRAGMA synchronous = FULL")
 
 
 def rows(db: Database, sql: str, params: Params = ()) -> list[dict[str, Any]]:
