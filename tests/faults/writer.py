@@ -69,7 +69,7 @@ def _record(path: Path, pragmas: list[str], port: int) -> None:
             db.execute(pragma)
         if any("synchronous" in pragma for pragma in pragmas):
             # Else every mark would bring back what the kiosk has otherwise.
-            _connection._flushing = lambda _db, durable: contextlib.nullcontext()  # type: ignore[assignment]
+            _connection._flushing = lambda _db, **_: contextlib.nullcontext()
     if store.subject(_SUBJECT) is None:
         store.enroll(_SUBJECT, [])
     settings = BrokerSettings("127.0.0.1", port, None, None)
