@@ -277,7 +277,8 @@ def test_nothing_is_delivered_behind_our_back_after_a_reconnect(tmp_path: Path, 
         receipt = publish(kiosk, b"late", timeout_s=0.3)
         assert (receipt.outcome, "no answer" in receipt.detail) == (Outcome.LOST, True)
         mosquitto.kill()
-        assert publish(kiosk, b"offline").outcome is Outcome.LOST
+        # Whether the end of the connection is known already decides which of them it is.
+        assert publish(kiosk, b"offline").outcome in {Outcome.LOST, Outcome.BROKE}
         mosquitto.start()
         with Subscriber(mosquitto.port, TOPICS.attendance) as subscriber:
             assert kiosk.wait_connected(10)
