@@ -102,7 +102,8 @@ def read_facts(store: Path) -> StoreFacts:
 def read_facts_of_copy(store: Path, folder: Path) -> StoreFacts:
     """From a copy, so that the original meets its recovery in the hands of the kiosk."""
     folder.mkdir(exist_ok=True)
-    for suffix in ("", "-wal"):
+    # The journal is there while a new file becomes one with a write-ahead log.
+    for suffix in ("", "-wal", "-journal"):
         source, target = Path(f"{store}{suffix}"), folder / f"copy.db{suffix}"
         target.unlink(missing_ok=True)
         if source.exists():

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,8 @@ class Tally:
     sent: int = 0
     delivered_unknown: int = 0
     """Received by the consumer, and not in the file."""
+    problems: list[str] = field(default_factory=list)
+    """What SQLite says of the corrupt ones."""
 
 
 class Cutter:
@@ -181,7 +183,9 @@ class Cutter:
             del told[seq]
         self.tally.cuts_with_losses += bool(lost)
         self.tally.lost += len(lost)
-        self.tally.corrupt += facts.integrity != "ok"
+        if facts.integrity != "ok":
+            self.tally.corrupt += 1
+            self.tally.problems.append(f"cut {self.tally.cuts}: {facts.integrity}")
         self.tally.mismatches += facts.mismatches
         self.tally.seq_gaps += facts.seq_gaps
 
