@@ -11,6 +11,8 @@ import os
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -633,3 +635,30 @@ def test_a_running_kiosk_whose_store_is_damaged_ends_and_the_next_start_mends_it
     with Store.open(home.store, writable=False) as store:
         assert store.last_restore() is not None
         assert len(store.attendance()) >= 1
+
+
+_INTERRUPTED = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+for sql in ("PRAGMA journal_mode = DELETE", "PRAGMA cache_size = 1", "BEGIN IMMEDIATE", "CREATE TABLE more (x)"):
+    db.execute(sql)
+for _ in range(2000):
+    db.execute("INSERT INTO more VALUES (randomblob(500))")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a store", "the first second of one"])
+def test_what_was_cut_short_before_there_was_a_write_ahead_log_is_taken_back(tmp_path: Path, *, known: bool) -> None:
+    path = tmp_path / "kiosk.db"
+    if known:
+        with Store.open(path) as store:
+            store.enroll(ANA, [template()])
+    subprocess.run([sys.executable, "-c", _INTERRUPTED, str(path)], check=True)
+    assert path.with_name("kiosk.db-journal").stat().st_size
+    assert path.stat().st_size > 500_000
+    with Store.open(path, verified=True) as store:
+        assert store.restored is None
+        assert [subject.id for subject in store.subjects()] == ([ANA] if known else [])
+        with store._reading() as db:
+            assert "more" not in db.table_names()

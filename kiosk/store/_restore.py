@@ -114,6 +114,7 @@ def make_sound(path: Path, *, existed: bool) -> Restored | None:
     """
     backups = Backups(path)
     _finish_exchange(path, backups)
+    _roll_back(path)
     problem = _problem(path, existed=existed or bool(backups.all()))
     if problem is None:
         return None
@@ -168,6 +169,17 @@ def _problem(path: Path, *, existed: bool) -> str | None:
     if is_empty(path):
         return _EMPTY if existed else None
     return _EMPTY if not path.exists() or not path.stat().st_size else find_damage(path)
+
+
+def _roll_back(path: Path) -> None:
+    """Finish what a power cut in the moment of the file's creation began: it had no write-ahead log yet, but a journal.
+
+    Only who may write can do that; everything after this only reads.
+    """
+    if not beside(path, "-journal").exists():
+        return
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def _newest_good(backups: Backups) -> Backup | None:
