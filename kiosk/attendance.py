@@ -19,6 +19,9 @@ from kiosk.ports import Clock
 
 log = logging.getLogger(__name__)
 
+_MOST_OWED = 64
+"""People who stand at the door while nothing can be stored; of more the earliest have left."""
+
 Mode = Literal["check_in", "check_out", "alternate"]
 
 
@@ -171,6 +174,8 @@ class AttendanceBook:
             self.counts["store_failures"] += 1
             self.fault = f"check-ins are not recorded: {error}"
             self._owed[owed] = decision
+            while len(self._owed) > _MOST_OWED:
+                del self._owed[next(iter(self._owed))]
             return
         self.fault = None
         self._owed.pop(owed, None)

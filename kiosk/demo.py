@@ -282,7 +282,7 @@ class _Subscriber:
 
     def _count(self, event: dict[str, object]) -> None:
         """Delivery is at least once: an event id counts once."""
-        subject = event["subject"]
+        subject = event.get("subject")
         if event["event_id"] in self._seen or not isinstance(subject, dict):
             return
         self._seen.add(str(event["event_id"]))

@@ -209,6 +209,7 @@ class Publisher:
             self._outbox.mark_sent(sent)
         failed = _first_failure(rows, receipts)
         if failed is None:
+            self._note_progress()
             return True
         row, receipt = failed
         # With several in flight nobody knows which one it was.
@@ -240,6 +241,8 @@ class Publisher:
                 self._suspect.breaks = 0
         if sent:
             self._outbox.advance_replay(replay.command_id, replay.rows[sent - 1].seq + 1)
+        if failed is None:
+            self._note_progress()
         return failed is None
 
     def _try_parked(self) -> bool | None:
@@ -275,12 +278,15 @@ class Publisher:
         if failed is None:
             self._last_outcome = Outcome.SENT
             self._window = _WINDOW
-            self._backoff_s = _BACKOFF_MIN_S
-            self._last_problem = ""
         else:
             self._last_outcome = failed[1].outcome
             self._window = 1
         return receipts
+
+    def _note_progress(self) -> None:
+        """Sent, and noted as sent: a store that cannot note it must not make us send it without a pause."""
+        self._backoff_s = _BACKOFF_MIN_S
+        self._last_problem = ""
 
     def _note_passage(self) -> None:
         """A message went through: the way is free, for what was set aside as well."""

@@ -237,6 +237,21 @@ def test_a_check_in_that_could_not_be_stored_is_tried_again_while_the_person_sta
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
+def test_of_what_cannot_be_stored_only_so_much_is_remembered(
+    store: Store, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(store, "record_check_in", fail)
+    book = _book(store, told)
+    for track_id in range(500):
+        book.consider(_seen(track_id=track_id), gallery=GALLERY, captured_s=track_id)
+    assert len(book._owed) == 64
+    assert book.counts["store_failures"] == 500
+    assert told.check_ins == []
+
+
 def test_check_out_mode(store: Store, told: Told) -> None:
     book = _book(store, told, mode="check_out")
     book.consider(_seen(), gallery=GALLERY, captured_s=1)

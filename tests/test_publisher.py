@@ -596,6 +596,22 @@ def test_store_errors_are_survived(run: Runner, caplog: pytest.LogCaptureFixture
     assert "no space left" in caplog.text
 
 
+def test_what_cannot_be_noted_as_sent_is_not_sent_without_a_pause(
+    run: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox, broker = FakeOutbox(outbox_row(1), outbox_row(2)), FakeBroker()
+
+    def fail(seqs: Sequence[int]) -> None:
+        raise StoreError(f"no space left for {len(seqs)}")
+
+    outbox.mark_sent = fail  # type: ignore[method-assign]
+    run(outbox, broker)
+    time.sleep(3.2)
+    # After 0, 0.5 and 1.5 s; the next would be after 3.5.
+    assert len(broker.attempts_at) == 3
+    assert len([line for line in caplog.messages if "no space left" in line]) <= 2
+
+
 def test_defects_are_logged_and_survived(
     run: Runner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

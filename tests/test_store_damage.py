@@ -408,7 +408,7 @@ def test_a_bad_backup_is_passed_over(path: Path, caplog: pytest.LogCaptureFixtur
 def test_without_a_good_backup_it_is_refused_and_left_alone(path: Path) -> None:
     shutil.rmtree(path.parent / "backups")
     content = wipe_first_page(path)
-    with pytest.raises(StoreError, match=r"damaged .*no good backup in .*backups: put a copy of yours") as caught:
+    with pytest.raises(StoreError, match=r"damaged .*no good backup in .*backups: move kiosk\.db\* away") as caught:
         Store.open(path, verified=True)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == content
@@ -662,3 +662,58 @@ def test_what_was_cut_short_before_there_was_a_write_ahead_log_is_taken_back(tmp
         assert [subject.id for subject in store.subjects()] == ([ANA] if known else [])
         with store._reading() as db:
             assert "more" not in db.table_names()
+
+
+@pytest.mark.parametrize("at", [10, 16, 20, 0], ids=["page size", "salt", "other salt", "all of its head"])
+def test_damage_to_the_head_of_the_log_reuses_no_number_in_silence(live: Path, tmp_path: Path, at: int) -> None:
+    path = tmp_path / "damaged" / "kiosk.db"
+    shutil.copytree(live.parent, path.parent)
+    with contextlib.closing(sqlite3.connect(f"file:{live}?mode=ro", uri=True)) as db:
+        told = {row[0] for row in db.execute("SELECT seq FROM attendance")}
+    with path.with_name("kiosk.db-wal").open("r+b") as log:
+        log.seek(at)
+        log.write(bytes(512) if at == 0 else b"\xff\xfe")
+    with Store.open(path, verified=True) as store:
+        kept = {row.seq for row in store.attendance()}
+        new = check_in(store).seq
+        assert store.restored is not None
+        lost = {seq for first, last in store.restored.lost_events for seq in range(first, last + 1)}
+    assert new > max(told)
+    assert told <= kept | lost | set(range(max(kept) + 1, new))
+    assert store.restored.jumped
+
+
+def test_what_was_only_prepared_when_a_start_was_interrupted_replaces_nothing(path: Path) -> None:
+    shutil.copyfile(path, path.with_name("kiosk.db.restoring"))
+    with Store.open(path) as store:
+        store.enroll(SubjectId("new"), [template(7)])
+    with Store.open(path, verified=True) as store:
+        assert store.restored is None
+        assert "new" in [subject.id for subject in store.subjects()]
+    assert not path.with_name("kiosk.db.restoring").exists()
+
+
+def test_erasure_leaves_nothing_of_what_restores_and_backups_were_working_on(path: Path) -> None:
+    backups = path.parent / "backups"
+    for leftover in (
+        path.with_name("kiosk.db.damaged-000001-20260101T000000Z-wal"),
+        path.with_name("kiosk.db.salvage"),
+        path.with_name("kiosk.db.restoring"),
+        backups / ".kiosk-000099-20260101T000000Z.db",
+    ):
+        leftover.write_bytes(b"templates of somebody")
+    for backup in backups.glob("kiosk-*.db"):
+        backup.unlink()
+    with Store.open(path) as store:
+        assert store.remove_subject(store.subjects()[0].id).complete
+    assert not [file for file in path.parent.rglob("*") if file.is_file() and b"somebody" in file.read_bytes()]
+
+
+def test_an_old_daemon_keeps_its_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kiosk.db"
+    with Store.open(path) as old, old.daemon_lock("old"):
+        later = (*migrations.STEPS, lambda db: db.execute("CREATE TABLE later (x)"))
+        monkeypatch.setattr(migrations, "STEPS", later)
+        with pytest.raises(UnavailableError, match="older version"):
+            Store.open(path)
+    Store.open(path).close()

@@ -70,11 +70,10 @@ class Backups:
 
     def damaged(self) -> list[Path]:
         """Stores that were moved aside, newest first."""
-        name = re.compile(re.escape(self.store.name) + r"\.damaged-\d{6}-\d{8}T\d{6}Z")
-        return sorted(
-            (path for path in self.store.parent.glob(f"{self.store.name}.damaged-*") if name.fullmatch(path.name)),
-            reverse=True,
-        )
+        name = re.compile("(" + re.escape(self.store.name) + r"\.damaged-\d{6}-\d{8}T\d{6}Z)(-wal|-shm)?")
+        # Of some there is only a log.
+        found = (name.fullmatch(path.name) for path in self.store.parent.glob(f"{self.store.name}.damaged-*"))
+        return sorted({self.store.with_name(match[1]) for match in found if match}, reverse=True)
 
     def name_for_damaged(self, moment: datetime) -> str:
         """The next free one. They are numbered as backups are."""
@@ -149,11 +148,18 @@ class Backups:
 
     def possible(self) -> bool:
         """Whether there may be a file, or one in the making, that an erased person is still in."""
-        return self.folder.exists() or bool(self.damaged())
+        unfinished = any(beside(self.store, suffix).exists() for suffix in (".salvage", ".restoring"))
+        return self.folder.exists() or unfinished or bool(self.damaged())
 
-    def _make_room(self) -> None:
+    def sweep(self) -> None:
+        """Delete what was interrupted in the making: copies, and what a restore worked on."""
         for leftover in self.folder.glob(f".{self.store.stem}-*"):
             leftover.unlink(missing_ok=True)
+        for suffix in (".salvage", ".restoring", ".restoring-unfinished", ".restoring-unfinished-journal"):
+            beside(self.store, suffix).unlink(missing_ok=True)
+
+    def _make_room(self) -> None:
+        self.sweep()
         needed = sum(path.stat().st_size for path in (self.store, beside(self.store, "-wal")) if path.exists())
         free = free_bytes(self.folder)
         if free < needed + _SPARE_BYTES:

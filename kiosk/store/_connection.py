@@ -33,10 +33,12 @@ from kiosk.store._damage import find_damage
 from kiosk.store._files import beside, free_bytes
 from kiosk.store._limits import DEFAULT_LIMITS, Limits
 from kiosk.store._restore import Restored, is_empty, make_sound
+from kiosk.store._wal import PAGE_BYTES
 
 log = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT_S = 10.0
+_CHECKPOINT_TIMEOUT_MS = 100
 _SLOW_S = 1.0
 _KNOWN = b"there is a store\n"
 """In the lock file from the first successful opening on: from then on an empty or missing database is damage."""
@@ -55,8 +57,6 @@ _SPOILING = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQ
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _CALLERS_OWN = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE})
 
-_PAGE_BYTES = 1024
-"""Of a new store: what a check-in changes are a dozen rows in as many pages, and a card wears by the pages written."""
 Params = Sequence[object] | Mapping[str, object]
 
 
@@ -167,6 +167,7 @@ class Connection:
                 # Its disk is not mounted, perhaps: no new store is begun in its place.
                 raise StoreError(f"{self.path}: the store is gone; bring its disk back, or restart the kiosk")
             self._open()
+            self._leave_no_failed_frames()
         except KioskError as error:
             self._database, self._lock_fd = old
             self._trouble.note(error)
@@ -178,6 +179,12 @@ class Connection:
                 old[0].conn.close()
             os.close(old[1])
 
+    def _leave_no_failed_frames(self) -> None:
+        """What a failed commit left in the write-ahead log must not be taken for one that succeeded, later on."""
+        if self._trouble.suspect and self._database is not None:
+            with self._translated(), self._alone():
+                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
     def changed(self) -> bool:
         """Whether another connection has written since the last call (or since opening)."""
         with self._reading() as db:
@@ -188,7 +195,12 @@ class Connection:
     def checkpoint(self) -> bool:
         """Move the whole WAL into the database and cut it to zero bytes. False while a reader is in the way."""
         with self._reading() as db, self._alone():
-            busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            # Nobody at the door waits for somebody who reads.
+            db.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_TIMEOUT_MS}")
+            try:
+                busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {round(_BUSY_TIMEOUT_S * 1000)}")
         return not busy
 
     def integrity_problem(self) -> str | None:
@@ -251,7 +263,10 @@ class Connection:
 
     def _space_problem(self) -> str | None:
         """Why nothing new is to be written, None while there is room."""
-        free = free_bytes(self.path)
+        try:
+            free = free_bytes(self.path)
+        except OSError as error:
+            return f"{self.path}: {(error.strerror or str(error)).lower()}; is its disk there?"
         if free >= self.limits.min_free_mib << 20:
             return None
         return (
@@ -260,17 +275,16 @@ class Connection:
         )
 
     @contextlib.contextmanager
-    def _writing(self, *, durable: bool = True) -> Iterator[Database]:
+    def _writing(self) -> Iterator[Database]:
         """One transaction: all of it is on the disk after the block, or nothing of it.
 
-        Not ``durable``: a power cut may take it back, as long as no durable transaction has followed. For what costs
-        no more than a repetition then: it spares the disk a flush, and whoever waits at the door the time of one.
+        Also what would bear a loss is flushed: :mod:`kiosk.store._wal` tells damage from a power cut by that.
         """
         started_s = time.monotonic()
         with self._thread_lock:
             if self.writable and self._database is not None:
                 self._renew()
-            with self._reading() as db, self._alone(), _flushing(db, durable=durable):
+            with self._reading() as db, self._alone():
                 db.execute("BEGIN IMMEDIATE")
                 try:
                     yield db
@@ -344,9 +358,9 @@ class Connection:
             _mentions.install(db)
             version = migrations.check(db, self.path)
             if self.writable:
-                for pragma in (f"PRAGMA page_size = {_PAGE_BYTES}", "PRAGMA journal_mode = WAL", *_PRAGMAS):
+                for pragma in (f"PRAGMA page_size = {PAGE_BYTES}", "PRAGMA journal_mode = WAL", *_PRAGMAS):
                     db.execute(pragma)
-                migrations.migrate(db, self.path)
+                self._upgrade(db, version)
             elif version < len(migrations.STEPS):
                 raise StoreError(f"{self.path}: the store is of an older version; `kiosk run` brings it up to date")
             self._seen_version = _data_version(db)
@@ -354,6 +368,19 @@ class Connection:
             connection.close()
             raise
         self._database = db
+
+    def _upgrade(self, db: Database, version: int) -> None:
+        old = 0 < version < len(migrations.STEPS)
+        daemon = self.running_daemon() if old else None
+        if daemon is not None:
+            raise UnavailableError(
+                f"{self.path}: a kiosk daemon of an older version (process {daemon.process}) uses this store; "
+                f"restart it first, which brings the store up to date"
+            )
+        migrations.migrate(db, self.path)
+        if old:
+            # An upgrade writes every row.
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -392,18 +419,6 @@ class Connection:
             if self.writable:
                 self._trouble.note(problem, _code(error))
             raise problem from error
-
-
-@contextlib.contextmanager
-def _flushing(db: Database, *, durable: bool) -> Iterator[None]:
-    if durable:
-        yield
-        return
-    db.execute("PRAGMA synchronous = NORMAL")
-    try:
-        yield
-    finally:
-        db.execute("PRAGMA synchronous = FULL")
 
 
 def rows(db: Database, sql: str, params: Params = ()) -> list[dict[str, Any]]:

@@ -44,7 +44,11 @@ def find_damage(path: Path, *, still: bool = False, log: bool = True) -> str | N
     try:
         with contextlib.closing(open_reading(path, still=still).conn) as connection:
             db = Database(connection, execute_plugins=False)
-            return _find(db, path) or (_log_problem(db, path) if log and not still else None)
+            # One state of it, whoever writes meanwhile.
+            db.execute("BEGIN")
+            problem = _find(db, path)
+            db.execute("COMMIT")
+            return problem or (_log_problem(db, path) if log and not still else None)
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _NOT_DAMAGE:
             raise

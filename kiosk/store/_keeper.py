@@ -122,12 +122,12 @@ class BackupKeeper:
             return None
 
     def _remaining_s(self) -> float:
-        """Until the next is due. Where the newest seems to be from the future, the clock says nothing."""
+        """Until the next is due: at once where the newest seems to be from the future, and the clock says nothing."""
         newest = self._store.backups.all()[:1]
         if not newest:
             return 0.0
         age_s = time.time() - newest[0].path.stat().st_mtime
-        return max(0.0, self._every_s - age_s) if age_s >= 0 else self._every_s
+        return max(0.0, self._every_s - age_s) if age_s >= 0 else 0.0
 
     def _note_fault(self, fault: str | None) -> None:
         if fault is not None:

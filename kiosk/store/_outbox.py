@@ -55,10 +55,7 @@ class UnsentEvent:
 
 
 class OutboxTable(Connection):
-    """The tables ``outbox`` and ``replays``; implements :class:`kiosk.ports.Outbox`.
-
-    What is noted about sending need not survive a power cut: the event is sent again then, and says so.
-    """
+    """The tables ``outbox`` and ``replays``; implements :class:`kiosk.ports.Outbox`."""
 
     _inherited_seq = 0
     """Highest ``seq`` that was there when this process opened the store."""
@@ -84,7 +81,7 @@ class OutboxTable(Connection):
 
     def mark_sent(self, seqs: Sequence[int]) -> None:
         now = utc_text(time.time_ns() // 1_000_000)
-        with self._writing(durable=False) as db:
+        with self._writing() as db:
             for seq in seqs:
                 db.execute(
                     "UPDATE outbox SET state = 'sent', sent_at = ?, attempts = attempts + 1, last_error = NULL"
@@ -93,7 +90,7 @@ class OutboxTable(Connection):
                 )
 
     def mark_failed(self, seq: int, error: str, *, park: bool = False) -> None:
-        with self._writing(durable=False) as db:
+        with self._writing() as db:
             db.execute(
                 "UPDATE outbox SET attempts = attempts + 1, last_error = ?,"
                 " state = CASE WHEN ? THEN 'parked' ELSE state END WHERE seq = ?",
@@ -126,7 +123,7 @@ class OutboxTable(Connection):
         return ReplayBatch(command[0]["command_id"], tuple(self._row(row) for row in found))
 
     def advance_replay(self, command_id: str, next_seq: int | None) -> None:
-        with self._writing(durable=False) as db:
+        with self._writing() as db:
             db.execute(
                 "UPDATE replays SET next_seq = COALESCE(?, to_seq + 1) WHERE command_id = ?", [next_seq, command_id]
             )

@@ -31,8 +31,9 @@ from kiosk.packing import pack, unpack
 from kiosk.store import _mentions
 from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
 from kiosk.store._damage import find_damage, one_line
-from kiosk.store._files import beside, create_private, rename
+from kiosk.store._files import beside, create_private, open_reading, rename
 from kiosk.store._salvage import MOST_LOST, Reading, highest_seq, open_damaged
+from kiosk.store._wal import WriteAheadLog
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +114,11 @@ def make_sound(path: Path, *, existed: bool) -> Restored | None:
         StoreError: it is damaged, and no backup is good; everything is left as it is.
     """
     backups = Backups(path)
-    _finish_exchange(path, backups)
+    resumed = _resume_exchange(path, backups)
     _roll_back(path)
     problem = _problem(path, existed=existed or bool(backups.all()))
     if problem is None:
-        return None
+        return resumed
     backup = _newest_good(backups)
     if backup is None:
         raise StoreError(f"{path}: the store is damaged ({problem}) and was left as it is; {_no_backup(path, backups)}")
@@ -155,8 +156,8 @@ def describe_damage(path: Path) -> str | None:
 
 def _no_backup(path: Path, backups: Backups) -> str:
     return (
-        f"there is no good backup in {backups.folder}: put a copy of yours in its place, or move {path.name}* away "
-        f"to start empty"
+        f"there is no good backup in {backups.folder}: move {path.name}* away, and put a copy of yours there, or "
+        f"nothing to start empty"
     )
 
 
@@ -212,7 +213,9 @@ def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
             migrations.migrate(db, path)
             with open_damaged(path, backup.path) as damaged:
                 db.execute("BEGIN IMMEDIATE")
-                merge = Merge(db, damaged)
+                log_now = WriteAheadLog.read(path)
+                # What is behind a damaged header of the log may not have been found, and its numbers were given out.
+                merge = Merge(db, damaged, log_unsound=log_now is not None and not log_now.header_sound)
                 merge.run()
                 restored = Restored(
                     at=f"{moment:%Y-%m-%dT%H:%M:%SZ}",
@@ -237,6 +240,25 @@ def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
     return restored
 
 
+def _resume_exchange(path: Path, backups: Backups) -> Restored | None:
+    """Finish what the last start began to exchange. What was only prepared is out of date by now, and thrown away."""
+    new = beside(path, ".restoring")
+    if not new.exists():
+        return None
+    if path.exists():
+        new.unlink()
+        return None
+    _finish_exchange(path, backups)
+    db = open_reading(path)
+    with contextlib.closing(db.conn):
+        document = integrity.mark(db, integrity.RESTORED)
+    if document is None:
+        return None
+    restored = Restored.of(document)
+    log.error("%s: %s", path, restored.describe())
+    return restored
+
+
 def _finish_exchange(path: Path, backups: Backups, damaged_name: str | None = None) -> None:
     """Put the damaged files aside and the complete new one in their place, from wherever that was interrupted."""
     new = beside(path, ".restoring")
@@ -256,9 +278,10 @@ def _finish_exchange(path: Path, backups: Backups, damaged_name: str | None = No
 class Merge:
     """Takes from a damaged database what the restored backup does not have."""
 
-    def __init__(self, db: Database, damaged: Database | None) -> None:
+    def __init__(self, db: Database, damaged: Database | None, *, log_unsound: bool) -> None:
         self._db = db
         self._damaged = damaged
+        self._log_unsound = log_unsound
         self._before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM attendance")
         self.highest = 0
         self.jumped = False
@@ -377,7 +400,8 @@ class Merge:
                 numbers.append((integrity.mark(self._damaged, integrity.SEQ_FLOOR) or {"seq": 0})["seq"])
             counter = highest_seq(self._damaged, max(numbers))
             numbers += [seq for seq in attendance.unsound if 0 < seq <= max(numbers) + MOST_LOST]
-        self.jumped = counter is None and (attendance is None or not attendance.complete)
+        lost_sight = counter is None and (attendance is None or not attendance.complete)
+        self.jumped = lost_sight or self._log_unsound
         self.highest = max([*numbers, counter or 0]) + (SEQ_JUMP if self.jumped else 0)
         self._db.execute("DELETE FROM sqlite_sequence WHERE name = 'attendance'")
         self._db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('attendance', ?)", [self.highest])

@@ -184,6 +184,7 @@ class Subjects(Connection):
             with self.backups.alone():
                 if not self.checkpoint():
                     return False
+                self.backups.sweep()
                 if self.backups.all():
                     self.backups.take()
                     self.backups.keep_newest(1)

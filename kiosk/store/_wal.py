@@ -9,6 +9,7 @@ Format: https://sqlite.org/fileformat2.html#walformat
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,6 +19,8 @@ from kiosk.store._files import beside
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
 _MAGICS = (0x377F0682, 0x377F0683)
+PAGE_BYTES = 1024
+"""Of a new store: what a check-in changes are a dozen rows in as many pages, and a card wears by the pages written."""
 _PAGE_SIZES = frozenset(1 << bits for bits in range(9, 17))
 _INDEX = struct.Struct("=16xI12x8s")
 """The beginning of -shm: the number of good frames (native order) and the salts of the log they are in."""
@@ -51,12 +54,14 @@ class WriteAheadLog:
             return None
         magic, _, page_bytes, _, *rest = _HEADER.unpack_from(content)
         sound = magic in _MAGICS and _checksum(content[:24], big_endian=magic == _MAGICS[1]) == tuple(rest[2:])
-        if not sound and page_bytes not in _PAGE_SIZES:
-            page_bytes = 4096
-        # Each generation overwrites the log from its beginning.
-        salts = tuple(rest[:2]) if sound else _FRAME.unpack_from(content, _HEADER.size)[2:4]
+        if not sound:
+            page_bytes = _page_bytes(database)
+        offsets = range(_HEADER.size, len(content) - page_bytes, _FRAME.size + page_bytes)
+        # Each generation overwrites the log from its beginning; what is left of earlier ones is the smaller part.
+        votes = Counter(_FRAME.unpack_from(content, offset)[2:4] for offset in offsets)
+        salts = tuple(rest[:2]) if sound else votes.most_common(1)[0][0]
         frames = []
-        for number, offset in enumerate(range(_HEADER.size, len(content) - page_bytes, _FRAME.size + page_bytes)):
+        for number, offset in enumerate(offsets):
             page, pages, *salts_here = _FRAME.unpack_from(content, offset)[:4]
             # One of the two is enough: the frame's header may be what is damaged.
             if salts_here[0] == salts[0] or salts_here[1] == salts[1]:
@@ -84,6 +89,15 @@ class WriteAheadLog:
         if ends and ends[0] != beyond[-1].number:
             return f"the write-ahead log is damaged at frame {taken + 1}, and {beyond[-1].number - taken} follow"
         return None
+
+
+def _page_bytes(database: Path) -> int:
+    """What the database's header says; what new stores have where it says nothing that can be."""
+    with database.open("rb") as file:
+        header = file.read(18)
+    stated = int.from_bytes(header[16:18], "big") if len(header) == 18 else 0
+    stated = 1 << 16 if stated == 1 else stated
+    return stated if stated in _PAGE_SIZES else PAGE_BYTES
 
 
 def frames_taken(database: Path) -> tuple[int, bytes]:

@@ -10,7 +10,6 @@ starting Python for every power cut would take most of the time.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import itertools
 import json
@@ -26,7 +25,7 @@ from kiosk.errors import KioskError
 from kiosk.events import EventType, Moment, Origin, Topics
 from kiosk.mqtt import BrokerSettings, MqttBroker
 from kiosk.publisher import Publisher
-from kiosk.store import Store, _connection
+from kiosk.store import Store
 
 DEVICE = "door-1"
 _SUBJECT = SubjectId("E1042")
@@ -67,9 +66,6 @@ def _record(path: Path, pragmas: list[str], port: int) -> None:
     with store._reading() as db:
         for pragma in pragmas:
             db.execute(pragma)
-        if any("synchronous" in pragma for pragma in pragmas):
-            # Else every mark would bring back what the kiosk has otherwise.
-            _connection._flushing = lambda _db, **_: contextlib.nullcontext()
     if store.subject(_SUBJECT) is None:
         store.enroll(_SUBJECT, [])
     settings = BrokerSettings("127.0.0.1", port, None, None)
