@@ -109,6 +109,9 @@ def read_facts_of_copy(store: Path, folder: Path) -> StoreFacts:
         if source.exists():
             shutil.copy(source, target)
     (folder / "copy.db-shm").unlink(missing_ok=True)
+    # Whoever only reads cannot roll back a journal.
+    with contextlib.closing(sqlite3.connect(folder / "copy.db")) as db:
+        db.execute("SELECT 1 FROM sqlite_master").fetchone()
     return read_facts(folder / "copy.db")
 
 
