@@ -212,13 +212,7 @@ def measure(camera: LiveCamera, begin: Callable[[], None], end: Callable[[], Non
 
 
 class _Elsewhere(BaseManager):
-    """A process for the camera."""
-
-    def http(self) -> MjpegServer:
-        raise NotImplementedError
-
-    def rtsp(self) -> RtspServer:
-        raise NotImplementedError
+    """A process for the camera; has a method for each kind of server."""
 
 
 for kind, cls in {"http": MjpegServer, "rtsp": RtspServer}.items():
@@ -228,7 +222,7 @@ for kind, cls in {"http": MjpegServer, "rtsp": RtspServer}.items():
 @contextmanager
 def _network_camera(kind: str) -> Iterator[tuple[LiveCamera, MjpegServer]]:
     with _Elsewhere() as elsewhere:
-        server = elsewhere.http() if kind == "http" else elsewhere.rtsp()
+        server: MjpegServer = getattr(elsewhere, kind)()
         server.start()
         camera = open_camera(source=server.address())
         assert isinstance(camera, LiveCamera)
