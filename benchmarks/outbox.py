@@ -57,9 +57,9 @@ ORIGIN = Origin("hq", DEVICE, "Asia/Seoul")
 MIB = 1024 * 1024
 LATE_DRAIN_S = 600.0
 WEIGHED = 600
-
 """Check-ins whose writing is counted: some rounds of the write-ahead log."""
 WARM_UP = 200
+"""Check-ins before them: a new log grows, which costs more."""
 
 
 @dataclass(frozen=True, slots=True)
