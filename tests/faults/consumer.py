@@ -84,7 +84,9 @@ class Summary:
     conflicts: int
     """One ``seq`` under two ``event_id`` or the other way round."""
     stale_as_fresh: int
-    """Late, and nothing in the message said so."""
+    """First deliveries that came late, and nothing in the message said so."""
+    stale_repeats: int
+    """The same of repetitions: a broker restored from an old file sends once more what it has delivered."""
     doors_opened: int
     repeated_as_fresh: int
     """Repetitions that call themselves live: those of the broker, which sends again what the kiosk sent once."""
@@ -143,6 +145,7 @@ class Ledger:
         first = {device: self.first_deliveries(device) for device in devices}
         events = sum(map(len, first.values()))
         live = [arrival for arrival in arrivals if not arrival.replayed]
+        stale = sum(arrival.stale_as_fresh for device in devices for arrival in first[device])
         return Summary(
             arrivals=len(arrivals),
             events=events,
@@ -151,7 +154,8 @@ class Ledger:
             filled_by_replay=sum(arrival.seq in self._asked[d] for d in devices for arrival in first[d]),
             out_of_order=sum(self._out_of_order(device, first[device]) for device in devices),
             conflicts=sum(_conflicts(self.of(device)) for device in devices),
-            stale_as_fresh=sum(arrival.stale_as_fresh for arrival in arrivals),
+            stale_as_fresh=stale,
+            stale_repeats=sum(arrival.stale_as_fresh for arrival in arrivals) - stale,
             doors_opened=sum(arrival.opens_a_door for device in devices for arrival in first[device]),
             repeated_as_fresh=len(live) - len({arrival.event_id for arrival in live}),
         )

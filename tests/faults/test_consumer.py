@@ -63,6 +63,11 @@ def test_a_number_used_twice_is_a_conflict() -> None:
     assert ledger(arrival(1), arrival(2, event_id="a-1")).summary().conflicts == 1
 
 
+def test_what_a_broker_sends_once_more_is_no_late_delivery() -> None:
+    summary = ledger(arrival(1), arrival(1, age_s=STALE_S + 1)).summary()
+    assert (summary.stale_as_fresh, summary.stale_repeats, summary.doors_opened) == (0, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("age_s", "replayed", "event_type", "stale", "opened"),
     [
@@ -77,4 +82,4 @@ def test_doors_open_for_the_present_only(
     age_s: float, replayed: bool, event_type: str, stale: int, opened: int
 ) -> None:
     summary = ledger(replace(arrival(1, age_s=age_s, replayed=replayed), event_type=event_type)).summary()
-    assert (summary.stale_as_fresh, summary.doors_opened) == (stale, opened)
+    assert (summary.stale_as_fresh, summary.stale_repeats, summary.doors_opened) == (stale, 0, opened)
