@@ -18,14 +18,9 @@ from kiosk.errors import InputError, ModelError, UsageError
 from kiosk.store import ErasureReceipt, Store, Subject
 
 
-@click.group("subjects", no_args_is_help=False, invoke_without_command=True)
-@click.pass_context
-def command(ctx: click.Context) -> None:
+@click.group("subjects")
+def command() -> None:
     """List, show, rename, re-enroll or remove enrolled people."""
-    if ctx.invoked_subcommand is None:
-        raise UsageError(
-            "subjects: say what to do: list, show, rename, reenroll or remove; see `kiosk subjects --help`"
-        )
 
 
 @command.command("list")
