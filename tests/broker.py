@@ -66,7 +66,10 @@ class ServerTls:
 
 
 class Mosquitto:
-    """``users`` maps names to passwords, ``acl`` is the text of an ACL file, ``extra`` more configuration lines."""
+    """``users`` maps names to passwords, ``acl`` is the text of an ACL file, ``extra`` more configuration lines.
+
+    ``address`` is where it listens.
+    """
 
     def __init__(
         self,
@@ -76,8 +79,10 @@ class Mosquitto:
         acl: str | None = None,
         tls: ServerTls | None = None,
         extra: str = "",
+        address: str = "127.0.0.1",
     ) -> None:
         self.port = free_port()
+        self._address = address
         self._folder = folder
         self._program = find_mosquitto()
         self._users = dict(users or {})
@@ -124,7 +129,7 @@ class Mosquitto:
     def _accepts(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"mosquitto ended: {self.log_text()}"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((self._address, self.port), timeout=1):
             return True
         return False
 
@@ -136,7 +141,7 @@ class Mosquitto:
 
     def _write_config(self) -> Path:
         # As root mosquitto would become another user, who cannot read the files of this test.
-        lines = [f"listener {self.port} 127.0.0.1", f"user {getpass.getuser()}", "log_type all", self._extra]
+        lines = [f"listener {self.port} {self._address}", f"user {getpass.getuser()}", "log_type all", self._extra]
         if self._tls:
             lines += [f"cafile {self._tls.ca_file}", f"certfile {self._tls.cert_file}", f"keyfile {self._tls.key_file}"]
             lines += [f"require_certificate {str(self._tls.require_certificate).lower()}"]

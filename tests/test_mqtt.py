@@ -429,6 +429,62 @@ def test_refusal_that_is_no_question_of_passwords() -> None:
     assert login_problem(settings(1), refusal, answered=True).endswith("refuses the connection: Server busy")
 
 
+# --- no TLS
+
+
+def test_a_name_that_leads_to_another_machine_gets_nothing_without_tls(
+    own_address: str, monkeypatch: pytest.MonkeyPatch, password_file: Path
+) -> None:
+    """Whatever the machine's tables say of localhost: the other end of the socket counts, before a byte is sent."""
+    heard: list[bytes] = []
+    with socket.create_server((own_address, 0)) as server:
+        port = server.getsockname()[1]
+
+        def listen() -> None:
+            with server.accept()[0] as client:
+                client.settimeout(5)
+                heard.append(client.recv(1))
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        found = socket.getaddrinfo(own_address, port, type=socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: found)
+        problem = check_broker(BrokerSettings("localhost", port, username="kiosk", password_file=password_file))
+        thread.join()
+    assert problem is not None
+    assert own_address in problem
+    assert "mqtt.allow_plaintext" in problem
+    assert heard == [b""]
+
+
+def test_a_broker_that_is_not_where_it_should_be_is_told(own_address: str, tmp_path: Path) -> None:
+    with Mosquitto(tmp_path, address=own_address) as mosquitto:
+        kiosk = MqttBroker(BrokerSettings(own_address, mosquitto.port), TOPICS)
+        kiosk.start()
+        wait_for(lambda: kiosk.last_error)
+        assert "another machine" in (kiosk.last_error or "")
+        assert publish(kiosk, b"x").outcome is Outcome.LOST
+        kiosk.stop()
+        assert check_broker(BrokerSettings(own_address, mosquitto.port, allow_plaintext=True)) is None
+
+
+def test_no_more_comes_in_than_a_command_needs(tmp_path: Path) -> None:
+    heard: list[Command] = []
+    with listening(tmp_path, TOPICS.replay) as (mosquitto, backend):
+        kiosk = MqttBroker(settings(mosquitto.port), TOPICS)
+        kiosk.hear_replays(heard.append)
+        kiosk.start()
+        try:
+            assert kiosk.wait_connected(5)
+            backend.publish(TOPICS.replay, b"x" * 1_000_000)
+            backend.publish(TOPICS.replay, b"short")
+            wait_for(lambda: heard)
+            assert [len(command.payload) for command in heard] == [5]
+            assert kiosk.connected
+        finally:
+            kiosk.stop()
+
+
 # --- TLS
 
 # paho leaves closing the socket of a failed TLS handshake to the garbage collector.
