@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import Mosquitto, ServerTls, Subscriber, free_port, listening, wait_for
+from broker import Mosquitto, ServerTls, Subscriber, free_port, listening, make_certificates, wait_for
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -495,19 +495,7 @@ unclosed_socket = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExc
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ca.crt, and server and client certificates signed by it."""
     folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
-    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test ca", "-days", "2")
-    (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for name in ("server", "client"):
-        openssl("req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signed_by = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "san", "-days", "2"]
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signed_by)
-    for file in folder.iterdir():
-        file.chmod(0o600)
+    make_certificates(folder, "server", "client")
     return folder
 
 
@@ -524,6 +512,29 @@ def test_tls_with_client_certificate(tls_mosquitto: Mosquitto, certificates: Pat
     kiosk = start(tls_mosquitto.port, tls=tls)
     assert kiosk.wait_connected(5)
     assert publish(kiosk, b"x").outcome is Outcome.NO_SUBSCRIBER
+
+
+def test_will_under_tls_says_offline_when_the_process_is_killed(tls_mosquitto: Mosquitto, certificates: Path) -> None:
+    tls = f"Tls(*map(Path, {[str(certificates / name) for name in ('ca.crt', 'client.crt', 'client.key')]}))"
+    code = (
+        "import time; from pathlib import Path; from kiosk.events import Topics\n"
+        "from kiosk.mqtt import BrokerSettings, MqttBroker, Tls\n"
+        f"settings = BrokerSettings('127.0.0.1', {tls_mosquitto.port}, tls={tls})\n"
+        "b = MqttBroker(settings, Topics('kiosk/v1', 'hq', 'door-1')); b.start(); b.wait_connected(5); time.sleep(60)"
+    )
+    with Subscriber(
+        tls_mosquitto.port,
+        TOPICS.status,
+        ca_file=certificates / "ca.crt",
+        certificate=(certificates / "client.crt", certificates / "client.key"),
+    ) as subscriber:
+        process = subprocess.Popen([sys.executable, "-c", code])
+        try:
+            assert subscriber.wait_for("status")[0].payload == b"online"
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert subscriber.wait_for("status", 2)[1].payload == b"offline"
 
 
 @unclosed_socket
