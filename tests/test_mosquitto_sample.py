@@ -425,6 +425,7 @@ def test_certificates_instead_of_passwords(tmp_path: Path, sample: Path) -> None
 def test_nobody_without_a_name_and_a_password(broker: SampleBroker, user: str | None) -> None:
     problem = check_broker(BrokerSettings("localhost", broker.port, user, tls=Tls(broker._folder / "ca.crt")))
     assert "refuses the login" in (problem or "")
+    assert ("the systemd credential mqtt-password" in (problem or "")) == (user is not None)
 
 
 def test_no_plain_listener(broker: SampleBroker) -> None:
