@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convert.quiet import Keras, Model, import_keras
 from convert.torch_pth import Array, read_pth
@@ -19,6 +20,7 @@ BATCH_NORM_EPSILON = 1e-5
 """PyTorch's default, which the published network keeps."""
 
 Tensor = Any
+Precise = NDArray[np.float64]
 
 # Bottlenecks, input first, after the published MiniFASNet.py: name, how many in a row, strides. Those with strides 2
 # change the number of channels, the others add their input. How wide each layer is, the weights say.
@@ -48,7 +50,7 @@ def load_minifasnet(path: Path) -> Model:
     except KeyError as error:
         raise InputError(f"{path}: no MiniFASNet: it has no {error.args[0]}") from error
     except ValueError as error:
-        raise InputError(f"{path}: no MiniFASNet with an input of {INPUT_SIZE_PX} × {INPUT_SIZE_PX}: {error}") from error
+        raise InputError(f"{path}: no MiniFASNet for {INPUT_SIZE_PX} × {INPUT_SIZE_PX} pixels: {error}") from error
     unused = [name for name in tensors if name not in network.used]
     if unused:
         raise InputError(f"{path}: another network than MiniFASNet: nothing of ours uses {unused[0]}")
@@ -125,7 +127,7 @@ class _Network:
         layer = self._keras.layers.Dense(CLASSES, name="classes")
         return self._apply(layer, x, [(classify @ embed).T, classify @ bias])
 
-    def _fold(self, linear: str, normalisation: str) -> tuple[Array, Array]:
+    def _fold(self, linear: str, normalisation: str) -> tuple[Precise, Precise]:
         """Weights and bias, in float64, of a layer followed by its batch normalisation."""
         weight = self._take(f"{linear}.weight").astype(np.float64)
         gamma, beta, mean, variance = (

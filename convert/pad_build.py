@@ -1,4 +1,4 @@
-"""`kiosk-convert build pad`: the published presentation attack detection pair as a pad bundle, checked against PyTorch."""
+"""`kiosk-convert build pad`: the published pair of networks as a pad bundle, checked against PyTorch."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ NETWORKS = (
     PadRecipe(
         "minifasnet-v2",
         2.7,
-        _published(
-            "2.7_80x80_MiniFASNetV2.pth", "a5eb02e1843f19b5386b953cc4c9f011c3f985d0ee2bb9819eea9a142099bec0"
-        ),
+        _published("2.7_80x80_MiniFASNetV2.pth", "a5eb02e1843f19b5386b953cc4c9f011c3f985d0ee2bb9819eea9a142099bec0"),
     ),
     PadRecipe(
         "minifasnet-v1se",

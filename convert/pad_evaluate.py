@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ def _rates(scores: Mapping[str, Scores], threshold: float) -> dict[str, Any]:
 
 def _rate(errors: int, count: int) -> dict[str, Any]:
     low, high = wilson(errors, count)
-    return {"errors": errors, "of": count, "rate": round(errors / count, 5), "interval": [round(low, 5), round(high, 5)]}
+    interval = [round(low, 5), round(high, 5)]
+    return {"errors": errors, "of": count, "rate": round(errors / count, 5), "interval": interval}
 
 
 def wilson(errors: int, count: int) -> tuple[float, float]:

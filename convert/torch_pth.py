@@ -78,7 +78,7 @@ def read_pth(path: Path) -> dict[str, Array]:
 
 
 def _read(file: io.BytesIO) -> dict[str, Array]:
-    if file.getbuffer()[:2] == b"PK":
+    if file.getvalue().startswith(b"PK"):
         raise ValueError("PyTorch's later zip format")
     if _load(file) != _MAGIC or _load(file) != _PROTOCOL:
         raise ValueError("another kind of file")
