@@ -18,8 +18,8 @@ from convert.calibration import SAMPLE_PHOTOS, light, move_face
 from convert.minifasnet import INPUT_SIZE_PX, load_minifasnet
 from convert.pad_reference import reference_logits, synthetic_crops
 from convert.photos import main_face
-from convert.quantization import quantizer_version
-from convert.quiet import Model, import_tensorflow
+from convert.quantization import quantize, quantizer_version
+from convert.quiet import import_tensorflow
 from convert.tflite import convert
 from convert.weights import WeightsFile, cache_folder, fetch, sha256_of
 from kiosk import __version__
@@ -130,17 +130,17 @@ def build_pad(
         InputError: photos that cannot be used, or a network further from the published one than its floor.
         OutputError: ``out`` cannot be written.
     """
-    models = [load_minifasnet(path) for path in weights]
-    samples = _collect_samples(calibration, say) if "int8" in variants else [[] for _ in models]
+    say("pad: converting")
+    networks = [convert(load_minifasnet(path), "float32", []) for path in weights]
+    samples = _collect_samples(calibration, say) if "int8" in variants else [[] for _ in networks]
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=out) as work:
             folders = []
             for variant in variants:
-                say(f"pad-{variant}: converting")
                 folder = Path(work) / f"pad-{variant}"
                 folder.mkdir()
-                bundle = _write_bundle(models, variant, samples, folder)
+                bundle = _write_bundle(networks, variant, samples, folder)
                 worst = ", ".join(f"{file} {p['worst']:.6f}" for file, p in bundle.manifest.report["parity"].items())
                 say(f"pad-{variant}: live score off PyTorch's by at most {worst}")
                 folders.append(folder)
@@ -150,12 +150,12 @@ def build_pad(
 
 
 def _write_bundle(
-    models: Sequence[Model], variant: PadVariant, samples: Sequence[Sequence[Array]], folder: Path
+    float32: Sequence[bytes], variant: PadVariant, samples: Sequence[Sequence[Array]], folder: Path
 ) -> PadBundle:
     networks = []
     parity: dict[str, Any] = {}
-    for recipe, model, own in zip(NETWORKS, models, samples, strict=True):
-        content = convert(model, variant, own)
+    for recipe, network, own in zip(NETWORKS, float32, samples, strict=True):
+        content = quantize(network, own) if variant == "int8" else network
         path = folder / f"{recipe.architecture}.tflite"
         path.write_bytes(content)
         parity[path.name] = asdict(_require_floor(f"pad-{variant}", measure_pad_parity(path, recipe), variant, path))
