@@ -96,6 +96,17 @@ def read_pad_bundle(folder: Path) -> PadBundle:
     return PadBundle(folder, manifest)
 
 
+def find_pad_bundle(models_folder: Path) -> PadBundle | None:
+    """The pad bundle among the installed ones, int8 before float32; None without any.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    folders = (models_folder / f"pad-{variant}" for variant in ("int8", "float32"))
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    return None if folder is None else read_pad_bundle(folder)
+
+
 class TflitePad:
     """Runs a pad bundle. Not safe for several threads at once.
 
