@@ -12,7 +12,6 @@ import pytest
 from converter import Command
 
 from convert import pad_build, pad_evaluate
-from convert.cli import run
 from convert.minifasnet import load_minifasnet
 from convert.pad_build import NETWORKS
 from convert.pad_evaluate import THRESHOLDS, wilson
@@ -24,67 +23,55 @@ from kiosk.pad import TflitePad, read_pad_bundle
 pytestmark = pytest.mark.convert
 
 
-@pytest.fixture(scope="session")
-def weights(shared: Path) -> Path:
-    return shared / "weights"
-
-
-@pytest.fixture(scope="module")
-def built(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("pad") / "out"
-    assert run(["build", "pad", "--weights", str(weights), "--out", str(out)]) == 0
-    return out
-
-
 @pytest.fixture
-def bundle(built: Path, tmp_path: Path) -> Path:
+def bundle(pad_bundles: Path, tmp_path: Path) -> Path:
     """A copy to be damaged."""
-    return Path(shutil.copytree(built / "pad-int8", tmp_path / "pad-int8"))
+    return Path(shutil.copytree(pad_bundles / "pad-int8", tmp_path / "pad-int8"))
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.architecture)
-def test_keras_gives_what_pytorch_gave(weights: Path, network: pad_build.PadRecipe) -> None:
-    model = load_minifasnet(weights / network.weights.file)
+def test_keras_gives_what_pytorch_gave(pad_weights: Path, network: pad_build.PadRecipe) -> None:
+    model = load_minifasnet(pad_weights / network.weights.file)
     ours = np.asarray(model(synthetic_crops()))
     theirs = reference_logits(network.weights.file)
     assert theirs.std(axis=0).min() > 0.5, "a reference that says the same of every picture would show nothing"
     assert np.abs(ours - theirs).max() < 1e-4
 
 
-def test_no_weight_of_the_network_is_denormal(weights: Path) -> None:
+def test_no_weight_of_the_network_is_denormal(pad_weights: Path) -> None:
     for network in NETWORKS:
-        for values in load_minifasnet(weights / network.weights.file).get_weights():
+        for values in load_minifasnet(pad_weights / network.weights.file).get_weights():
             assert not ((values != 0) & (np.abs(values) < np.finfo(np.float32).tiny)).any()
 
 
-def test_bundles_are_complete_and_close_to_pytorch(built: Path) -> None:
-    assert sorted(path.name for path in built.iterdir()) == ["pad-float32", "pad-int8"]
-    for folder, floor in ((built / "pad-float32", 1e-4), (built / "pad-int8", 0.05)):
+def test_bundles_are_complete_and_close_to_pytorch(pad_bundles: Path) -> None:
+    assert sorted(path.name for path in pad_bundles.iterdir()) == ["pad-float32", "pad-int8"]
+    for folder, floor in ((pad_bundles / "pad-float32", 1e-4), (pad_bundles / "pad-int8", 0.05)):
         assert sorted(path.name for path in folder.iterdir()) == [
             "minifasnet-v1se.tflite", "minifasnet-v2.tflite", "pad.json",
         ]  # fmt: skip
         manifest = read_pad_bundle(folder).manifest
         assert [network.scale for network in manifest.networks] == [2.7, 4.0]
         assert all(parity["mean"] <= floor for parity in manifest.report["parity"].values())
-    for network in (built / "pad-int8").glob("*.tflite"):
-        assert network.stat().st_size < (built / "pad-float32" / network.name).stat().st_size / 2
+    for network in (pad_bundles / "pad-int8").glob("*.tflite"):
+        assert network.stat().st_size < (pad_bundles / "pad-float32" / network.name).stat().st_size / 2
 
 
 def test_network_off_the_reference_publishes_nothing(
-    command: Command, weights: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, pad_weights: Path, pad_bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first network in the place of both: the second is judged by its own reference."""
-    content = (built / "pad-float32" / "minifasnet-v2.tflite").read_bytes()
+    content = (pad_bundles / "pad-float32" / "minifasnet-v2.tflite").read_bytes()
     monkeypatch.setattr(pad_build, "convert", lambda *_: content)
-    code, line = command.fails("build", "pad", "--weights", weights, "--variants", "float32", "--out", tmp_path)
+    code, line = command.fails("build", "pad", "--weights", pad_weights, "--variants", "float32", "--out", tmp_path)
     assert code == 65
     assert "pad-float32: minifasnet-v1se.tflite: live scores are off PyTorch's by" in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_altered_weights_are_refused(command: Command, weights: Path, tmp_path: Path) -> None:
+def test_altered_weights_are_refused(command: Command, pad_weights: Path, tmp_path: Path) -> None:
     for network in NETWORKS:
-        shutil.copy(weights / network.weights.file, tmp_path)
+        shutil.copy(pad_weights / network.weights.file, tmp_path)
     path = tmp_path / NETWORKS[1].weights.file
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -95,8 +82,8 @@ def test_altered_weights_are_refused(command: Command, weights: Path, tmp_path: 
     assert f"{path}: SHA-256 is not that of the published file" in line
 
 
-def test_another_network_is_refused(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = weights / NETWORKS[0].weights.file
+def test_another_network_is_refused(pad_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pad_weights / NETWORKS[0].weights.file
     tensors = read_pth(path)
     for changed, message in (
         ({**tensors, "extra": tensors["prob.weight"]}, "nothing of ours uses extra"),
@@ -115,7 +102,7 @@ def test_options_that_do_not_apply(command: Command, tmp_path: Path) -> None:
     assert (code, "'float16' is not one of float32, int8" in line) == (64, True)
 
 
-def test_error_rates_on_nuaa(command: Command, built: Path, shared: Path, tmp_path: Path) -> None:
+def test_error_rates_on_nuaa(command: Command, pad_bundles: Path, shared: Path, tmp_path: Path) -> None:
     """A sixth of the photos: every run of the suite need not see them all."""
     folders = {}
     for kind in ("live", "print"):
@@ -125,7 +112,7 @@ def test_error_rates_on_nuaa(command: Command, built: Path, shared: Path, tmp_pa
             (folders[kind] / path.name).symlink_to(path)
     table = tmp_path / "scores.csv"
     options = ("--live", folders["live"], "--attack", f"print={folders['print']}", "--scores", table, "--json")
-    assert command("evaluate-pad", built / "pad-float32", built / "pad-int8", *options) == 0
+    assert command("evaluate-pad", pad_bundles / "pad-float32", pad_bundles / "pad-int8", *options) == 0
     for one in command.json()["runs"]:
         assert one["at_threshold"]["bpcer"] == {"errors": 0, "of": 37, "rate": 0.0, "interval": [0.0, 0.09406]}
         assert one["at_threshold"]["apcer"]["print"]["errors"] == 0
@@ -139,8 +126,8 @@ def test_error_rates_on_nuaa(command: Command, built: Path, shared: Path, tmp_pa
     assert len(rows) == 1 + 37 + 37
 
 
-def test_faces_not_found_count_against_the_living_only(built: Path, samples: Path) -> None:
-    bundles = [read_pad_bundle(built / "pad-int8")]
+def test_faces_not_found_count_against_the_living_only(pad_bundles: Path, samples: Path) -> None:
+    bundles = [read_pad_bundle(pad_bundles / "pad-int8")]
     photo, none = samples / "obama.jpg", samples / "none.jpg"
     result = pad_evaluate.PadResult(
         bundles,
@@ -170,9 +157,11 @@ def test_intervals_are_wilsons() -> None:
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
 
 
-def test_evaluation_without_attacks(command: Command, built: Path, tmp_path: Path) -> None:
+def test_evaluation_without_attacks(command: Command, pad_bundles: Path, tmp_path: Path) -> None:
     for attack, told in (("print", "'print' is not KIND=DIR"), ("live=x", "live is there already")):
-        code, line = command.fails("evaluate-pad", built / "pad-int8", "--live", tmp_path, "--attack", attack, "--json")
+        code, line = command.fails(
+            "evaluate-pad", pad_bundles / "pad-int8", "--live", tmp_path, "--attack", attack, "--json"
+        )
         assert (code, told in line) == (64, True)
 
 
