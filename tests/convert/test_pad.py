@@ -159,9 +159,8 @@ def test_intervals_are_wilsons() -> None:
 
 def test_evaluation_without_attacks(command: Command, pad_bundles: Path, tmp_path: Path) -> None:
     for attack, told in (("print", "'print' is not KIND=DIR"), ("live=x", "live is there already")):
-        code, line = command.fails(
-            "evaluate-pad", pad_bundles / "pad-int8", "--live", tmp_path, "--attack", attack, "--json"
-        )
+        options = ("--live", tmp_path, "--attack", attack)
+        code, line = command.fails("evaluate-pad", pad_bundles / "pad-int8", *options)
         assert (code, told in line) == (64, True)
 
 
