@@ -1,7 +1,9 @@
 """SQLite: subjects, templates, attendance, rejections, outbox. The only place with SQL besides the migrations."""
 
 from kiosk.store._attendance import AttendanceRow, Visit
+from kiosk.store._audit import AuditProblem, AuditRow, AuditVerdict
 from kiosk.store._backups import Backup
+from kiosk.store._chain import Action, chain_hash
 from kiosk.store._connection import RunningDaemon
 from kiosk.store._corrections import Corrections
 from kiosk.store._keeper import BackupKeeper
@@ -20,7 +22,11 @@ from kiosk.store._subjects import (
 
 __all__ = [
     "MAX_REJECTIONS",
+    "Action",
     "AttendanceRow",
+    "AuditProblem",
+    "AuditRow",
+    "AuditVerdict",
     "Backup",
     "BackupKeeper",
     "Consent",
@@ -39,5 +45,6 @@ __all__ = [
     "Unsent",
     "UnsentEvent",
     "Visit",
+    "chain_hash",
     "describe_damage",
 ]

@@ -10,6 +10,7 @@ from kiosk.biometrics import ModelId
 from kiosk.errors import KioskError
 from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
+from kiosk.store._audit import AuditLog
 from kiosk.store._calibrations import Calibrations
 from kiosk.store._corrections import CorrectionsTable
 from kiosk.store._files import free_bytes
@@ -18,7 +19,7 @@ from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
+class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, AuditLog):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
@@ -27,8 +28,8 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
     ) -> Self:
         """Open the database, creating or upgrading it when ``writable``.
 
-        With ``verified`` everything in it is verified first, and a damaged store restored from the newest good backup;
-        ``restored`` tells.
+        With ``verified``, as the daemon opens it, everything in it is verified first, and a damaged store restored from
+        the newest good backup; ``restored`` tells.
 
         Raises:
             StoreError: not a database, damaged, of a newer version, another program's, missing, disk full.
@@ -36,6 +37,7 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
         """
         store = cls(Path(path), writable=writable)
         store.limits = limits
+        store.process = "daemon" if verified else "command"
         store._open(verified=verified)
         store._trouble.quiet = not verified
         try:

@@ -8,6 +8,7 @@ import sqlite3
 import time
 import unicodedata
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +21,9 @@ from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, KioskError
 from kiosk.events import utc_text
-from kiosk.store._connection import Connection, rows, scalar
+from kiosk.store._audit import AuditLog
+from kiosk.store._chain import Action
+from kiosk.store._connection import rows, scalar
 from kiosk.store._mentions import forget_subject
 
 log = logging.getLogger(__name__)
@@ -84,7 +87,7 @@ class ErasureReceipt:
     complete: bool
 
 
-class Subjects(Connection):
+class Subjects(AuditLog):
     """The tables ``subjects``, ``templates`` and ``erasures``."""
 
     _told_damaged: Sequence[str] = ()
@@ -110,9 +113,11 @@ class Subjects(Connection):
         check_name(name)
         now = _now()
         with self._writing() as db:
-            new = scalar(db, "SELECT 1 FROM subjects WHERE id = ?", [subject_id]) is None
+            known = rows(db, "SELECT name FROM subjects WHERE id = ?", [subject_id])
+            new = not known
             if new and known_only:
                 raise _unknown(subject_id)
+            renamed = bool(known) and name is not None and name != known[0]["name"]
             if new:
                 db.execute("INSERT INTO subjects (id, created_at) VALUES (?, ?)", [subject_id, now])
             if name is not None:
@@ -125,6 +130,14 @@ class Subjects(Connection):
             integrity.seal(db, "subjects", "id = ?", [subject_id])
             for template in templates:
                 _insert_template(db, subject_id, template, now)
+            if new or renamed or consent is not None or templates:
+                details = {
+                    "new": new,
+                    "renamed": renamed,
+                    "templates": dict(Counter(template.model_id for template in templates)),
+                    "consent": consent is not None,
+                }
+                self._log(db, Action.ENROLL, details, subject_id=subject_id)
         return new
 
     def subjects(self) -> list[Subject]:
@@ -142,6 +155,8 @@ class Subjects(Connection):
             if not db.execute("UPDATE subjects SET name = ? WHERE id = ?", [name, subject_id]).rowcount:
                 raise _unknown(subject_id)
             integrity.seal(db, "subjects", "id = ?", [subject_id])
+            # Neither the old name nor the new one.
+            self._log(db, Action.RENAME, {}, subject_id=subject_id)
 
     def remove_subject(self, subject_id: str) -> ErasureReceipt:
         """Erase a subject: name, consent and templates, from the bytes of the files.
@@ -154,11 +169,17 @@ class Subjects(Connection):
         with self._writing() as db:
             if scalar(db, "SELECT 1 FROM subjects WHERE id = ?", [subject_id]) is None:
                 raise _unknown(subject_id)
-            receipt = _erase(db, SubjectId(subject_id))
+            receipt = self._erase(db, SubjectId(subject_id), reason="asked")
         complete = self.finish_erasures()
         if not complete:
             log.warning("subject %s is erased, but not yet from the write-ahead log and all backups", subject_id)
         return ErasureReceipt(**{**receipt, "complete": complete})
+
+    def _erase(self, db: Database, subject_id: SubjectId, *, reason: str) -> dict[str, Any]:
+        receipt = _erase(db, subject_id)
+        details = {"receipt_id": receipt["receipt_id"], "templates": receipt["templates_erased"], "reason": reason}
+        self._log(db, Action.REMOVE, details, subject_id=subject_id)
+        return receipt
 
     def finish_erasures(self) -> bool:
         """Clear write-ahead log and backups of what was erased; False while that is impossible. Cheap when done."""
@@ -287,7 +308,10 @@ class Subjects(Connection):
                 db, "SELECT model_id, COUNT(*) AS n FROM templates WHERE model_id <> ? GROUP BY model_id", [model_id]
             )
             db.execute("DELETE FROM templates WHERE model_id <> ?", [model_id])
-        return {ModelId(row["model_id"]): row["n"] for row in counts}
+            dropped = {ModelId(row["model_id"]): row["n"] for row in counts}
+            if dropped:
+                self._log(db, Action.DROP_TEMPLATES, {"kept": model_id, "dropped": dropped})
+        return dropped
 
     def template_infos(self, subject_id: str) -> list[TemplateInfo]:
         found = self._rows(
