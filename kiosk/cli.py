@@ -31,6 +31,7 @@ _COMMANDS = {
     "why": ("why", "Show what one decision rests on, accepted or not."),
     "calibrate": ("calibrate", "Find the threshold for this gallery and this door."),
     "check": ("check", "Check that the kiosk would run; say what to mend."),
+    "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),
     "model": ("model", "List, inspect, install or remove model bundles."),
     "demo": ("demo", "See everything work, with nothing set up."),
 }

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
@@ -77,6 +78,7 @@ def run_daemon(config: Config) -> None:
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
         # The daemon before us may have committed until now.
         store.inherit_outbox()
+        _note_settings(config, pipeline, store)
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         watcher.announce()
@@ -431,6 +433,22 @@ def _start_keeper(stack: ExitStack, config: Config, store: Store) -> None:
     keeper = BackupKeeper(store, every_h=backups.every_h, keep=backups.keep)
     keeper.start()
     stack.callback(keeper.stop)
+
+
+def _note_settings(config: Config, pipeline: Pipeline, store: Store) -> None:
+    """Have the audit log tell what decides from now on. On a full disk the next start does: the door stays open."""
+    try:
+        store.note_settings(deciding_settings(config), pipeline.embedder.model_id)
+    except KioskError as error:
+        log.error("settings not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
+
+
+def deciding_settings(config: Config) -> dict[str, Any]:
+    """What decides who is let in and how long anything is kept, by dotted name. Without secrets."""
+    sections = config.model_dump(mode="json", include={"match", "pad", "attendance"})
+    settings = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+    kept = {"store.retention_days": config.store.retention_days, "store.rejected_days": config.store.rejected_days}
+    return settings | kept
 
 
 def broker_settings(config: Config) -> BrokerSettings:

@@ -478,6 +478,11 @@ def test_remove_a_bundle_that_nobody_needs(home: Kiosk, other: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert "2 of 2 subjects have templates" in result.stdout
     assert _installed(home) == []
+    with Store.open(home.store, writable=False) as store:
+        installed, removed = store.audit_rows()[-2:]
+    assert (installed.action, removed.action) == ("install_model", "remove_model")
+    assert installed.detail() == {"bundle": OTHER, "model": OTHER_MODEL, "replaces": False}
+    assert removed.detail() == {"bundle": OTHER}
 
 
 def test_removing_the_bundle_the_configuration_names(home: Kiosk, other: Path) -> None:

@@ -80,8 +80,11 @@ class AuditLog(Connection):
         )
         return [_row(row) for row in found]
 
-    def verify_audit(self) -> AuditVerdict:
-        """Follow the chain from its first row to the head."""
+    def verify_audit(self, *, noted: tuple[int, str] | None = None) -> AuditVerdict:
+        """Follow the chain from its first row to the head.
+
+        ``noted``: number and hash of a row that somebody has kept elsewhere and that must be the same still.
+        """
         with self._reading() as db:
             # One state of both, whoever writes meanwhile.
             db.execute("BEGIN")
@@ -90,7 +93,11 @@ class AuditLog(Connection):
             finally:
                 db.execute("COMMIT")
         last = (rows[-1].seq, rows[-1].hash) if rows else (0, "")
-        return AuditVerdict(len(rows), last, tuple(_follow(rows, head)))
+        problems = [*_follow(rows, head)]
+        # The first state has no row.
+        if noted is not None and noted not in {(0, ""), *((row.seq, row.hash) for row in rows)}:
+            problems.append(AuditProblem(noted[0], noted[0], "is not the one whose hash was kept"))
+        return AuditVerdict(len(rows), last, tuple(problems))
 
     def note_settings(self, settings: Mapping[str, Any], model_id: ModelId) -> None:
         """Log what decides from now on, where it differs from what was noted last.
