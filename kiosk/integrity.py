@@ -17,7 +17,15 @@ from typing import Any
 from sqlite_utils import Database
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "subjects": ("id", "name", "created_at", "consent_reference", "consent_at"),
+    "subjects": (
+        "id",
+        "name",
+        "created_at",
+        "consent_reference",
+        "consent_at",
+        "consent_version",
+        "consent_until",
+    ),
     "templates": ("id", "subject_id", "model_id", "embedding", "quality", "source_sha256", "created_at"),
     "attendance": (
         "seq",

@@ -281,6 +281,13 @@ def _add_audit(db: Database) -> None:
     integrity.set_mark(db, integrity.AUDIT_HEAD, {"seq": 0, "hash": ""})
 
 
+def _add_consent_terms(db: Database) -> None:
+    """Which text was agreed to, and until which day (included)."""
+    for column in ("consent_version", "consent_until"):
+        db.execute(f"ALTER TABLE subjects ADD COLUMN {column} TEXT")
+    integrity.seal(db, "subjects", columns=integrity.present(db, "subjects"))
+
+
 STEPS: tuple[Step, ...] = (
     _create_tables,
     _create_rejections,
@@ -288,6 +295,7 @@ STEPS: tuple[Step, ...] = (
     _prepare_delivery,
     _add_digests,
     _add_audit,
+    _add_consent_terms,
 )
 
 SEALED_SINCE = STEPS.index(_add_digests) + 1

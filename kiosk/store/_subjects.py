@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,21 @@ from kiosk.store._mentions import forget_subject
 log = logging.getLogger(__name__)
 
 _MAX_NAME = 200
+_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """The agreement enrollment rests on. ``given_at``: date or time as the operator states it, ISO 8601."""
+    """The agreement enrollment rests on.
+
+    ``given_at``: date or time as the operator states it, ISO 8601. ``text_version``: of the text that was agreed to.
+    ``until``: the last day it holds, ISO 8601; None: it does not end by itself.
+    """
 
     reference: str
     given_at: str
+    text_version: str | None = None
+    until: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,8 @@ class Subject:
     created_at: str
     consent_reference: str | None
     consent_at: str | None
+    consent_version: str | None
+    consent_until: str | None
     templates: int
     """How many, over all models."""
 
@@ -100,14 +110,18 @@ class Subjects(AuditLog):
         name: str | None = None,
         consent: Consent | None = None,
         known_only: bool = False,
+        consent_needed_on: date | None = None,
     ) -> bool:
         """Add templates and, where needed, the subject, all or nothing. A name or consent given replaces the old.
+
+        ``consent_needed_on``: refuse whose consent, given now or before, does not hold on that day.
 
         Returns:
             Whether the subject is new.
 
         Raises:
-            InputError: the id or name is not acceptable; or, with ``known_only``, nobody is enrolled under the id.
+            InputError: the id or name is not acceptable; with ``known_only``, nobody is enrolled under the id; or there
+                is no consent where it is needed.
         """
         parse_subject_id(subject_id)
         check_name(name)
@@ -117,16 +131,15 @@ class Subjects(AuditLog):
             new = not known
             if new and known_only:
                 raise _unknown(subject_id)
+            if consent_needed_on is not None:
+                _check_consent(db, subject_id, consent, consent_needed_on)
             renamed = bool(known) and name is not None and name != known[0]["name"]
             if new:
                 db.execute("INSERT INTO subjects (id, created_at) VALUES (?, ?)", [subject_id, now])
             if name is not None:
                 db.execute("UPDATE subjects SET name = ? WHERE id = ?", [name, subject_id])
             if consent is not None:
-                db.execute(
-                    "UPDATE subjects SET consent_reference = ?, consent_at = ? WHERE id = ?",
-                    [consent.reference, consent.given_at, subject_id],
-                )
+                _write_consent(db, subject_id, consent)
             integrity.seal(db, "subjects", "id = ?", [subject_id])
             for template in templates:
                 _insert_template(db, subject_id, template, now)
@@ -139,6 +152,65 @@ class Subjects(AuditLog):
                 }
                 self._log(db, Action.ENROLL, details, subject_id=subject_id)
         return new
+
+    def check_consent(self, subject_id: SubjectId, consent: Consent | None, today: date) -> None:
+        """Whether enrollment may begin where it needs consent: before anybody looks at a face.
+
+        Raises:
+            InputError: neither the consent given now nor the one on record holds.
+        """
+        with self._reading() as db:
+            _check_consent(db, subject_id, consent, today)
+
+    def set_consent(self, subject_id: str, consent: Consent) -> None:
+        """Replace the consent on record.
+
+        Raises:
+            InputError: no such subject.
+        """
+        with self._writing() as db:
+            if scalar(db, "SELECT 1 FROM subjects WHERE id = ?", [subject_id]) is None:
+                raise _unknown(subject_id)
+            _write_consent(db, subject_id, consent)
+            integrity.seal(db, "subjects", "id = ?", [subject_id])
+            self._log(db, Action.CONSENT, {"until": consent.until}, subject_id=subject_id)
+
+    def erase_expired(self, today: date) -> SubjectId | None:
+        """Erase one subject whose consent has ended before ``today``; who it was, None when there is nobody.
+
+        One at a time, for an erasure keeps others from writing. The receipt is open until :meth:`finish_erasures`. Call
+        it only while the clock can be trusted.
+        """
+        return self._erase_one(_EXPIRED, {"today": today.isoformat()}, reason="consent_expired")
+
+    def erase_unseen(self, days: int, *, now_ms: int) -> SubjectId | None:
+        """Erase one subject who was neither seen nor enrolled nor gave consent for ``days``; as :meth:`erase_expired`.
+
+        What was written under a clock that nobody had set is old only if something written later, with a trusted date,
+        is. ``days`` must not exceed those for which attendance is kept, or nobody can tell who was seen.
+        """
+        cutoff = utc_text(now_ms - days * _DAY_MS)
+        return self._erase_one(_UNSEEN, {"cutoff": cutoff}, reason="unseen")
+
+    def last_seen(self) -> dict[SubjectId, str]:
+        """When each subject, also one that is erased, had its last event (UTC)."""
+        found = self._rows(
+            "SELECT subject_id, MAX(COALESCE(corrected_at, occurred_at)) AS at FROM attendance"
+            " WHERE corrects IS NULL GROUP BY subject_id"
+        )
+        return {SubjectId(row["subject_id"]): row["at"] for row in found}
+
+    def _erase_one(self, due: str, params: dict[str, object], *, reason: str) -> SubjectId | None:
+        if not self._rows(due, params):
+            return None
+        with self._writing() as db:
+            # Again: consent may have been renewed meanwhile.
+            found = rows(db, due, params)
+            if not found:
+                return None
+            subject_id = SubjectId(found[0]["id"])
+            self._erase(db, subject_id, reason=reason)
+        return subject_id
 
     def subjects(self) -> list[Subject]:
         """All subjects, by id."""
@@ -322,9 +394,41 @@ class Subjects(AuditLog):
 
 
 _SELECT_SUBJECT = """
-    SELECT s.id, s.name, s.created_at, s.consent_reference, s.consent_at, COUNT(t.id) AS templates
+    SELECT s.id, s.name, s.created_at, s.consent_reference, s.consent_at, s.consent_version, s.consent_until,
+           COUNT(t.id) AS templates
     FROM subjects AS s LEFT JOIN templates AS t ON t.subject_id = s.id
 """
+# Nobody is erased for a row that is damaged.
+_EXPIRED = f"""
+    SELECT s.id FROM subjects AS s
+    WHERE s.consent_until < :today AND {integrity.sound("subjects", "s")} ORDER BY s.id LIMIT 1
+"""  # noqa: S608 - names from the code
+_UNSEEN = f"""
+    SELECT s.id FROM subjects AS s
+    WHERE s.created_at < :cutoff AND {integrity.sound("subjects", "s")}
+      -- Most have been seen, and their last row says so: theirs alone is looked at.
+      AND COALESCE((SELECT COALESCE(v.corrected_at, v.occurred_at) FROM attendance AS v
+                    WHERE v.subject_id = s.id AND v.corrects IS NULL ORDER BY v.seq DESC LIMIT 1), '') < :cutoff
+      AND NOT EXISTS (SELECT 1 FROM templates AS t WHERE t.subject_id = s.id AND t.created_at >= :cutoff)
+      AND NOT EXISTS (
+        SELECT 1 FROM attendance AS a
+        WHERE a.subject_id = s.id AND a.corrects IS NULL
+          AND (COALESCE(a.corrected_at, a.occurred_at) >= :cutoff
+               OR (NOT a.clock_synchronized AND a.corrected_at IS NULL
+                   AND a.seq > (SELECT COALESCE(MAX(o.seq), 0) FROM attendance AS o
+                                WHERE COALESCE(o.corrected_at, o.occurred_at) < :cutoff
+                                  AND (o.clock_synchronized OR o.corrected_at IS NOT NULL))))
+      )
+      AND NOT EXISTS (
+        SELECT 1 FROM audit AS e
+        WHERE e.subject_id = s.id AND e.action IN ('enroll', 'consent')
+          AND (e.occurred_at >= :cutoff
+               OR (NOT e.clock_synchronized
+                   AND NOT EXISTS (SELECT 1 FROM audit AS l
+                                   WHERE l.seq > e.seq AND l.clock_synchronized AND l.occurred_at < :cutoff)))
+      )
+    ORDER BY s.id LIMIT 1
+"""  # noqa: S608 - names from the code
 
 
 def check_name(name: str | None) -> None:
@@ -335,6 +439,32 @@ def check_name(name: str | None) -> None:
         raise InputError(f"{_shown(name)} is not a name: use 1 to {_MAX_NAME} characters")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
         raise InputError(f"{_shown(name)} is not a name: it contains control characters")
+
+
+def _check_consent(db: Database, subject_id: SubjectId, given: Consent | None, today: date) -> None:
+    if given is None:
+        found = rows(db, "SELECT consent_reference, consent_until FROM subjects WHERE id = ?", [subject_id])
+        reference, until = found[0].values() if found else (None, None)
+    else:
+        reference, until = given.reference, given.until
+    if reference is None:
+        raise InputError(
+            f"{subject_id}: not enrolled, for there is no consent (privacy.require_consent); say with --consent "
+            "REFERENCE where it is filed"
+        )
+    if until is not None and until < today.isoformat():
+        raise InputError(
+            f"{subject_id}: not enrolled, for the consent ended on {until} (privacy.require_consent); a new one is "
+            "needed: --consent REFERENCE"
+        )
+
+
+def _write_consent(db: Database, subject_id: str, consent: Consent) -> None:
+    db.execute(
+        "UPDATE subjects SET consent_reference = ?, consent_at = ?, consent_version = ?, consent_until = ?"
+        " WHERE id = ?",
+        [consent.reference, consent.given_at, consent.text_version, consent.until, subject_id],
+    )
 
 
 def _insert_template(db: Database, subject_id: SubjectId, template: NewTemplate, now: str) -> None:
