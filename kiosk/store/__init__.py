@@ -16,6 +16,7 @@ from kiosk.store._subjects import (
     Consent,
     ErasureReceipt,
     NewTemplate,
+    Presence,
     Subject,
     TemplateInfo,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Limits",
     "NewTemplate",
     "OutboxCounts",
+    "Presence",
     "RejectionRow",
     "Restored",
     "RunningDaemon",

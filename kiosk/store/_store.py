@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kiosk import integrity
 from kiosk.biometrics import ModelId
 from kiosk.errors import KioskError
 from kiosk.gallery import Gallery
@@ -52,6 +53,14 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Au
         calibration = self.calibration(model_id)
         shift = 0.0 if calibration is None else calibration.score_shift
         return Gallery(model_id, self.templates(model_id), score_shift=shift)
+
+    def row_counts(self) -> dict[str, int]:
+        """How many rows each table has."""
+        with self._reading() as db:
+            return {
+                table: db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]  # noqa: S608 - names from the code
+                for table in integrity.COLUMNS
+            }
 
     def condition(self) -> StoreCondition:
         """How the store is at this moment. Cheap; never raises."""

@@ -82,6 +82,14 @@ class TemplateInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Presence:
+    """How many events a subject has in the log, and when the last was (UTC)."""
+
+    events: int
+    last_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class ErasureReceipt:
     """Proof of an erasure.
 
@@ -192,13 +200,13 @@ class Subjects(AuditLog):
         cutoff = utc_text(now_ms - days * _DAY_MS)
         return self._erase_one(_UNSEEN, {"cutoff": cutoff}, reason="unseen")
 
-    def last_seen(self) -> dict[SubjectId, str]:
-        """When each subject, also one that is erased, had its last event (UTC)."""
+    def presences(self) -> dict[SubjectId, Presence]:
+        """The events of each subject, also of those who are erased; nothing of who has none."""
         found = self._rows(
-            "SELECT subject_id, MAX(COALESCE(corrected_at, occurred_at)) AS at FROM attendance"
-            " WHERE corrects IS NULL GROUP BY subject_id"
+            "SELECT subject_id, COUNT(*) AS events, MAX(COALESCE(corrected_at, occurred_at)) AS last_at"
+            " FROM attendance WHERE corrects IS NULL GROUP BY subject_id"
         )
-        return {SubjectId(row["subject_id"]): row["at"] for row in found}
+        return {SubjectId(row.pop("subject_id")): Presence(**row) for row in found}
 
     def _erase_one(self, due: str, params: dict[str, object], *, reason: str) -> SubjectId | None:
         if not self._rows(due, params):
@@ -391,6 +399,11 @@ class Subjects(AuditLog):
             [subject_id],
         )
         return [TemplateInfo(**{**row, "quality": json.loads(row["quality"] or "null")}) for row in found]
+
+    def embedding_bytes(self, template_id: int) -> bytes:
+        """A template's embedding as it is stored, little-endian float32; empty where there is no such template."""
+        found = self._rows("SELECT embedding FROM templates WHERE id = ?", [template_id])
+        return bytes(found[0]["embedding"]) if found else b""
 
 
 _SELECT_SUBJECT = """
