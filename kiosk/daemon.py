@@ -81,9 +81,9 @@ def run_daemon(config: Config) -> None:
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
         # The daemon before us may have committed until now.
         store.inherit_outbox()
-        _note_settings(config, pipeline, store)
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
+        _note_settings(config, pipeline, store)
         watcher.announce()
         wake = threading.Event()
         heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([_PUBLISHER] if config.mqtt.enabled else []))

@@ -273,7 +273,7 @@ class StoreSection(Section):
 
 
 class PrivacySection(Section):
-    """On what enrollment rests, and when people are erased by themselves. docs/audit.md: what is logged."""
+    """On what enrollment rests, and when people are erased by themselves; more in docs/audit.md."""
 
     require_consent: bool = Field(
         default=False, description="Refuse to enroll anybody without a consent that is on record and has not ended."
