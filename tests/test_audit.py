@@ -49,7 +49,8 @@ def tamper(path: Path, *statements: str) -> None:
         integrity.install(db)
         for statement in statements:
             db.execute(statement)
-        integrity.seal(db, "audit")
+        for table in ("audit", "marks"):
+            integrity.seal(db, table)
 
 
 # --- what is written
@@ -173,6 +174,10 @@ def five(path: Path) -> Path:
         ),
         (
             ["DELETE FROM marks WHERE name = 'audit_head'"],
+            [(6, 6, "may be missing: the record of the log's end is gone or damaged")],
+        ),
+        (
+            ["""UPDATE marks SET document = '{"seq": "x"}' WHERE name = 'audit_head'"""],
             [(6, 6, "may be missing: the record of the log's end is gone or damaged")],
         ),
     ],

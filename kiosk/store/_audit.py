@@ -18,7 +18,7 @@ from sqlite_utils import Database
 
 from kiosk import integrity
 from kiosk.biometrics import ModelId
-from kiosk.store._chain import COLUMNS, Action, Actor, append, chain_hash
+from kiosk.store._chain import COLUMNS, Action, Actor, append, chain_hash, recorded_head
 from kiosk.store._connection import Connection, time_text
 
 
@@ -89,7 +89,7 @@ class AuditLog(Connection):
             # One state of both, whoever writes meanwhile.
             db.execute("BEGIN")
             try:
-                rows, head = self.audit_rows(), integrity.mark(db, integrity.AUDIT_HEAD)
+                rows, head = self.audit_rows(), recorded_head(db)
             finally:
                 db.execute("COMMIT")
         last = (rows[-1].seq, rows[-1].hash) if rows else (0, "")
@@ -136,7 +136,7 @@ class AuditLog(Connection):
         append(db, Actor.present(self.process), action, details, subject_id=subject_id)
 
 
-def _follow(rows: Iterable[AuditRow], head: Mapping[str, Any] | None) -> Iterator[AuditProblem]:
+def _follow(rows: Iterable[AuditRow], head: tuple[int, str] | None) -> Iterator[AuditProblem]:
     seq, previous = 0, ""
     for row in rows:
         if row.seq != seq + 1:
@@ -148,10 +148,10 @@ def _follow(rows: Iterable[AuditRow], head: Mapping[str, Any] | None) -> Iterato
         seq, previous = row.seq, row.hash
     if head is None:
         yield AuditProblem(seq + 1, seq + 1, "may be missing: the record of the log's end is gone or damaged")
-    elif head["seq"] > seq:
-        yield _missing(seq + 1, head["seq"], None)
-    elif (head["seq"], head["hash"]) != (seq, previous):
-        yield AuditProblem(seq, seq, f"is not the end that was recorded (row {head['seq']})")
+    elif head[0] > seq:
+        yield _missing(seq + 1, head[0], None)
+    elif head != (seq, previous):
+        yield AuditProblem(seq, seq, f"is not the end that was recorded (row {head[0]})")
 
 
 def _missing(first: int, last: int, after: AuditRow | None) -> AuditProblem:

@@ -102,10 +102,15 @@ def chain_hash(previous: str, values: Iterable[object]) -> str:
 def _head(db: Database) -> tuple[int, str]:
     """After which row the next one comes; where the mark is lost, the last there is."""
     last = db.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone() or (0, "")
-    mark = integrity.mark(db, integrity.AUDIT_HEAD)
-    if mark is None or mark["seq"] < last[0]:
-        return last[0], last[1]
-    return mark["seq"], mark["hash"]
+    recorded = recorded_head(db)
+    return (last[0], last[1]) if recorded is None or recorded[0] < last[0] else recorded
+
+
+def recorded_head(db: Database) -> tuple[int, str] | None:
+    """Number and hash of the last row as they are kept apart; None where that is gone, damaged, or no such thing."""
+    mark = integrity.mark(db, integrity.AUDIT_HEAD) or {}
+    seq, digest = mark.get("seq"), mark.get("hash")
+    return (seq, digest) if isinstance(seq, int) and isinstance(digest, str) else None
 
 
 def _plain(name: str | None) -> str | None:

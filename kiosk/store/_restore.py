@@ -32,7 +32,7 @@ from kiosk.evidence import Evidence
 from kiosk.packing import pack, unpack
 from kiosk.store import _mentions
 from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
-from kiosk.store._chain import Action, Actor, append
+from kiosk.store._chain import Action, Actor, append, recorded_head
 from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, create_private, open_reading, rename
 from kiosk.store._salvage import MOST_LOST, Reading, highest_seq, open_damaged
@@ -310,11 +310,11 @@ class Merge:
 
         Numbers go on above the end that the damaged file recorded, so that what is lost leaves a gap.
         """
-        known = [mark for mark in (self._audit_head(self._db), self._audit_head(self._damaged)) if mark is not None]
-        last = self._db.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
-        known += [] if last is None else [{"seq": last[0], "hash": last[1]}]
+        known = [head for head in (self._audit_head(self._db), self._audit_head(self._damaged)) if head is not None]
+        known += self._db.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchall()
         if known:
-            integrity.set_mark(self._db, integrity.AUDIT_HEAD, max(known, key=itemgetter("seq")))
+            seq, digest = max(known, key=itemgetter(0))
+            integrity.set_mark(self._db, integrity.AUDIT_HEAD, {"seq": seq, "hash": digest})
         details = {
             "backup_at": restored.backup_at,
             "damaged_file": restored.damaged_file,
@@ -329,11 +329,11 @@ class Merge:
         return self._audit_head(self._damaged) is not None or self._is_older_than("audit")
 
     @staticmethod
-    def _audit_head(db: Database | None) -> dict[str, Any] | None:
+    def _audit_head(db: Database | None) -> tuple[int, str] | None:
         if db is None:
             return None
         with contextlib.suppress(sqlite3.DatabaseError):
-            return integrity.mark(db, integrity.AUDIT_HEAD)
+            return recorded_head(db)
         return None
 
     def _is_older_than(self, table: str) -> bool:
