@@ -177,6 +177,8 @@ class AttendanceBook:
             while len(self._owed) > _MOST_OWED:
                 del self._owed[next(iter(self._owed))]
             return
+        if self.fault is not None:
+            log.info("check-ins are recorded again")
         self.fault = None
         self._owed.pop(owed, None)
         if event is None:

@@ -139,7 +139,11 @@ def _explain(error: Exception, *, debug: bool) -> int:
 def _explain_usage(error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "kiosk"
-    _complain(f"{error.format_message().rstrip('.')}; see `{path} --help`")
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) and isinstance(error.ctx.command, click.Group):
+        # Click's message would be the whole help.
+        message = f"{error.ctx.info_name}: say what to do: {', '.join(error.ctx.command.list_commands(error.ctx))}"
+    _complain(f"{message}; see `{path} --help`")
     return _EXIT_USAGE
 
 

@@ -395,6 +395,8 @@ def test_where_nothing_is_left_numbering_jumps_and_the_report_says_so(path: Path
         assert last.jumped
         assert last.next_seq == 250 + SEQ_JUMP + 1
         assert "numbers 251 to 100250 are left out" in last.describe()
+        assert "LOST, too: whatever else was recorded after that backup" in last.describe()
+        assert "no event is known to be lost" not in last.describe()
         assert check_in(store, "E1").seq == last.next_seq
         assert [row.seq for row in store.attendance()][-2:] == [250, last.next_seq]
         assert all(not row.fresh for row in [store.next_pending()] if row)
@@ -423,6 +425,27 @@ def test_without_a_good_backup_it_is_refused_and_left_alone(path: Path) -> None:
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == content
     assert not list(path.parent.glob("*damaged*"))
+
+
+@pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")])
+def test_a_file_deleted_under_an_open_store_is_kept_and_restored(path: Path, suffixes: tuple[str, ...]) -> None:
+    with Store.open(path, verified=True) as store:
+        told = check_in(store, "E1").seq
+        truth = dump(path)
+        for suffix in suffixes:
+            path.with_name(path.name + suffix).unlink()
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"damaged \(its file is gone or empty\); restart the kiosk"):
+                check_in(store, "E1")
+        assert store.damaged
+        assert not path.exists()
+        backups = store.backups.all()
+    with Store.open(path, verified=True) as store:
+        assert store.restored is not None
+        assert store.restored.backup_at == backups[0].taken_at
+        assert check_in(store, "E1").seq > told
+    now = dump(path)
+    assert {table: truth[table].items() - now[table].items() for table in TABLES} == {table: set() for table in TABLES}
 
 
 def test_a_store_that_was_there_is_not_begun_anew_by_anybody(path: Path) -> None:
@@ -534,6 +557,16 @@ def test_whatever_interrupts_the_exchange_the_next_start_finishes_it(
         assert len(list(path.parent.glob("*.damaged-*Z"))) == 1
         assert not list(path.parent.glob("*restoring*"))
     assert done
+
+
+def test_backups_alone_show_that_there_was_a_store(path: Path) -> None:
+    for file in path.parent.glob("kiosk.db*"):
+        file.unlink()
+    with pytest.raises(StoreError, match="gone or empty; `kiosk run` restores"):
+        Store.open(path)
+    with pytest.raises(StoreError, match="the store is gone; `kiosk run` restores"):
+        Store.open(path, writable=False)
+    assert not path.exists()
 
 
 def test_of_damaged_files_the_newest_two_are_kept(path: Path) -> None:

@@ -20,16 +20,13 @@ _LINE = "{:>5}  {:<21}  {:<24}  {:<7}  {:<17}  {:<20}  {}"
 _HEAD = ("seq", "time", "who", "process", "action", "subject", "details")
 
 
-@click.group("audit", no_args_is_help=False, invoke_without_command=True)
-@click.pass_context
-def command(ctx: click.Context) -> None:
+@click.group("audit")
+def command() -> None:
     """Show what was done to the kiosk and by whom; verify that log.
 
     Enrolled, renamed, erased; calibrations; models; settings that decide, as the daemon finds them at its start;
     restores. Check-ins are in `kiosk events`.
     """
-    if ctx.invoked_subcommand is None:
-        raise UsageError("audit: say what to do: list or verify; see `kiosk audit --help`")
 
 
 @command.command("list")

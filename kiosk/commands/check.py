@@ -74,7 +74,7 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
     """Check that the kiosk would run; say what to mend.
 
     Tries configuration, models, camera, store, broker and clock, one line each. Exit code 0: the kiosk would run and
-    deliver its events. Warnings do not count against it.
+    the broker answers it. Warnings do not count against it: events that the broker does not take are one.
     """
     findings = list(_examine(config_path, verbose))
     failed = [finding for finding in findings if finding.status is Status.FAIL]

@@ -33,17 +33,14 @@ from kiosk.commands.reenroll import (
     tell_reenrollment,
 )
 from kiosk.config import Config
-from kiosk.errors import InputError, ModelError, UsageError
+from kiosk.errors import InputError, ModelError
 from kiosk.pipeline import build_embedder, build_pipeline, explain_accuracy, model_id_of, models_folder, open_bundle
 from kiosk.store import Action
 
 
-@click.group("model", no_args_is_help=False, invoke_without_command=True)
-@click.pass_context
-def command(ctx: click.Context) -> None:
+@click.group("model")
+def command() -> None:
     """List, inspect, install or remove model bundles."""
-    if ctx.invoked_subcommand is None:
-        raise UsageError("model: say what to do: list, info, install or remove; see `kiosk model --help`")
 
 
 @command.command("list")

@@ -38,12 +38,9 @@ class _Holding:
     kept: str
 
 
-@click.group("privacy", no_args_is_help=False, invoke_without_command=True)
-@click.pass_context
-def command(ctx: click.Context) -> None:
+@click.group("privacy")
+def command() -> None:
     """Say what is stored about whom, why and until when."""
-    if ctx.invoked_subcommand is None:
-        raise UsageError("privacy: say what to do: report; see `kiosk privacy --help`")
 
 
 @command.command("report")

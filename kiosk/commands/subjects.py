@@ -21,14 +21,9 @@ from kiosk.store import ErasureReceipt, Store, Subject
 _DATE = click.DateTime(["%Y-%m-%d"])
 
 
-@click.group("subjects", no_args_is_help=False, invoke_without_command=True)
-@click.pass_context
-def command(ctx: click.Context) -> None:
+@click.group("subjects")
+def command() -> None:
     """List, show, rename, re-enroll or remove people; consent."""
-    if ctx.invoked_subcommand is None:
-        raise UsageError(
-            "subjects: say what to do: list, show, rename, consent, reenroll or remove; see `kiosk subjects --help`"
-        )
 
 
 @command.command("list")

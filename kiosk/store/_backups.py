@@ -106,8 +106,10 @@ class Backups:
         finally:
             os.close(fd)
 
-    def take(self) -> Backup:
+    def take(self, source: sqlite3.Connection | None = None) -> Backup:
         """Take and verify one; the caller holds :meth:`alone`.
+
+        ``source``: a connection that still has what is gone from the folder; by default the file is opened anew.
 
         Raises:
             StoreError: no room for it, or the store is damaged.
@@ -119,8 +121,12 @@ class Backups:
         target = self.folder / f"{self.store.stem}-{number:06}-{moment:%Y%m%dT%H%M%SZ}.db"
         unfinished = self.folder / f".{target.name}"
         try:
-            create_private(unfinished, self.store)
-            _copy(self.store, unfinished)
+            create_private(unfinished, self.store.parent)
+            if source is None:
+                with contextlib.closing(open_reading(self.store).conn) as opened:
+                    _copy(opened, unfinished)
+            else:
+                _copy(source, unfinished)
             problem = find_damage(unfinished, still=True)
             if problem is not None:
                 raise StoreError(
@@ -180,12 +186,9 @@ def gallery_state(db: Database) -> tuple[Any, ...]:
     )
 
 
-def _copy(store: Path, target: Path) -> None:
+def _copy(source: sqlite3.Connection, target: Path) -> None:
     """Copy page by page, in steps. The pages keep their numbers, which :mod:`kiosk.store._salvage` makes use of."""
-    with (
-        contextlib.closing(open_reading(store).conn) as source,
-        contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy,
-    ):
+    with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
         copy.execute("PRAGMA synchronous = OFF")
         copy.execute("PRAGMA journal_mode = OFF")
         # The snapshot: without it every commit of another connection would start the copy anew.

@@ -30,10 +30,10 @@ from kiosk.events import utc_text
 from kiosk.store import _mentions
 from kiosk.store._backups import Backups
 from kiosk.store._chain import Process
-from kiosk.store._damage import find_damage
+from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, free_bytes
 from kiosk.store._limits import DEFAULT_LIMITS, Limits
-from kiosk.store._restore import Restored, is_empty, make_sound
+from kiosk.store._restore import Restored, is_gone, make_sound
 from kiosk.store._wal import PAGE_BYTES
 
 log = logging.getLogger(__name__)
@@ -133,6 +133,8 @@ class Connection:
         if self.writable:
             self._open_lock_file()
         elif not self.path.is_file():
+            if self.backups.all():
+                raise StoreError(f"{self.path}: the store is gone; `kiosk run` restores the newest backup")
             raise UnavailableError(
                 f"{self.path}: there is no store yet; enroll somebody, or set store.path (KIOSK_STORE__PATH) to yours"
             )
@@ -159,16 +161,18 @@ class Connection:
     def _renew(self) -> None:
         """A connection that met a broken disk, or whose file is no longer the one of that name, is replaced.
 
-        The old one goes on where there can be no new one yet: reading may still work.
+        The old one goes on where there can be no new one yet: reading may still work. A new store is never begun.
         """
         if not self._trouble.suspect and self._file == _identity(self.path):
             return
         old = self._database, self._lock_fd
         self._lock_fd = -1
         try:
-            if is_empty(self.path):
-                # Its disk is not mounted, perhaps: no new store is begun in its place.
+            if not beside(self.path, ".lock").exists():
                 raise StoreError(f"{self.path}: the store is gone; bring its disk back, or restart the kiosk")
+            if is_gone(self.path):
+                self._rescue()
+                raise self.note_damage("its file is gone or empty")
             self._open()
             self._leave_no_failed_frames()
         except KioskError as error:
@@ -181,6 +185,16 @@ class Connection:
             with contextlib.suppress(sqlite3.Error):
                 old[0].conn.close()
             os.close(old[1])
+
+    def _rescue(self) -> None:
+        """A deleted file lives on for those who have it open: it becomes a backup, and the next start restores that."""
+        if self._database is None or self._trouble.damaged:
+            return
+        try:
+            with self.backups.alone():
+                self.backups.take(self._database.conn)
+        except (KioskError, sqlite3.Error, OSError) as error:
+            log.warning("store: %s: what was in the deleted file could not be kept: %s", self.path, one_line(error))
 
     def _leave_no_failed_frames(self) -> None:
         """What a failed commit left in the write-ahead log must not be taken for one that succeeded, later on."""
@@ -325,10 +339,10 @@ class Connection:
                 # Nobody may write to the file that is put aside.
                 with self.daemon_lock():
                     self.restored = make_sound(self.path, existed=known)
-            elif known and is_empty(self.path):
+            elif is_gone(self.path) and (known or self.backups.all()):
                 raise StoreError(
                     f"{self.path}: the store that was here is gone or empty; `kiosk run` restores the newest backup "
-                    f"(to start a new one, delete {self.path.name}.lock, too)"
+                    f"(to start a new one, move {self.path.name}* and {self.backups.folder.name}/ away)"
                 )
             # One that is there is not opened here: closing it would end the locks that an open connection holds.
             if not self.path.exists():

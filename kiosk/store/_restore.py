@@ -94,8 +94,13 @@ class Restored:
         parts = [
             f"restored at {self.at} from the backup of {self.backup_at}, for the store was damaged ({self.problem})",
             f"salvaged from the damaged file: {salvaged}",
-            f"LOST events (seq): {lost}" if lost else "no event is known to be lost",
         ]
+        if lost:
+            parts.append(f"LOST events (seq): {lost}")
+        if self.jumped:
+            parts.append("LOST, too: whatever else was recorded after that backup; how much cannot be told")
+        if not lost and not self.jumped:
+            parts.append("no event is known to be lost")
         if self.unread:
             parts.append(f"in part unreadable, so that more may be lost since the backup: {', '.join(self.unread)}")
         if self.jumped:
@@ -103,7 +108,7 @@ class Restored:
                 f"how far numbering had come cannot be read: it goes on at {self.next_seq}, "
                 f"numbers {self.next_seq - SEQ_JUMP} to {self.next_seq - 1} are left out"
             )
-        return "; ".join([*parts, f"the damaged file is kept as {self.damaged_file}"])
+        return "; ".join([*parts, f"what there was of the damaged file is kept as {self.damaged_file}"])
 
 
 def make_sound(path: Path, *, existed: bool) -> Restored | None:
@@ -167,13 +172,18 @@ def _no_backup(path: Path, backups: Backups) -> str:
 
 def is_empty(path: Path) -> bool:
     """Whether there is nothing of a store under this name."""
-    return not any(file.exists() and file.stat().st_size for file in (path, beside(path, "-wal")))
+    return is_gone(path) and is_gone(beside(path, "-wal"))
+
+
+def is_gone(path: Path) -> bool:
+    """Whether a file that had content is missing or empty. A store has its first page from its creation on."""
+    return not (path.exists() and path.stat().st_size)
 
 
 def _problem(path: Path, *, existed: bool) -> str | None:
     if is_empty(path):
         return _EMPTY if existed else None
-    return _EMPTY if not path.exists() or not path.stat().st_size else find_damage(path)
+    return _EMPTY if is_gone(path) else find_damage(path)
 
 
 def _roll_back(path: Path) -> None:
