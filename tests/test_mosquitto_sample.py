@@ -300,6 +300,7 @@ def test_a_thousand_hostile_messages_move_nothing(door: Kiosk, broker: SampleBro
     assert first == list(range(1, len(first) + 1))
     assert sum(event["replayed"] for event in events) <= 2
     assert "Traceback" not in log[0]
+    assert len(log[0].splitlines()) < 100, "an insider can fill the log"
     assert "canary" not in log[0] + broker.log_text()
 
 

@@ -97,9 +97,14 @@ class Session:
         if client is None:
             return
 
+        told: set[str] = set()
+
         def on_message(_c: Client, _u: object, message: MQTTMessage) -> None:
             if message.retain:
-                log.info("%s: a retained command is ignored", topic)
+                # Once a connection: whoever floods us shall not fill the log.
+                if topic not in told:
+                    log.warning("%s: retained commands are ignored", topic)
+                told.add(topic)
                 return
             life_s = getattr(message.properties, "MessageExpiryInterval", None)
             hear(Command(bytes(message.payload), None if life_s is None else time.monotonic() + life_s))
