@@ -327,11 +327,8 @@ class Publisher:
         if command.expired:
             log.info("replay: the command has expired")
             return
-        if len(command.payload) > _MAX_COMMAND_BYTES:
-            log.warning("replay: ignored, larger than %s bytes", _MAX_COMMAND_BYTES)
-            return
         try:
-            wish = ReplayCommand.model_validate_json(command.payload)
+            wish = ReplayCommand.model_validate_json(command.payload[:_MAX_COMMAND_BYTES])
         except ValidationError:
             log.warning('replay: not understood; send {"from_seq": 1, "to_seq": 99, "id": "..."}')
             return

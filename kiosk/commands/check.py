@@ -30,8 +30,7 @@ from kiosk.errors import (
     StoreError,
 )
 from kiosk.gallery import Readiness
-from kiosk.hosts import is_loopback
-from kiosk.mqtt import BrokerSettings, check_broker
+from kiosk.mqtt import check_broker
 from kiosk.pipeline import (
     build_detector,
     build_embedder,
@@ -198,7 +197,7 @@ class Doctor:
         problem = check_broker(settings)
         if problem is not None:
             raise BrokerError(problem)
-        yield _describe_connection(settings)
+        yield Finding("broker", Status.OK, settings.address)
 
     def _check_clock(self) -> Iterator[Finding]:
         if SystemClock().synchronized():
@@ -211,13 +210,6 @@ class Doctor:
     def _check_pad(self) -> Iterator[Finding]:
         message = "presentation attack detection is not available in this version: a photo may pass for a face"
         yield Finding("pad", Status.WARN if self._config.pad.enabled else Status.OK, message)
-
-
-def _describe_connection(settings: BrokerSettings) -> Finding:
-    if settings.tls is None and not is_loopback(settings.host):
-        message = f"{settings.address}, without TLS: others on the network can read and forge what is sent"
-        return Finding("broker", Status.WARN, message)
-    return Finding("broker", Status.OK, settings.address if settings.tls is None else f"{settings.address}, TLS")
 
 
 def _try_camera(config: Config) -> str:
