@@ -121,7 +121,7 @@ class Backups:
         target = self.folder / f"{self.store.stem}-{number:06}-{moment:%Y%m%dT%H%M%SZ}.db"
         unfinished = self.folder / f".{target.name}"
         try:
-            create_private(unfinished, self.store.parent)
+            create_private(unfinished, self.store if self.store.exists() else self.store.parent)
             if source is None:
                 with contextlib.closing(open_reading(self.store).conn) as opened:
                     _copy(opened, unfinished)
