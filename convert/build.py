@@ -96,7 +96,7 @@ def build(job: Job, out: Path) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=out) as work:
             folders = _build_all(job, model, crops, pairs, Path(work))
-            return [_publish(folder, out / folder.name) for folder in folders]
+            return [publish(folder, out / folder.name) for folder in folders]
     except OSError as error:
         raise OutputError(f"{error.filename or out}: cannot be written: {error.strerror}") from error
 
@@ -249,7 +249,7 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _publish(folder: Path, target: Path) -> Path:
+def publish(folder: Path, target: Path) -> Path:
     """Move a finished bundle to its place; one that stands there gives way first."""
     old = folder.with_name(f"{folder.name}.old")
     if target.exists():

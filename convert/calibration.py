@@ -166,7 +166,7 @@ def _cut(
         for crops, number in zip(by_round, rounds, strict=True):
             seen = face if number < 2 else move_face(face, random)
             crop = align_face(image, seen, alignment, size_px)
-            crop = crop if number < 2 else _lit(crop, random)
+            crop = crop if number < 2 else light(crop, random)
             crops.append(np.ascontiguousarray(crop[:, ::-1]) if number % 2 else crop)
     return [crop for crops in by_round for crop in crops][:count]
 
@@ -193,7 +193,7 @@ def move_face(
     return Face(Box(float(moved[0] - w / 2), float(moved[1] - h / 2), w, h), face.score, landmarks)
 
 
-def _lit(crop: Image, random: np.random.Generator) -> Image:
+def light(crop: Image, random: np.random.Generator) -> Image:
     gain = random.uniform(1 - _LIGHT, 1 + _LIGHT)
     bias = random.uniform(-20, 20)
     lit: Image = np.clip(np.rint(crop * gain + bias), 0, 255).astype(np.uint8)

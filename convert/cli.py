@@ -25,8 +25,10 @@ _EXIT_OUTPUT = 74
 _EXIT_PERMISSION = 77
 _EXIT_INTERRUPTED = 128 + signal.SIGINT
 
-_NAMES = ("facenet512", "facenet128", "dlib-resnet29")
+_PAD = "pad"
+_NAMES = ("facenet512", "facenet128", "dlib-resnet29", _PAD)
 _VARIANTS = ("float32", "float16", "dynamic", "int8")
+_PAD_VARIANTS = ("float32", "int8")
 _DETECTORS = ("blazeface", "haar", "yunet")
 _PATH = click.Path(path_type=Path)
 
@@ -47,7 +49,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 @cli.command("build")
 @click.argument("name", type=click.Choice(_NAMES))
-@click.option("--weights", type=_PATH, help="Use this weights file instead of a download.")
+@click.option("--weights", type=_PATH, help="Weights file to use instead of a download; for pad, the folder of both.")
 @click.option("--source", help="Which publisher's file to download, e.g. deepface; the first known by default.")
 @click.option("--calibration", type=_PATH, help="Folder of photos with faces, 150 or more.")
 @click.option("--crops", is_flag=True, help="--calibration holds aligned crops of the model's input size: used as is.")
@@ -75,8 +77,16 @@ def build_command(
 
     The gate refuses variants that tell people apart worse than float32 does: on the pairs of --images and --pairs, else
     on spoilt crops of the sample photos that did not calibrate. It refuses what wrong calibration has damaged.
+
+    NAME pad: the two networks of presentation attack detection, one bundle of both, float32 and int8. They are checked
+    against what PyTorch gave for the same pictures; --source, --crops, --images and --pairs do not apply.
     """
-    wanted = _parse_variants(variants)
+    if name == _PAD:
+        if source or crops or images or pairs_file:
+            raise click.UsageError("pad takes --weights, --calibration, --out and --variants only")
+        _build_pad(weights, calibration, out, variants)
+        return
+    wanted = _parse_variants(variants, _VARIANTS)
     if crops and calibration is None:
         raise click.UsageError("--crops says what --calibration holds: give both")
     if (images is None) != (pairs_file is None):
@@ -88,6 +98,14 @@ def build_command(
     found = find_weights(recipe, weights, source, _say)
     material = Material(calibration, crops, (images, pairs_file) if images and pairs_file else None)
     for folder in build(Job(recipe, found, material, wanted, _say), out):
+        click.echo(str(folder))
+
+
+def _build_pad(weights: Path | None, calibration: Path | None, out: Path, variants: str | None) -> None:
+    wanted = _parse_variants(variants, _PAD_VARIANTS)
+    from convert.pad_build import build_pad, find_pad_weights
+
+    for folder in build_pad(find_pad_weights(weights), wanted, calibration=calibration, out=out, say=_say):
         click.echo(str(folder))
 
 
@@ -188,6 +206,65 @@ def evaluate_command(
         click.echo(results_text(results))
 
 
+@cli.command("evaluate-pad")
+@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=_PATH)
+@click.option("--live", type=_PATH, required=True, help="Folder of photos of people.")
+@click.option(
+    "--attack",
+    "attacks",
+    metavar="KIND=DIR",
+    multiple=True,
+    required=True,
+    help="Folder of photos of one kind of attack, e.g. print=DIR or screen=DIR. May be repeated.",
+)
+@click.option("--scores", type=_PATH, help="Write one CSV row a photo here: kind,path,score of each bundle.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+def evaluate_pad_command(
+    *,
+    bundles: tuple[Path, ...],
+    live: Path,
+    attacks: tuple[str, ...],
+    scores: Path | None,
+    as_json: bool,
+    threads: int,
+) -> None:
+    """Measure presentation attack detection: APCER of each kind of attack and BPCER, photo by photo.
+
+    Every photo's main face is found and cut out as the kiosk does it. A live face that is not found counts as an error;
+    an attack without a face found does not, since no door opens. The 95 % intervals count photos as independent: where
+    many are of one person they are too narrow.
+
+    One bundle prints one document with --json, several print {"runs": [...]}.
+    """
+    folders = {"live": live, **_parse_attacks(attacks)}
+    if scores is not None and not scores.parent.is_dir():
+        raise OutputError(f"{scores}: cannot be written: no folder {scores.parent}; make it or choose another place")
+    from convert.pad_evaluate import evaluate_pad, pad_documents, pad_text, write_pad_scores
+    from kiosk.pad import read_pad_bundle
+
+    result = evaluate_pad([read_pad_bundle(folder) for folder in bundles], folders, threads=threads)
+    if scores is not None:
+        write_pad_scores(scores, result)
+    documents = pad_documents(result)
+    if as_json:
+        click.echo(json.dumps(documents[0] if len(documents) == 1 else {"runs": documents}, indent=2))
+    else:
+        click.echo(pad_text(documents))
+
+
+def _parse_attacks(texts: Sequence[str]) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for text in texts:
+        kind, _, folder = text.partition("=")
+        if not kind.isidentifier() or not folder:
+            raise click.BadParameter(f"{text!r} is not KIND=DIR", param_hint="--attack")
+        if kind in folders or kind == "live":
+            raise click.BadParameter(f"{kind} is there already", param_hint="--attack")
+        folders[kind] = Path(folder)
+    return folders
+
+
 def _check_options(
     images: Path | None,
     pairs_file: Path | None,
@@ -210,12 +287,12 @@ def _check_options(
         raise UsageError("--templates and --fuse are for identification: give --gallery, --probes and --strangers")
 
 
-def _parse_variants(text: str | None) -> tuple[Any, ...]:
-    names = [part.strip() for part in text.split(",")] if text else list(_VARIANTS)
-    unknown = [name for name in names if name not in _VARIANTS]
+def _parse_variants(text: str | None, known: Sequence[str]) -> tuple[Any, ...]:
+    names = [part.strip() for part in text.split(",")] if text else list(known)
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(_VARIANTS)}", param_hint="--variants")
-    return tuple(name for name in _VARIANTS if name in names)
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(known)}", param_hint="--variants")
+    return tuple(name for name in known if name in names)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from kiosk.biometrics import Face, Image, Landmarks
+from kiosk.biometrics import Box, Face, Image, Landmarks
 from kiosk.opencv import cv2
 
 # Width and height of the region, and how far its centre lies above the box centre, in units of the mean box side.
@@ -39,6 +39,29 @@ def align_face(image: Image, face: Face, alignment: str, size_px: int) -> Image:
         case _:
             raise ValueError(f"unknown alignment {alignment!r}")
     return _warp(image, matrix, size_px)
+
+
+def cut_surroundings(image: Image, box: Box, scale: float, size_px: int) -> Image:
+    """Cut a face with what is around it out of a BGR image, as (size_px, size_px, 3): the box ``scale`` times as wide
+    and high.
+
+    The geometry that MiniFASNet was trained with: where the image ends, the rectangle is moved inside, and made smaller
+    where it does not fit in at all; every pixel is seen, none is black. Bilinear samples of the picture itself, without
+    averaging: what a network knows a print or a screen by are details that averaging would take away.
+    """
+    height, width = image.shape[:2]
+    box_width, box_height = max(box.w, 1.0), max(box.h, 1.0)
+    scale = min(scale, (width - 1) / box_width, (height - 1) / box_height)
+    left, right = _inside(box.centre[0], box_width * scale, width)
+    top, bottom = _inside(box.centre[1], box_height * scale, height)
+    part = image[top : bottom + 1, left : right + 1]
+    return np.asarray(cv2.resize(part, (size_px, size_px), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _inside(centre: float, length: float, available: int) -> tuple[int, int]:
+    """First and last pixel of a stretch about ``centre``, moved so that it lies in ``available`` pixels."""
+    first = min(max(centre - length / 2, 0.0), available - 1 - length)
+    return max(int(first), 0), min(int(first + length), available - 1)
 
 
 def central_face(faces: list[Face], width: int, height: int) -> Face:

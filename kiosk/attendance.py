@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from kiosk.biometrics import Decision, FaceReport, ModelId, SubjectId
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError
-from kiosk.events import AttendanceEvent, EventType, Moment, Origin, RejectedEvent, rejected_event
+from kiosk.events import AttendanceEvent, EventType, Moment, Origin, Pad, RejectedEvent, pad_of, rejected_event
 from kiosk.gallery import Gallery
 from kiosk.ports import Clock
 
@@ -49,6 +49,7 @@ class Register(Protocol):
         gallery_size: int,
         include_name: bool,
         outbox: bool,
+        pad: Pad | None,
         threshold_source: str | None,
     ) -> AttendanceEvent | None: ...
 
@@ -201,6 +202,7 @@ class AttendanceBook:
             gallery_size=len(gallery),
             include_name=self._settings.include_name,
             outbox=self._settings.outbox,
+            pad=pad_of(decision),
             threshold_source=threshold_source,
         )
 

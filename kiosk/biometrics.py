@@ -95,6 +95,7 @@ class Reason(StrEnum):
     UNKNOWN = "unknown"
     AMBIGUOUS = "ambiguous"
     EMPTY_GALLERY = "empty_gallery"
+    SPOOF = "spoof"
 
 
 class Verdict(StrEnum):
@@ -127,6 +128,18 @@ class Quality:
     clipped: float | None = None
     pitch: float | None = None
     detector_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PadScore:
+    """What presentation attack detection says of a face: ``score`` is how live it is, 0-1, one frame's or fused."""
+
+    score: float
+    threshold: float
+
+    @property
+    def passed(self) -> bool:
+        return self.score >= self.threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +191,8 @@ class Decision:
     margin_needed: float | None = None
     frame_evidence: tuple[FrameEvidence, ...] = ()
     """The newest of the frames that were fused, oldest first. Only in final reports of a track."""
+    pad: PadScore | None = None
+    """None: not checked for presentation attacks."""
 
     @property
     def subject_id(self) -> SubjectId | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kiosk.biometrics import Candidate, Decision, Quality, Reason, SubjectId, Verdict
+from kiosk.biometrics import Candidate, Decision, PadScore, Quality, Reason, SubjectId, Verdict
 
 # The first candidate and as many others as bundles take into the crowd: a reader can do the sum again.
 _KEPT_CANDIDATES = 6
@@ -43,11 +43,18 @@ class DecisionRule:
         *,
         frames: int = 1,
         quality: Quality | None = None,
+        pad: PadScore | None = None,
     ) -> Decision:
-        """Judge candidates given in descending score. The decision's threshold has the crowd's share in it."""
+        """Judge candidates given in descending score. The decision's threshold has the crowd's share in it.
+
+        A presentation attack is rejected as that, whomever it resembles.
+        """
         threshold = self.threshold + self._crowd(candidates)
         verdict, reason = self._judge(candidates, threshold)
-        return Decision(verdict, reason, threshold, candidates[:_KEPT_CANDIDATES], frames, quality, self.margin)
+        if pad is not None and not pad.passed:
+            verdict, reason = Verdict.REJECTED, Reason.SPOOF
+        kept = candidates[:_KEPT_CANDIDATES]
+        return Decision(verdict, reason, threshold, kept, frames, quality, self.margin, pad=pad)
 
     def reject(self, reason: Reason, quality: Quality | None = None) -> Decision:
         """The decision for a face that is not searched at all."""

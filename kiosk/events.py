@@ -123,6 +123,13 @@ class Pad(_Document):
     score: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
+def pad_of(decision: Decision) -> Pad:
+    """What presentation attack detection said of a decision's face."""
+    if decision.pad is None:
+        return Pad()
+    return Pad(checked=True, passed=decision.pad.passed, score=rounded_score(decision.pad.score))
+
+
 class ClockReading(_Document):
     """What a later correction of the time rests on."""
 
@@ -387,6 +394,7 @@ _REJECTIONS: dict[str, Rejection] = {
     Reason.UNKNOWN: Rejection.UNKNOWN,
     Reason.EMPTY_GALLERY: Rejection.UNKNOWN,
     Reason.AMBIGUOUS: Rejection.AMBIGUOUS,
+    Reason.SPOOF: Rejection.SPOOF,
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Quality, Reason, SubjectId, Verdict
-from kiosk.events import Pad, rounded_score
+from kiosk.events import Pad, pad_of, rounded_score
 
 ERASED = SubjectId("(erased)")
 """Stands for a subject that has been erased since; no subject id can have parentheses. In JSON it is null."""
@@ -35,6 +35,8 @@ _ADVICE: dict[str, str] = {
     "(kiosk enroll ID PHOTO...)",
     Reason.AMBIGUOUS: "enroll more photos of both; if both are one person, remove one (kiosk subjects remove ID)",
     Reason.EMPTY_GALLERY: "enroll somebody (kiosk enroll ID PHOTO...); kiosk check tells of templates of another model",
+    Reason.SPOOF: "nothing for an attack; a person who is taken for one should stand in even light; the limit "
+    "is pad.threshold",
     Reason.TOO_SMALL: "come closer to the camera; the limit is face.min_eye_distance_px",
     Reason.BLURRED: "stand still for a moment, clean or focus the lens, add light; the limit is face.min_sharpness",
     Reason.TOO_DARK: "add light on the face",
@@ -111,7 +113,10 @@ def gather_evidence(
     threshold_source: str | None = None,
     pad: Pad | None = None,
 ) -> Evidence:
-    """The evidence of a decision just made. ``threshold_source``: why the threshold is what it is, in words."""
+    """The evidence of a decision just made. ``threshold_source``: why the threshold is what it is, in words.
+
+    ``pad``: told instead of what the decision has.
+    """
     return Evidence(
         verdict=decision.verdict,
         reason=decision.reason,
@@ -128,7 +133,7 @@ def gather_evidence(
         threshold_source=threshold_source,
         gallery_size=gallery_size,
         model=model_id,
-        pad=(pad or Pad()).payload(),
+        pad=(pad or pad_of(decision)).payload(),
     )
 
 
@@ -193,6 +198,8 @@ def _refusal_words(evidence: Evidence) -> str:
         case Reason.AMBIGUOUS:
             lead = _lead_words(evidence, but="but", only="only ")
             return f"{evidence.candidates[0].subject_id} {_score_words(evidence)}{lead}"
+        case Reason.SPOOF:
+            return f"this looks like a picture of a face, not like a person{_live_words(evidence)}"
         case Reason.EMPTY_GALLERY:
             return "nobody is enrolled to compare with"
         case Reason.UNKNOWN:
@@ -202,6 +209,11 @@ def _refusal_words(evidence: Evidence) -> str:
     figure = next((name for name in figures if quality.get(name) is not None), None)
     measured = "" if figure is None else f" ({_figure_name(figure)} {_shown_figure(figure, quality[figure])})"
     return f"the face was {flaw}{measured}"
+
+
+def _live_words(evidence: Evidence) -> str:
+    score = (evidence.pad or {}).get("score")
+    return "" if score is None else f" (live score {score:.3f} of 1)"
 
 
 def _score_words(evidence: Evidence) -> str:

@@ -14,6 +14,7 @@ from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
 from kiosk.embedder import TfliteEmbedder, embedding_model_id
 from kiosk.errors import ConfigError
 from kiosk.gallery import Gallery, Readiness
+from kiosk.pad import TflitePad, find_pad_bundle
 from kiosk.ports import Detector
 from kiosk.quality import ENROLLMENT_GATE, PROBE_GATE, QualityGate
 from kiosk.recognition import Recognizer
@@ -113,6 +114,16 @@ def build_embedder(config: Config, bundle: Bundle) -> TfliteEmbedder:
     return TfliteEmbedder(bundle, threads=config.model.threads, runtime=config.model.runtime, alignment=alignment)
 
 
+def build_pad(config: Config) -> TflitePad | None:
+    """Load presentation attack detection; None where it is switched off or not installed.
+
+    Raises:
+        ModelError: its bundle is damaged or does not load.
+    """
+    bundle = find_pad_bundle(models_folder(config)) if config.pad.enabled else None
+    return None if bundle is None else TflitePad(bundle, threads=config.model.threads, runtime=config.model.runtime)
+
+
 def model_id_of(config: Config, bundle: Bundle) -> ModelId:
     """The id that templates made with this bundle carry; no network is loaded to know it."""
     return embedding_model_id(bundle, _other_alignment(config))
@@ -195,6 +206,8 @@ def build_recognizer(
         same_face_score=pipeline.same_face_score,
         frames=config.match.frames,
         window_s=config.match.window_s,
+        pad=build_pad(config),
+        live_score=None if config.pad.threshold == "auto" else config.pad.threshold,
     )
 
 

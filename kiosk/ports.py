@@ -73,6 +73,15 @@ class Embedder(Protocol):
         """Align the face of a camera frame and embed it, or its mirror image, in one inference."""
 
 
+class Pad(Protocol):
+    @property
+    def threshold(self) -> float:
+        """The score from which a face counts as live."""
+
+    def score(self, image: Image, face: Face) -> float:
+        """How live a face of a BGR image is, 0 (an attack) to 1."""
+
+
 class Clock(Protocol):
     def boottime_s(self) -> float:
         """Seconds since boot, also counted while suspended; never steps."""

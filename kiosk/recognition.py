@@ -14,12 +14,13 @@ from kiosk.biometrics import (
     Frame,
     FrameEvidence,
     Image,
+    PadScore,
     Quality,
     Verdict,
 )
 from kiosk.decision import DecisionRule
 from kiosk.gallery import Gallery
-from kiosk.ports import Detector, Embedder
+from kiosk.ports import Detector, Embedder, Pad
 from kiosk.tracks import Sample, Track, Tracker
 
 # A person who was told to be somebody or nobody keeps standing there: look again now and then, in case another steps
@@ -38,7 +39,9 @@ class Recognizer:
     """Detector, quality gate, embedder and gallery search, with evidence gathered over the frames of a track.
 
     ``same_face_score``: below it an embedding in a track's place belongs to somebody else. ``frames``: evidence an
-    identification needs, unless it is decisive. ``window_s``: evidence without one is told after so long.
+    identification needs, unless it is decisive. ``window_s``: evidence without one is told after so long. ``pad``:
+    tells people from pictures of them; without it nothing is checked. ``live_score``: what it must reach, its own
+    threshold by default.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class Recognizer:
         same_face_score: float,
         frames: int = 3,
         window_s: float = 2.0,
+        pad: Pad | None = None,
+        live_score: float | None = None,
     ) -> None:
         self._detector = detector
         self._embedder = embedder
@@ -61,6 +66,8 @@ class Recognizer:
         self._same_face_score = same_face_score
         self._frames = frames
         self._window_s = window_s
+        self._pad = pad
+        self._live_score = pad.threshold if pad is not None and live_score is None else live_score
         self._tracker = Tracker(min_samples=frames)
         self._frame_size: tuple[int, ...] | None = None
 
@@ -88,7 +95,7 @@ class Recognizer:
         if quality.failure is not None:
             return self._rule.reject(quality.failure, quality)
         candidates = self._gallery.search(self._embedder.embed(image, face))
-        return self._rule.decide(candidates, quality=quality)
+        return self._rule.decide(candidates, quality=quality, pad=self._judge_pad(self._score_pad(image, face)))
 
     def _advance(self, frame: Frame, face: Face, track: Track) -> FaceReport:
         quality = self._gate.assess(frame.image, face)
@@ -100,7 +107,7 @@ class Recognizer:
         embedding = self._embedder.embed_frame(frame.image, face, mirrored=track.views % 2 == 1)
         track.views += 1
         track = self._settle(face, track, embedding, frame.captured_s)
-        track.add(Sample(frame.captured_s, embedding, quality))
+        track.add(Sample(frame.captured_s, embedding, quality, self._score_pad(frame.image, face)))
         return self._with_frames(self._report(face, track, self._decide(track)), track)
 
     def _settle(self, face: Face, track: Track, embedding: Embedding, captured_s: float) -> Track:
@@ -113,7 +120,14 @@ class Recognizer:
 
     def _decide(self, track: Track) -> Decision:
         candidates = self._gallery.search(track.probe())
-        return self._rule.decide(candidates, frames=len(track.samples), quality=track.samples[-1].quality)
+        quality, pad = track.samples[-1].quality, self._judge_pad(track.live_score())
+        return self._rule.decide(candidates, frames=len(track.samples), quality=quality, pad=pad)
+
+    def _score_pad(self, image: Image, face: Face) -> float | None:
+        return None if self._pad is None else self._pad.score(image, face)
+
+    def _judge_pad(self, score: float | None) -> PadScore | None:
+        return None if score is None or self._live_score is None else PadScore(score, self._live_score)
 
     def _with_frames(self, report: FaceReport, track: Track) -> FaceReport:
         """A final report with what its frames say one by one; searching for that at every frame would be waste."""

@@ -25,6 +25,8 @@ class Sample:
     captured_s: float
     embedding: Embedding
     quality: Quality
+    live_score: float | None = None
+    """How live the face is, 0-1; None where that is not checked."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,14 @@ class Track:
     def probe(self) -> Embedding:
         """The samples fused, each with its weight."""
         return fuse([s.embedding for s in self.samples], self.weights())
+
+    def live_score(self) -> float | None:
+        """What most of the samples reach: the median, of two in the middle the lower one.
+
+        One lucky frame makes no attack live, not even beside a single other one. None where nothing was checked.
+        """
+        scores = sorted(sample.live_score for sample in self.samples if sample.live_score is not None)
+        return scores[(len(scores) - 1) // 2] if scores else None
 
     def resembles(self, embedding: Embedding, same_face_score: float) -> bool:
         """Whether an embedding can be of this person; true while nothing is known."""

@@ -23,6 +23,7 @@ CONVERTER_MAY_USE = {
     "errors",
     "logs",
     "opencv",
+    "pad",
     "photo",
     "ports",
     "preprocessing",

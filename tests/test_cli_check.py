@@ -61,7 +61,7 @@ def test_a_kiosk_that_would_run(healthy: Kiosk, tmp_path: Path) -> None:
     assert "accuracy" in checks["model"][1]
     assert "2 subjects, threshold 0." in checks["store"][1]
     assert checks["pad"][0] == "warn"
-    assert "not available in this version" in checks["pad"][1]
+    assert "no pad bundle in" in checks["pad"][1]
 
 
 def test_in_words_one_line_each(healthy: Kiosk) -> None:

@@ -34,11 +34,13 @@ from kiosk.mqtt import check_broker
 from kiosk.pipeline import (
     build_detector,
     build_embedder,
+    build_pad,
     check_threshold,
     describe_foreign,
     describe_kept,
     explain_accuracy,
     explain_threshold,
+    models_folder,
     open_bundle,
 )
 from kiosk.ports import EndOfStream
@@ -208,8 +210,18 @@ class Doctor:
             )
 
     def _check_pad(self) -> Iterator[Finding]:
-        message = "presentation attack detection is not available in this version: a photo may pass for a face"
-        yield Finding("pad", Status.WARN if self._config.pad.enabled else Status.OK, message)
+        if not self._config.pad.enabled:
+            yield Finding("pad", Status.OK, "off (pad.enabled): a photo may pass for a face")
+            return
+        pad = build_pad(self._config)
+        if pad is None:
+            folder = models_folder(self._config)
+            message = f"no pad bundle in {folder}: a photo may pass for a face (kiosk-convert build pad --out {folder})"
+            yield Finding("pad", Status.WARN, message)
+            return
+        configured = self._config.pad.threshold
+        threshold = pad.threshold if configured == "auto" else configured
+        yield Finding("pad", Status.OK, f"{pad.model_id}, a face is live from {threshold:g}")
 
 
 def _try_camera(config: Config) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from kiosk.biometrics import Decision, FaceReport, Quality
+from kiosk.events import pad_of
 from kiosk.evidence import explain_outcome, gather_evidence
 
 
@@ -23,6 +24,7 @@ def face_document(report: FaceReport) -> dict[str, object]:
         "explanation": explain_outcome(gather_evidence(decision)),
         "candidates": candidate_documents(decision),
         "quality": None if decision.quality is None else quality_document(decision.quality),
+        "pad": pad_of(decision).payload(),
     }
 
 

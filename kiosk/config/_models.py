@@ -200,14 +200,15 @@ class MatchSection(Section):
 
 
 class PadSection(Section):
-    """Presentation attack detection. This version has no model for it; `kiosk check` says so."""
+    """Presentation attack detection (docs/pad.md), by a bundle that `kiosk-convert build pad` makes."""
 
     enabled: bool = Field(
         default=True,
-        description="Check for photos and screens held up to the camera. No effect yet: there is no model.",
+        description="Refuse photos and screens held up to the camera, where a pad bundle is installed in `models/` "
+        "beside the store; `kiosk check` tells whether there is one.",
     )
     threshold: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
-        default="auto", description="Score from which a face counts as live; `auto` is the model's own."
+        default="auto", description="Score from which a face counts as live; `auto` is the bundle's own."
     )
 
 

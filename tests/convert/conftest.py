@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from converter import Command
 
+from convert.cli import run
+
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
@@ -21,3 +23,17 @@ def dat_file() -> Path:
     from convert.weights import fetch
 
     return fetch(DLIB_RESNET29.files[0], Path(sys.prefix) / "unused")
+
+
+@pytest.fixture(scope="session")
+def pad_weights(shared: Path) -> Path:
+    """The folder of the published networks of presentation attack detection."""
+    return shared / "weights"
+
+
+@pytest.fixture(scope="session")
+def pad_bundles(pad_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both variants, built as a user would."""
+    out = tmp_path_factory.mktemp("pad") / "out"
+    assert run(["build", "pad", "--weights", str(pad_weights), "--out", str(out)]) == 0
+    return out

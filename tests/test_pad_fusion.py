@@ -1,0 +1,134 @@
+"""Presentation attack detection over the frames of a track: scripted faces and live scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from test_recognition import ALICE, BOB, GOOD, HERE, MODEL, STRANGER, Scene
+
+from kiosk.biometrics import Embedding, Face, FaceReport, Frame, Image, Reason, SubjectId, Template, Verdict
+from kiosk.decision import DecisionRule
+from kiosk.events import Moment, Origin, Rejection, pad_of, rejected_event
+from kiosk.evidence import advise, explain_outcome, gather_evidence
+from kiosk.gallery import Gallery
+from kiosk.recognition import Recognizer
+
+FLAT = 0.01
+"""What a print scores."""
+
+
+class Scripted:
+    """Plays back live scores, one a look; the last one stays."""
+
+    threshold = 0.4
+
+    def __init__(self, scores: Sequence[float]) -> None:
+        self._scores = list(scores)
+
+    def score(self, image: Image, face: Face) -> float:  # noqa: ARG002
+        return self._scores.pop(0) if len(self._scores) > 1 else self._scores[0]
+
+
+class GuardedDoor:
+    """Alice and Bob are enrolled; a frame every tenth of a second."""
+
+    def __init__(self, *scores: float, decisive: float = 1e9, live_score: float | None = None) -> None:
+        self.scene = Scene()
+        self.recognizer = Recognizer(
+            detector=self.scene,
+            embedder=self.scene,
+            gate=self.scene,
+            gallery=Gallery(
+                MODEL, [Template(SubjectId("alice"), MODEL, ALICE), Template(SubjectId("bob"), MODEL, BOB)]
+            ),
+            rule=DecisionRule(0.6, 0.05, decisive=decisive),
+            same_face_score=0.5,
+            frames=3,
+            window_s=2.0,
+            pad=Scripted(scores),
+            live_score=live_score,
+        )
+        self.now_s = 0.0
+
+    def see(self, times: int, who: Embedding = ALICE) -> list[FaceReport]:
+        """The final reports of so many frames."""
+        finals = []
+        for _ in range(times):
+            self.now_s += 0.1
+            self.scene.rows = [(HERE, who, GOOD)]
+            reports = self.recognizer.process(Frame(np.zeros((1, 1, 3), np.uint8), self.now_s, round(self.now_s * 10)))
+            finals += [report for report in reports if report.final]
+        return finals
+
+
+def test_a_live_face_is_identified_with_its_score() -> None:
+    (report,) = GuardedDoor(0.9, 0.5, 0.7).see(3)
+    assert (report.decision.subject_id, report.decision.reason) == ("alice", Reason.MATCH)
+    assert report.decision.pad is not None
+    assert (report.decision.pad.score, report.decision.pad.passed) == (0.7, True)
+    assert pad_of(report.decision).payload() == {"checked": True, "passed": True, "score": 0.7}
+
+
+def test_a_print_is_rejected_once_and_never_identified() -> None:
+    (report,) = GuardedDoor(FLAT).see(100)
+    decision = report.decision
+    assert (decision.verdict, decision.reason, decision.subject_id) == (Verdict.REJECTED, Reason.SPOOF, None)
+    assert pad_of(decision).payload() == {"checked": True, "passed": False, "score": FLAT}
+
+
+@pytest.mark.parametrize("lucky", [0, 1, 2])
+def test_one_lucky_frame_opens_no_door(lucky: int) -> None:
+    scores = [FLAT] * 3
+    scores[lucky] = 1.0
+    (report,) = GuardedDoor(*scores, FLAT).see(40)
+    assert report.decision.reason is Reason.SPOOF
+
+
+@pytest.mark.parametrize("lucky", [0, 1])
+def test_a_decisive_match_rests_on_two_live_frames(lucky: int) -> None:
+    """Two frames are enough for a very good score; of two, one lucky one is not."""
+    scores = [FLAT] * 2
+    scores[lucky] = 1.0
+    assert GuardedDoor(*scores, decisive=0.8).see(2) == []
+    (report,) = GuardedDoor(1.0, 1.0, decisive=0.8).see(2)
+    assert (report.decision.subject_id, report.decision.frames) == ("alice", 2)
+
+
+def test_a_person_whose_first_frames_fail_gets_in_with_the_next() -> None:
+    door = GuardedDoor(FLAT, FLAT, 0.9)
+    assert door.see(4) == []
+    (report,) = door.see(1)
+    assert (report.decision.subject_id, report.decision.frames) == ("alice", 5)
+
+
+def test_a_strangers_print_is_a_spoof_too() -> None:
+    (report,) = GuardedDoor(FLAT).see(40, who=STRANGER)
+    assert report.decision.reason is Reason.SPOOF
+
+
+def test_the_configured_score_replaces_the_models() -> None:
+    assert GuardedDoor(0.5, live_score=0.6).see(40)[0].decision.reason is Reason.SPOOF
+    assert GuardedDoor(0.5).see(3)[0].decision.subject_id == "alice"
+    assert GuardedDoor(FLAT, live_score=0.0).see(3)[0].decision.subject_id == "alice"
+
+
+def test_a_photo_is_judged_on_its_own() -> None:
+    door = GuardedDoor(FLAT, 0.9)
+    door.scene.rows = [(HERE, ALICE, GOOD)]
+    spoof, live = (door.recognizer.analyse(np.zeros((1, 1, 3), np.uint8))[0].decision for _ in range(2))
+    assert (spoof.reason, spoof.candidates[0].subject_id) == (Reason.SPOOF, "alice")
+    assert (live.reason, live.subject_id) == (Reason.MATCH, "alice")
+
+
+def test_what_is_told_of_a_spoof() -> None:
+    (report,) = GuardedDoor(FLAT).see(40)
+    event = rejected_event(report.decision, moment=Moment(0, True, 0, ""), origin=Origin("hq", "door-1", "UTC"))
+    assert (event.event_type, event.reason) == (Rejection.SPOOF, Reason.SPOOF)
+    assert "alice" not in str(event.payload())
+    evidence = gather_evidence(report.decision)
+    assert explain_outcome(evidence) == (
+        "not accepted: this looks like a picture of a face, not like a person (live score 0.010 of 1)"
+    )
+    assert "pad.threshold" in str(advise(evidence))
