@@ -70,6 +70,26 @@ faults-long *arguments:
     python benchmarks/outbox.py > {{ reliability }}/outbox.json
     python benchmarks/soak.py > {{ reliability }}/soak.json
 
+# What the kiosk installs: a list of it (CycloneDX) in sbom.json, and whether anything of it has known vulnerabilities
+audit:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    ./quickstart environment .venv-audit "" audit
+    ./quickstart environment .venv-runtime "" ""
+    .venv-audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json \
+        .venv-runtime/bin/python
+    echo "sbom.json: $(grep -c '"purl"' sbom.json) packages"
+    installed=.venv-runtime/requirements.txt canary=.venv-audit/canary.txt
+    .venv-runtime/bin/python -m pip freeze --exclude-editable > "$installed"
+    ask() { .venv-audit/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r "$1" 2>&1; }
+    # A registry that carries no advisories knows of no vulnerability at all: first one that everybody knows of.
+    echo requests==2.19.0 > "$canary"
+    if ! grep -q '^requests 2\.19\.0' <<< "$(ask "$canary" || true)"; then
+        echo "NOT CHECKED for vulnerabilities: the advisory service of pypi.org cannot be reached from here" >&2
+        exit 69
+    fi
+    ask "$installed"
+
 # The demo
 demo:
     kiosk demo

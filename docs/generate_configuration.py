@@ -36,8 +36,13 @@ config.yaml:12: mqtt.prot: unknown key; did you mean "port"?
 KIOSK_MQTT__TLS__CA_FILE: must be a path or null
 ```
 
-Secrets never stand in the file: `mqtt.password_file` names a file that holds the password. (A camera stream's login is
-part of its address; set `KIOSK_CAMERA__SOURCE` from a protected environment file instead.)
+Secrets never stand in the file: `mqtt.password_file` names a file that holds the password, and without one the systemd
+credential `mqtt-password` is taken. (A camera stream's login is part of its address; set `KIOSK_CAMERA__SOURCE` from a
+protected environment file instead.)
+
+Nothing is sent without TLS to a broker on another machine, unless `mqtt.allow_plaintext` is true; such a configuration
+is refused (exit code 78). This machine is `localhost`, 127.0.0.0/8 and `::1`; other names for it do not count. Wherever
+such a name leads, the other end of the connection is looked at before anything is sent.
 
 The file is plain YAML: mappings, lists, quoted and unquoted values up to 64 KiB. Anchors, aliases, tags, repeated keys
 and several documents are errors. Unquoted words like `no` and `on` are text; only `true` and `false` are booleans.

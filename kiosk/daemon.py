@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -62,6 +63,8 @@ _REPEAT_S = 60.0
 _CAPTURE = "capture"
 _RECOGNITION = "recognition"
 _PUBLISHER = "publisher"
+# Where the configuration names no password file.
+_PASSWORD_CREDENTIAL = "mqtt-password"  # noqa: S105 its name
 
 
 def run_daemon(config: Config) -> None:
@@ -437,7 +440,15 @@ def broker_settings(config: Config) -> BrokerSettings:
     """Where and as whom to connect."""
     mqtt = config.mqtt
     tls = None if mqtt.tls is None else Tls(mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file)
-    return BrokerSettings(mqtt.host, mqtt.port, mqtt.username, mqtt.password_file, tls)
+    password_file = mqtt.password_file or _credential(_PASSWORD_CREDENTIAL)
+    return BrokerSettings(mqtt.host, mqtt.port, mqtt.username, password_file, tls, mqtt.allow_plaintext)
+
+
+def _credential(name: str) -> Path | None:
+    """A secret that systemd hands to the service (``LoadCredential=``), None where it hands over none."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(folder or "", name)
+    return path if folder and os.access(path, os.R_OK) else None
 
 
 def _start_publisher(

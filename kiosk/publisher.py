@@ -101,6 +101,7 @@ class Publisher:
         self._parked_is_new = False
         self._last_outcome = Outcome.SENT
         self._last_problem = ""
+        self._told_ignored: set[str] = set()
         self._offered_seq = 0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -325,17 +326,27 @@ class Publisher:
 
     def _hear(self, command: Command) -> None:
         if command.expired:
-            log.info("replay: the command has expired")
+            self._ignore("the command has expired")
+            return
+        if len(command.payload) > _MAX_COMMAND_BYTES:
+            self._ignore(f"larger than {_MAX_COMMAND_BYTES} bytes")
             return
         try:
-            wish = ReplayCommand.model_validate_json(command.payload[:_MAX_COMMAND_BYTES])
+            wish = ReplayCommand.model_validate_json(command.payload)
         except ValidationError:
-            log.warning('replay: not understood; send {"from_seq": 1, "to_seq": 99, "id": "..."}')
+            self._ignore('not understood; send {"from_seq": 1, "to_seq": 99, "id": "..."}')
             return
         if self._outbox.request_replay(wish.id, wish.from_seq, wish.to_seq):
             log.info("replay %s: events %s to %s are asked for", wish.id, wish.from_seq, wish.to_seq)
+            self._told_ignored.clear()
         else:
-            log.info("replay %s: answered before, or too many wait", wish.id)
+            self._ignore("answered before, or too many wait", wish.id)
+
+    def _ignore(self, why: str, command_id: str = "") -> None:
+        """Told once until a command is obeyed: whoever floods us shall not fill the log."""
+        if why not in self._told_ignored:
+            log.warning("a replay command is ignored%s: %s", f" ({command_id})" if command_id else "", why)
+        self._told_ignored.add(why)
 
     def _back_off(self) -> float:
         longest_s = _NO_SUBSCRIBER_BACKOFF_S if self._last_outcome is Outcome.NO_SUBSCRIBER else _BACKOFF_MAX_S

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
-from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -65,8 +65,29 @@ class ServerTls:
     require_certificate: bool = False
 
 
+def make_certificates(folder: Path, *names: str) -> None:
+    """``ca.crt`` and, signed by it, ``NAME.crt`` and ``NAME.key`` for every name; a slash becomes a hyphen."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
+    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test ca", "-days", "2")
+    (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name in names:
+        file, common_name = name.replace("/", "-"), name.replace("/", "\\/")
+        openssl("req", *new_key, "-keyout", f"{file}.key", "-out", f"{file}.csr", "-subj", f"/CN={common_name}")
+        signed_by = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "san", "-days", "2"]
+        openssl("x509", "-req", "-in", f"{file}.csr", "-out", f"{file}.crt", *signed_by)
+    for path in folder.iterdir():
+        path.chmod(0o600)
+
+
 class Mosquitto:
-    """``users`` maps names to passwords, ``acl`` is the text of an ACL file, ``extra`` more configuration lines."""
+    """``users`` maps names to passwords, ``acl`` is the text of an ACL file, ``extra`` more configuration lines.
+
+    ``address`` is where it listens.
+    """
 
     def __init__(
         self,
@@ -76,8 +97,10 @@ class Mosquitto:
         acl: str | None = None,
         tls: ServerTls | None = None,
         extra: str = "",
+        address: str = "127.0.0.1",
     ) -> None:
         self.port = free_port()
+        self._address = address
         self._folder = folder
         self._program = find_mosquitto()
         self._users = dict(users or {})
@@ -124,7 +147,7 @@ class Mosquitto:
     def _accepts(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"mosquitto ended: {self.log_text()}"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((self._address, self.port), timeout=1):
             return True
         return False
 
@@ -136,7 +159,7 @@ class Mosquitto:
 
     def _write_config(self) -> Path:
         # As root mosquitto would become another user, who cannot read the files of this test.
-        lines = [f"listener {self.port} 127.0.0.1", f"user {getpass.getuser()}", "log_type all", self._extra]
+        lines = [f"listener {self.port} {self._address}", f"user {getpass.getuser()}", "log_type all", self._extra]
         if self._tls:
             lines += [f"cafile {self._tls.ca_file}", f"certfile {self._tls.cert_file}", f"keyfile {self._tls.key_file}"]
             lines += [f"require_certificate {str(self._tls.require_certificate).lower()}"]
@@ -182,16 +205,29 @@ class Subscriber:
     """
 
     def __init__(
-        self, port: int, topic: str = "#", *, qos: int = 1, username: str | None = None, password: str | None = None
+        self,
+        port: int,
+        topic: str = "#",
+        *,
+        qos: int = 1,
+        username: str | None = None,
+        password: str | None = None,
+        ca_file: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
         self.messages: list[Message] = []
+        self.reasons: list[int] = []
+        """The broker's answers to what was sent, in no order."""
         self._topic = topic
         self._qos = qos
         self._subscribed = threading.Event()
         self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
         if username is not None:
             self._client.username_pw_set(username, password)
+        if ca_file is not None:
+            self._client.tls_set(str(ca_file), *map(str, certificate or ()))
         self._client.on_connect = self._on_connect
+        self._client.on_publish = lambda _c, _u, _m, reason, _p: self.reasons.append(reason.value)
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_disconnect = lambda *_: self._subscribed.clear()
         self._client.on_message = self._on_message
@@ -209,10 +245,20 @@ class Subscriber:
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, expires_in_s: int | None = None) -> None:
         """Send something ourselves, at QoS 1, and wait for the PUBACK."""
+        self.send(topic, payload, retain=retain, expires_in_s=expires_in_s).wait_for_publish(10)
+
+    def send(
+        self, topic: str, payload: bytes, *, retain: bool = False, expires_in_s: int | None = None
+    ) -> MQTTMessageInfo:
+        """The same without waiting."""
         properties = Properties(PacketTypes.PUBLISH)
         if expires_in_s is not None:
             properties.MessageExpiryInterval = expires_in_s
-        self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).wait_for_publish(10)
+        return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+
+    def has_answers(self, count: int) -> bool:
+        """Whether the broker has answered so many messages."""
+        return len(self.reasons) >= count
 
     def wait_subscribed(self, timeout_s: float = 10.0) -> None:
         assert self._subscribed.wait(timeout_s), "the subscriber got no connection"

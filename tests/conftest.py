@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,18 @@ def shared() -> Path:
             pytest.fail(f"{folder} is missing")
         pytest.skip(f"measuring material {folder} is not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def own_address() -> str:
+    """An IPv4 address of this machine that is not loopback: to the kiosk that of another machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing, only chooses the interface
+        except OSError:
+            pytest.skip("this machine has no network but loopback")
+        address: str = probe.getsockname()[0]
+    return address
 
 
 @pytest.fixture(scope="session")

@@ -119,6 +119,41 @@ def test_wrong_password(healthy: Kiosk, tmp_path: Path) -> None:
     assert "canary-secret" not in message
 
 
+def test_password_handed_over_by_systemd(healthy: Kiosk, tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "mqtt-password").write_text("right\n")
+    (credentials / "mqtt-password").chmod(0o400)
+    with Mosquitto(tmp_path, users={"door": "right"}) as broker:
+        healthy.configure(mqtt={"enabled": True, "host": "127.0.0.1", "port": broker.port, "username": "door"})
+        assert healthy("check", env={"CREDENTIALS_DIRECTORY": str(credentials)}).returncode == 0
+        assert healthy("check", env={"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}).returncode == 69
+        # A file that is named counts, not the credential.
+        other = tmp_path / "other"
+        other.write_text("wrong")
+        other.chmod(0o600)
+        healthy.configure(mqtt={"password_file": str(other)})
+        assert healthy("check", env={"CREDENTIALS_DIRECTORY": str(credentials)}).returncode == 69
+
+
+def test_plaintext_to_another_machine(healthy: Kiosk, own_address: str) -> None:
+    healthy.configure(mqtt={"enabled": True, "host": own_address, "port": 1883})
+    status, message = _check(healthy, 78)["config"]
+    assert (status, "mqtt.allow_plaintext" in message) == ("fail", True)
+    assert "mqtt.allow_plaintext" in assert_one_line_error(healthy("run").stderr)
+    assert healthy("run").returncode == 78
+
+
+def test_allowed_plaintext_is_still_told(healthy: Kiosk, tmp_path: Path, own_address: str) -> None:
+    with Mosquitto(tmp_path, address=own_address) as broker:
+        healthy.configure(
+            mqtt={"enabled": True, "host": own_address, "port": broker.port, "allow_plaintext": True},
+        )
+        status, message = _check(healthy, 0)["broker"]
+    assert status == "warn"
+    assert "without TLS" in message
+
+
 def test_no_store_yet_is_no_hindrance(healthy: Kiosk) -> None:
     for path in healthy.folder.glob("kiosk.db*"):
         path.unlink()

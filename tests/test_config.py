@@ -156,6 +156,55 @@ def test_tls_from_the_environment(file: Path, text: str, expected: TlsSection | 
     assert _loaded(file, "", {"KIOSK_MQTT__TLS": text}).mqtt.tls == expected
 
 
+@pytest.mark.parametrize(
+    "mqtt",
+    [
+        "host: localhost",
+        "host: LocalHost.",
+        "host: kiosk.localhost",
+        "host: 127.0.0.1",
+        "host: 127.8.9.10",
+        "host: '::1'",
+        "host: '::ffff:127.0.0.1'",
+        "host: broker.example, tls: {}",
+        "host: broker.example, allow_plaintext: true",
+        "host: broker.example, enabled: false",
+    ],
+)
+def test_a_broker_on_this_machine_or_with_tls_is_fine(file: Path, mqtt: str) -> None:
+    assert _loaded(file, f"mqtt: {{{mqtt}}}\n")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "broker.example",
+        "192.168.1.5",
+        "10.0.0.1",
+        "::",
+        "0.0.0.0",  # noqa: S104
+        "fe80::1",
+        "::ffff:10.0.0.1",
+        "localhost.example",
+        "notlocalhost",
+        "127.1",
+        "128.0.0.1",
+        "2130706433",
+    ],
+)
+def test_no_plaintext_to_another_machine(file: Path, host: str) -> None:
+    (problem,) = _problems(file, f"device: {{}}\nmqtt:\n  host: '{host}'\n", {})
+    assert problem.startswith("config.yaml:2: mqtt.allow_plaintext: the broker is another machine and TLS is off")
+    assert "mqtt.tls" in problem
+
+
+def test_plaintext_is_not_complained_of_beside_what_makes_it_unknown(file: Path) -> None:
+    (problem,) = _problems(file, "mqtt: {host: broker.example, tls: {key_file: a}}\n", {})
+    assert "needs cert_file" in problem
+    (problem,) = _problems(file, "mqtt: {host: 'a b'}\n", {})
+    assert "must be a host name" in problem
+
+
 def test_every_field_can_be_set_by_its_variable(file: Path) -> None:
     file.write_text("")
     for guide in field_guides().values():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import Mosquitto, ServerTls, Subscriber, free_port, listening, wait_for
+from broker import Mosquitto, ServerTls, Subscriber, free_port, listening, make_certificates, wait_for
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -429,6 +429,62 @@ def test_refusal_that_is_no_question_of_passwords() -> None:
     assert login_problem(settings(1), refusal, answered=True).endswith("refuses the connection: Server busy")
 
 
+# --- no TLS
+
+
+def test_a_name_that_leads_to_another_machine_gets_nothing_without_tls(
+    own_address: str, monkeypatch: pytest.MonkeyPatch, password_file: Path
+) -> None:
+    """Whatever the machine's tables say of localhost: the other end of the socket counts, before a byte is sent."""
+    heard: list[bytes] = []
+    with socket.create_server((own_address, 0)) as server:
+        port = server.getsockname()[1]
+
+        def listen() -> None:
+            with server.accept()[0] as client:
+                client.settimeout(5)
+                heard.append(client.recv(1))
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        found = socket.getaddrinfo(own_address, port, type=socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: found)
+        problem = check_broker(BrokerSettings("localhost", port, username="kiosk", password_file=password_file))
+        thread.join()
+    assert problem is not None
+    assert own_address in problem
+    assert "mqtt.allow_plaintext" in problem
+    assert heard == [b""]
+
+
+def test_a_broker_that_is_not_where_it_should_be_is_told(own_address: str, tmp_path: Path) -> None:
+    with Mosquitto(tmp_path, address=own_address) as mosquitto:
+        kiosk = MqttBroker(BrokerSettings(own_address, mosquitto.port), TOPICS)
+        kiosk.start()
+        wait_for(lambda: kiosk.last_error)
+        assert "another machine" in (kiosk.last_error or "")
+        assert publish(kiosk, b"x").outcome is Outcome.LOST
+        kiosk.stop()
+        assert check_broker(BrokerSettings(own_address, mosquitto.port, allow_plaintext=True)) is None
+
+
+def test_no_more_comes_in_than_a_command_needs(tmp_path: Path) -> None:
+    heard: list[Command] = []
+    with listening(tmp_path, TOPICS.replay) as (mosquitto, backend):
+        kiosk = MqttBroker(settings(mosquitto.port), TOPICS)
+        kiosk.hear_replays(heard.append)
+        kiosk.start()
+        try:
+            assert kiosk.wait_connected(5)
+            backend.publish(TOPICS.replay, b"x" * 1_000_000)
+            backend.publish(TOPICS.replay, b"short")
+            wait_for(lambda: heard)
+            assert [len(command.payload) for command in heard] == [5]
+            assert kiosk.connected
+        finally:
+            kiosk.stop()
+
+
 # --- TLS
 
 # paho leaves closing the socket of a failed TLS handshake to the garbage collector.
@@ -439,19 +495,7 @@ unclosed_socket = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExc
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ca.crt, and server and client certificates signed by it."""
     folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
-    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test ca", "-days", "2")
-    (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for name in ("server", "client"):
-        openssl("req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signed_by = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "san", "-days", "2"]
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signed_by)
-    for file in folder.iterdir():
-        file.chmod(0o600)
+    make_certificates(folder, "server", "client")
     return folder
 
 
@@ -468,6 +512,29 @@ def test_tls_with_client_certificate(tls_mosquitto: Mosquitto, certificates: Pat
     kiosk = start(tls_mosquitto.port, tls=tls)
     assert kiosk.wait_connected(5)
     assert publish(kiosk, b"x").outcome is Outcome.NO_SUBSCRIBER
+
+
+def test_will_under_tls_says_offline_when_the_process_is_killed(tls_mosquitto: Mosquitto, certificates: Path) -> None:
+    tls = f"Tls(*map(Path, {[str(certificates / name) for name in ('ca.crt', 'client.crt', 'client.key')]}))"
+    code = (
+        "import time; from pathlib import Path; from kiosk.events import Topics\n"
+        "from kiosk.mqtt import BrokerSettings, MqttBroker, Tls\n"
+        f"settings = BrokerSettings('127.0.0.1', {tls_mosquitto.port}, tls={tls})\n"
+        "b = MqttBroker(settings, Topics('kiosk/v1', 'hq', 'door-1')); b.start(); b.wait_connected(5); time.sleep(60)"
+    )
+    with Subscriber(
+        tls_mosquitto.port,
+        TOPICS.status,
+        ca_file=certificates / "ca.crt",
+        certificate=(certificates / "client.crt", certificates / "client.key"),
+    ) as subscriber:
+        process = subprocess.Popen([sys.executable, "-c", code])
+        try:
+            assert subscriber.wait_for("status")[0].payload == b"online"
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert subscriber.wait_for("status", 2)[1].payload == b"offline"
 
 
 @unclosed_socket

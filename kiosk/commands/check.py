@@ -30,7 +30,8 @@ from kiosk.errors import (
     StoreError,
 )
 from kiosk.gallery import Readiness
-from kiosk.mqtt import check_broker
+from kiosk.hosts import is_loopback
+from kiosk.mqtt import BrokerSettings, check_broker
 from kiosk.pipeline import (
     build_detector,
     build_embedder,
@@ -199,7 +200,7 @@ class Doctor:
         problem = check_broker(settings)
         if problem is not None:
             raise BrokerError(problem)
-        yield Finding("broker", Status.OK, settings.address)
+        yield _describe_connection(settings)
 
     def _check_clock(self) -> Iterator[Finding]:
         if SystemClock().synchronized():
@@ -222,6 +223,13 @@ class Doctor:
         configured = self._config.pad.threshold
         threshold = pad.threshold if configured == "auto" else configured
         yield Finding("pad", Status.OK, f"{pad.model_id}, a face is live from {threshold:g}")
+
+
+def _describe_connection(settings: BrokerSettings) -> Finding:
+    if settings.tls is None and not is_loopback(settings.host):
+        message = f"{settings.address}, without TLS: others on the network can read and forge what is sent"
+        return Finding("broker", Status.WARN, message)
+    return Finding("broker", Status.OK, settings.address if settings.tls is None else f"{settings.address}, TLS")
 
 
 def _try_camera(config: Config) -> str:

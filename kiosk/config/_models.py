@@ -19,6 +19,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from kiosk.hosts import is_loopback
+
 
 def _single_line(text: str) -> str:
     if not text.isprintable():
@@ -303,10 +305,20 @@ class MqttSection(Section):
     )
     host: Host = Field(default="localhost", description="Broker (MQTT 5).")
     port: int = Field(default=1883, ge=1, le=65_535, description="TCP port; brokers use 8883 for TLS.")
-    tls: TlsSection | None = Field(default=None, description="Section with the TLS files; null: no TLS.")
+    tls: TlsSection | None = Field(
+        default=None, description="Section with the TLS files; null: no TLS, for a broker on this machine."
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        validate_default=True,
+        description="Let a broker on another machine be reached without TLS: everybody on the way can then read who "
+        "comes and goes, and the password, and change both.",
+    )
     username: Text | None = Field(default=None, description="Login; null: none.", repr=False)
     password_file: FilePath | None = Field(
-        default=None, description="File whose content is the password, readable by the kiosk only. Needs `username`."
+        default=None,
+        description="File whose content is the password, readable by the kiosk only; null: the service's credential "
+        "`mqtt-password`, if it has one. Needs `username`.",
     )
     topic_root: TopicRoot = Field(default="kiosk/v1", description="First levels of every topic.")
     home_assistant: bool = Field(default=True, description="Publish the Home Assistant discovery document.")
@@ -314,6 +326,19 @@ class MqttSection(Section):
         default=False, description="Also publish faces that led to no check-in (no subject told)."
     )
     include_names: bool = Field(default=False, description="Let names leave the device with the events.")
+
+    @field_validator("allow_plaintext")
+    @classmethod
+    def _plaintext_stays_on_this_machine(cls, allowed: bool, info: ValidationInfo) -> bool:
+        # A host, port or tls that is wrong itself is not among the data and already complained of.
+        host = info.data.get("host", "localhost")
+        encrypted = info.data.get("tls", True) is not None
+        if info.data.get("enabled", True) and not (allowed or encrypted or is_loopback(host)):
+            raise ValueError(
+                "the broker is another machine and TLS is off, so that anybody on the network could read who comes and "
+                "goes; add a mqtt.tls section, or set this to true"
+            )
+        return allowed
 
     @field_validator("password_file")
     @classmethod

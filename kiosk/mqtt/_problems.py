@@ -22,6 +22,11 @@ def login_problem(settings: BrokerSettings, refusal: ReasonCode | None, *, answe
     if refusal is None:
         return f"{where} closes the connection before logging in; check mqtt.port and mqtt.tls"
     if refusal.value in _REFUSES_LOGIN:
+        if settings.username is not None and settings.password_file is None:
+            return (
+                f"{where} refuses the login ({refusal}), for which there is no password; set mqtt.password_file, "
+                "or run with the systemd credential mqtt-password"
+            )
         return f"{where} refuses the login ({refusal}); check mqtt.username and mqtt.password_file"
     return f"{where} refuses the connection: {refusal}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from kiosk.errors import ConfigError
+from kiosk.errors import BrokerError, ConfigError
+from kiosk.hosts import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +30,17 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class BrokerSettings:
-    """Where the broker is and who we are. The password is read from its file at every connection."""
+    """Where the broker is and who we are. The password is read from its file at every connection.
+
+    Without ``tls`` only a broker on this machine is talked to, unless ``allow_plaintext`` says otherwise.
+    """
 
     host: str
     port: int
     username: str | None = None
     password_file: Path | None = None
     tls: Tls | None = None
+    allow_plaintext: bool = False
 
     @property
     def address(self) -> str:
@@ -59,9 +65,28 @@ def prepared_client(settings: BrokerSettings, client_id: str, will: tuple[str, b
         client.username_pw_set(settings.username, _password(settings.password_file))
     if settings.tls is not None:
         _use_tls(client, settings.tls)
+    elif not settings.allow_plaintext:
+        client.on_socket_open = lambda _client, _userdata, sock: _insist_on_this_machine(sock, settings)
     if will is not None:
         client.will_set(will[0], will[1], qos=1, retain=True)
     return client
+
+
+def _insist_on_this_machine(sock: object, settings: BrokerSettings) -> None:
+    """Called by paho when the socket is connected and nothing is sent yet: a name like localhost may lead anywhere.
+
+    Raises:
+        BrokerError: the other end is another machine.
+    """
+    if not isinstance(sock, socket.socket):
+        return
+    peer = str(sock.getpeername()[0]).partition("%")[0]
+    if not is_loopback(peer):
+        sock.close()
+        raise BrokerError(
+            f"broker {settings.address} is {peer}, another machine, and nothing is sent there without TLS; "
+            "set mqtt.tls, or mqtt.allow_plaintext: true"
+        )
 
 
 def _password(path: Path | None) -> str | None:
