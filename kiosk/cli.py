@@ -23,7 +23,7 @@ from kiosk.errors import ConfigError, KioskError
 _COMMANDS = {
     "run": ("run", "Watch the camera, recognize people and report their check-ins."),
     "enroll": ("enroll", "Enroll a person from photos."),
-    "subjects": ("subjects", "List, show, rename, re-enroll or remove enrolled people."),
+    "subjects": ("subjects", "List, show, rename, re-enroll or remove people; consent."),
     "verify": ("verify", "Do two photos show the same person?"),
     "identify": ("identify", "Who is in these photos?"),
     "events": ("events", "Show the attendance log."),
@@ -31,6 +31,8 @@ _COMMANDS = {
     "why": ("why", "Show what one decision rests on, accepted or not."),
     "calibrate": ("calibrate", "Find the threshold for this gallery and this door."),
     "check": ("check", "Check that the kiosk would run; say what to mend."),
+    "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),
+    "privacy": ("privacy", "Say what is stored about whom, why and until when."),
     "model": ("model", "List, inspect, install or remove model bundles."),
     "demo": ("demo", "See everything work, with nothing set up."),
 }

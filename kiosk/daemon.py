@@ -9,7 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any, Self
+from zoneinfo import ZoneInfo
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
@@ -82,6 +86,7 @@ def run_daemon(config: Config) -> None:
         store.inherit_outbox()
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
+        _note_settings(config, pipeline, store)
         watcher.announce()
         wake = threading.Event()
         heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([_PUBLISHER] if config.mqtt.enabled else []))
@@ -97,8 +102,7 @@ def run_daemon(config: Config) -> None:
             store=store,
             notifier=notifier,
             heartbeat=heartbeat,
-            retention_days=config.store.retention_days,
-            rejected_days=config.store.rejected_days,
+            retention=Retention.of(config),
             wake=wake,
         )
         if publisher is not None:
@@ -139,6 +143,10 @@ class GalleryWatcher:
         self._tell_foreign()
         return True
 
+    def reload_soon(self) -> None:
+        """Who is enrolled has been changed by this process itself, which :meth:`follow` would not notice."""
+        self._stale = True
+
     def announce(self) -> None:
         """Log what recognizes, how well, and what it cannot use."""
         bundle = self._pipeline.bundle
@@ -164,6 +172,22 @@ class GalleryWatcher:
         return self._store.gallery(self._pipeline.embedder.model_id)
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what is kept, days. ``unseen_days``: people not seen; None: for ever. ``timezone``: the site's."""
+
+    attendance_days: int
+    rejected_days: int
+    unseen_days: int | None = None
+    timezone: str = "UTC"
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """As configured."""
+        store, privacy = config.store, config.privacy
+        return cls(store.retention_days, store.rejected_days, privacy.unseen_days, config.device.timezone)
+
+
 class Daemon:
     """The loop: newest frame, recognition, attendance; and the little housekeeping between frames."""
 
@@ -176,8 +200,7 @@ class Daemon:
         store: Store,
         notifier: Notifier,
         heartbeat: Heartbeat,
-        retention_days: int,
-        rejected_days: int,
+        retention: Retention,
         wake: threading.Event,
     ) -> None:
         self._camera = camera
@@ -185,8 +208,7 @@ class Daemon:
         self._store = store
         self._notifier = notifier
         self._heartbeat = heartbeat
-        self._retention_days = retention_days
-        self._rejected_days = rejected_days
+        self._retention = retention
         self._wake = wake
         self._clock = SystemClock()
         self._fault: str | None = None
@@ -384,14 +406,32 @@ class Daemon:
 
     def _prune(self) -> None:
         """Under a clock nobody has set, what looks old may be new."""
+        retention, now_ms = self._retention, self._clock.utc_ms()
         synchronized = self._clock.synchronized()
-        if synchronized or self._rejected_days == 0:
-            self._store.prune_rejections(self._rejected_days, now_ms=self._clock.utc_ms())
+        if synchronized or retention.rejected_days == 0:
+            self._store.prune_rejections(retention.rejected_days, now_ms=now_ms)
         if not synchronized:
             return
-        deleted = self._store.prune(self._retention_days, now_ms=self._clock.utc_ms())
+        # First, for it asks when people were seen last.
+        self._erase_due(now_ms)
+        deleted = self._store.prune(retention.attendance_days, now_ms=now_ms)
         if deleted:
-            log.info("%s events older than %s days deleted", deleted, self._retention_days)
+            log.info("%s events older than %s days deleted", deleted, retention.attendance_days)
+
+    def _erase_due(self, now_ms: int) -> None:
+        """One subject at most; whoever else is due goes at the next looks, with frames in between.
+
+        The keeper of the backups clears these and the write-ahead log, which closes the receipt.
+        """
+        today = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(self._retention.timezone)).date()
+        erased, why = self._store.erase_expired(today), "the consent has ended"
+        if erased is None and self._retention.unseen_days is not None:
+            erased = self._store.erase_unseen(self._retention.unseen_days, now_ms=now_ms)
+            why = f"not seen for {self._retention.unseen_days} days"
+        if erased is not None:
+            log.warning("subject %s is erased: %s", erased, why)
+            self._watcher.reload_soon()
+            self._next_housekeeping_s = 0.0
 
 
 def open_configured_camera(config: Config) -> Camera:
@@ -434,6 +474,22 @@ def _start_keeper(stack: ExitStack, config: Config, store: Store) -> None:
     keeper = BackupKeeper(store, every_h=backups.every_h, keep=backups.keep)
     keeper.start()
     stack.callback(keeper.stop)
+
+
+def _note_settings(config: Config, pipeline: Pipeline, store: Store) -> None:
+    """Have the audit log tell what decides from now on. On a full disk the next start does: the door stays open."""
+    try:
+        store.note_settings(deciding_settings(config), pipeline.embedder.model_id)
+    except KioskError as error:
+        log.error("settings not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
+
+
+def deciding_settings(config: Config) -> dict[str, Any]:
+    """What decides who is let in and how long anything is kept, by dotted name. Without secrets."""
+    sections = config.model_dump(mode="json", include={"match", "pad", "attendance", "privacy"})
+    settings = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+    kept = {"store.retention_days": config.store.retention_days, "store.rejected_days": config.store.rejected_days}
+    return settings | kept
 
 
 def broker_settings(config: Config) -> BrokerSettings:

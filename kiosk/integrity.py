@@ -17,7 +17,15 @@ from typing import Any
 from sqlite_utils import Database
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "subjects": ("id", "name", "created_at", "consent_reference", "consent_at"),
+    "subjects": (
+        "id",
+        "name",
+        "created_at",
+        "consent_reference",
+        "consent_at",
+        "consent_version",
+        "consent_until",
+    ),
     "templates": ("id", "subject_id", "model_id", "embedding", "quality", "source_sha256", "created_at"),
     "attendance": (
         "seq",
@@ -51,9 +59,25 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "replays": ("command_id", "received_at", "to_seq"),
     "calibrations": ("id", "model_id", "created_at", "document"),
     "erasures": ("receipt_id", "subject_id", "erased_at", "templates_erased", "attendance_kept"),
+    "audit": (
+        "seq",
+        "occurred_at",
+        "clock_synchronized",
+        "uid",
+        "login",
+        "sudo_user",
+        "process",
+        "action",
+        "subject_id",
+        "details",
+        "hash",
+    ),
     "marks": ("name", "document"),
 }
-"""What each table's digest covers. A step of the migrations that changes this seals the table anew."""
+"""What each table's digest covers. A step of the migrations that changes this seals the table anew.
+
+A store of an earlier version, or a backup of it, has fewer tables or columns; :func:`present` tells which.
+"""
 
 SCHEMA = "schema"
 """Mark: the schema version, and the digest of each table's and index's definition."""
@@ -61,6 +85,10 @@ SEQ_FLOOR = "seq_floor"
 """Mark: the highest ``seq`` known to be given out when its row was deleted or lost. Never reused."""
 RESTORED = "restored"
 """Mark: what the last restore from a backup brought back and what it did not."""
+AUDIT_HEAD = "audit_head"
+"""Mark: ``seq`` and ``hash`` of the audit log's last row, so that a cut end shows."""
+NOTED = "noted"
+"""Mark: the settings and the model that the daemon last noted in the audit log."""
 
 _DIGEST_BYTES = 16
 
@@ -70,21 +98,54 @@ def install(db: Database) -> None:
     db.conn.create_function("row_digest", -1, _row_digest, deterministic=True)
 
 
-def seal(db: Database, table: str, where: str = "TRUE", params: Sequence[object] = ()) -> None:
-    """Compute the digest of rows after their values were written, within the same transaction."""
-    db.execute(f"UPDATE {table} SET digest = {_expression(table)} WHERE {where}", params)  # noqa: S608 - names from above
+def present(db: Database, table: str) -> tuple[str, ...]:
+    """The sealed columns that a table has in this database; none where it has no such table.
+
+    Only what may be of an earlier version need be asked: nothing vanishes in silence, for the definitions are sealed,
+    too (:func:`schema_problem`).
+    """
+    there = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+    return tuple(column for column in COLUMNS[table] if column in there)
+
+
+def seal(
+    db: Database,
+    table: str,
+    where: str = "TRUE",
+    params: Sequence[object] = (),
+    *,
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Compute the digest of rows after their values were written, within the same transaction.
+
+    ``columns``: what it covers, where that is not what the present version seals.
+    """
+    expression = _expression(table, columns=columns)
+    db.execute(f"UPDATE {table} SET digest = {expression} WHERE {where}", params)  # noqa: S608 - names from above
 
 
 def damaged_rows(db: Database, table: str) -> list[int]:
     """Row ids of those whose values are not what was written."""
     # SQLite verifies CHECK constraints, too, but not on a connection that only reads.
-    wrong = f"NOT {sound(table)}" + (" OR state NOT IN ('pending', 'sent', 'parked')" if table == "outbox" else "")
+    columns = present(db, table)
+    if not columns:
+        return []
+    wrong = f"NOT {sound(table, columns=columns)}" + (
+        " OR state NOT IN ('pending', 'sent', 'parked')" if table == "outbox" else ""
+    )
     return [row[0] for row in db.execute(f"SELECT rowid FROM {table} NOT INDEXED WHERE {wrong}")]  # noqa: S608
 
 
-def sound(table: str, alias: str | None = None) -> str:
+def sound(table: str, alias: str | None = None, *, columns: Sequence[str] | None = None) -> str:
     """SQL condition: the row is as it was written. ``alias``: what the statement calls the table."""
-    return f"({alias or table}.digest IS {_expression(table, alias)})"
+    return f"({alias or table}.digest IS {_expression(table, alias, columns=columns)})"
+
+
+def digest(db: Database, table: str, row: Mapping[str, object]) -> bytes:
+    """What the digest of a row of these values would be."""
+    columns = COLUMNS[table]
+    sql = f"SELECT row_digest('{table}', {', '.join(['CAST(? AS BLOB)'] * len(columns))})"
+    return bytes(db.execute(sql, [row[column] for column in columns]).fetchone()[0])
 
 
 def set_mark(db: Database, name: str, document: Mapping[str, Any]) -> None:
@@ -126,9 +187,9 @@ def _has_table(db: Database, name: str) -> bool:
     return db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", [name]).fetchone() is not None
 
 
-def _expression(table: str, alias: str | None = None) -> str:
+def _expression(table: str, alias: str | None = None, *, columns: Sequence[str] | None = None) -> str:
     # As bytes: text that is no longer UTF-8 is to be hashed as well.
-    values = ", ".join(f"CAST({alias or table}.{column} AS BLOB)" for column in COLUMNS[table])
+    values = ", ".join(f"CAST({alias or table}.{column} AS BLOB)" for column in columns or COLUMNS[table])
     return f"row_digest('{table}', {values})"
 
 

@@ -235,15 +235,57 @@ def _prepare_delivery(db: Database) -> None:
         db.execute(statement)
 
 
+_FIRST_SEALED = (
+    "subjects",
+    "templates",
+    "attendance",
+    "outbox",
+    "rejections",
+    "replays",
+    "calibrations",
+    "erasures",
+)
+
+
 def _add_digests(db: Database) -> None:
     db.execute("CREATE TABLE marks (name TEXT PRIMARY KEY, document TEXT NOT NULL, digest BLOB) STRICT")
-    for table in integrity.COLUMNS:
-        if table != "marks":
-            db.execute(f"ALTER TABLE {table} ADD COLUMN digest BLOB")
-            integrity.seal(db, table)
+    for table in _FIRST_SEALED:
+        db.execute(f"ALTER TABLE {table} ADD COLUMN digest BLOB")
+        # Columns that later steps add are not among them yet.
+        integrity.seal(db, table, columns=integrity.present(db, table))
     # The numbering so far: rows may have been deleted at its end.
     found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'attendance'").fetchone()
     integrity.set_mark(db, integrity.SEQ_FLOOR, {"seq": 0 if found is None else found[0]})
+
+
+def _add_audit(db: Database) -> None:
+    # No reference to subjects: what was done with whom outlives an erased subject, under the bare id.
+    db.execute(
+        """
+        CREATE TABLE audit (
+            seq INTEGER PRIMARY KEY,
+            occurred_at TEXT NOT NULL,
+            clock_synchronized INTEGER NOT NULL,
+            uid INTEGER NOT NULL,
+            login TEXT,
+            sudo_user TEXT,
+            process TEXT NOT NULL,
+            action TEXT NOT NULL,
+            subject_id TEXT,
+            details TEXT NOT NULL,
+            hash TEXT NOT NULL,
+            digest BLOB
+        ) STRICT
+        """
+    )
+    integrity.set_mark(db, integrity.AUDIT_HEAD, {"seq": 0, "hash": ""})
+
+
+def _add_consent_terms(db: Database) -> None:
+    """Which text was agreed to, and until which day (included)."""
+    for column in ("consent_version", "consent_until"):
+        db.execute(f"ALTER TABLE subjects ADD COLUMN {column} TEXT")
+    integrity.seal(db, "subjects", columns=integrity.present(db, "subjects"))
 
 
 STEPS: tuple[Step, ...] = (
@@ -252,6 +294,8 @@ STEPS: tuple[Step, ...] = (
     _create_calibrations,
     _prepare_delivery,
     _add_digests,
+    _add_audit,
+    _add_consent_terms,
 )
 
 SEALED_SINCE = STEPS.index(_add_digests) + 1

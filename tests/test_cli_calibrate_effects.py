@@ -82,7 +82,7 @@ def test_nothing_changes_until_it_is_applied_and_then_the_doors_threshold_does(d
 
     assert calibrate(door, "--apply")["applied"] is True
     after = dump(door.store)
-    assert {name for name in after if after[name] != before[name]} == {"calibrations"}
+    assert {name for name in after if after[name] != before[name]} == {"calibrations", "audit", "marks"}
     assert identify(door, samples / "obama.jpg")["threshold"] == pytest.approx(face["threshold"] + shift, abs=3e-4)
     # `kiosk check` has no camera here; what it says of the store is not touched by that.
     checks = {check["name"]: check["message"] for check in json.loads(run(door, "check", "--json")[1])["checks"]}

@@ -389,11 +389,14 @@ def test_drop_old_waits_for_everybody_and_then_erases(changed: Kiosk, people: Pa
     status, message = _check(changed, "store")
     assert status == "ok"
     assert "reenroll --drop-old" in message
+    # In a template's row the model follows the subject; the audit log, which has it too, is no template.
+    rows = [f"{subject}{BUILT_IN_MODEL}".encode() for subject in ("obama", "biden")]
+    assert all(row in _bytes_on_disk(changed) for row in rows)
     dropped = json.loads(changed("subjects", "reenroll", "--drop-old", "--json").stdout)["dropped"]
     assert dropped == {"templates": {BUILT_IN_MODEL: 2}, "complete": True}
     # The other bundle is the same network: what it made of the same photos is the same bytes, and must stay.
     assert _embeddings(changed.store, BUILT_IN_MODEL) == []
-    assert BUILT_IN_MODEL.encode() not in _bytes_on_disk(changed)
+    assert not any(row in _bytes_on_disk(changed) for row in rows)
     photos = (samples / "obama3.jpg", samples / "biden.jpg")
     assert _decisions(changed, *photos) == [("identified", "obama"), ("identified", "biden")]
     assert _decisions(changed, *photos, bundle=BUILT_IN_BUNDLE) == [("unknown", None), ("unknown", None)]
@@ -478,6 +481,11 @@ def test_remove_a_bundle_that_nobody_needs(home: Kiosk, other: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert "2 of 2 subjects have templates" in result.stdout
     assert _installed(home) == []
+    with Store.open(home.store, writable=False) as store:
+        installed, removed = store.audit_rows()[-2:]
+    assert (installed.action, removed.action) == ("install_model", "remove_model")
+    assert installed.detail() == {"bundle": OTHER, "model": OTHER_MODEL, "replaces": False}
+    assert removed.detail() == {"bundle": OTHER}
 
 
 def test_removing_the_bundle_the_configuration_names(home: Kiosk, other: Path) -> None:

@@ -53,6 +53,12 @@ def test_reset_forgets_one_model_with_all_its_past(tmp_path: Path) -> None:
         assert store.calibration(MODEL) is None
         assert store.calibration(OTHER) == calibration(0.2, OTHER)
         assert not store.reset_calibration(MODEL)
+        assert [(row.action, row.detail()) for row in store.audit_rows()] == [
+            ("calibrate", {"model": MODEL, "score_shift": 0.05}),
+            ("calibrate", {"model": MODEL, "score_shift": 0.1}),
+            ("calibrate", {"model": OTHER, "score_shift": 0.2}),
+            ("reset_calibration", {"model": MODEL}),
+        ]
 
 
 def test_the_gallery_carries_the_shift_of_its_model(tmp_path: Path) -> None:

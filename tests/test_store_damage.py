@@ -29,7 +29,7 @@ from kiosk.biometrics import Box, SubjectId
 from kiosk.clip import Person, Scene, Walk, write_clip
 from kiosk.errors import StoreError, UnavailableError
 from kiosk.opencv import cv2
-from kiosk.store import Store, _restore
+from kiosk.store import Action, Store, _restore
 from kiosk.store._damage import find_damage
 from kiosk.store._restore import SEQ_JUMP
 from kiosk.store._wal import WriteAheadLog
@@ -38,6 +38,7 @@ CORRUPTIONS = int(os.environ.get("KIOSK_TEST_CORRUPTIONS", "60"))
 KINDS = ("bit", "sector", "page")
 TABLES = tuple(table for table in integrity.COLUMNS if table != "marks")
 MOST_START_S = 10.0
+COLUMN_ACTION = integrity.COLUMNS["audit"].index("action")
 
 Dump = dict[str, dict[str, tuple[object, ...]]]
 
@@ -152,6 +153,15 @@ def judge(path: Path, truth: Dump) -> str:
         assert find_damage(path) is None
         assert check_in(store, "E1").seq > max(committed_seqs(truth))
     assert duration_s < MOST_START_S
+    # What the restore itself says, last; it is not among what was committed.
+    told = [digest for digest, row in found["audit"].items() if row[COLUMN_ACTION] == Action.RESTORE]
+    for digest in told:
+        del found["audit"][digest]
+    assert bool(told) is (restored is not None)
+    with Store.open(path) as store:
+        problems = store.verify_audit().problems
+    if len(found["audit"]) < len(truth["audit"]):
+        assert problems
     if restored is None:
         assert found == truth
         return "whole"

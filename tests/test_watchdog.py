@@ -27,7 +27,7 @@ from kiosk.biometrics import Box, Candidate, Decision, Face, Image, ModelId, Rea
 from kiosk.clip import Person, Scene, Walk, write_clip
 from kiosk.clock import SystemClock
 from kiosk.config import load
-from kiosk.daemon import Daemon, GalleryWatcher
+from kiosk.daemon import Daemon, GalleryWatcher, Retention
 from kiosk.decision import RefractoryPeriod
 from kiosk.events import EventType, Moment, Origin
 from kiosk.opencv import cv2
@@ -250,8 +250,7 @@ def _watching(kiosk: Kiosk, camera: Camera, detector: Detector, supervisor: Supe
             store=store,
             notifier=Notifier(supervisor.environ()),
             heartbeat=Heartbeat("capture", "recognition"),
-            retention_days=1,
-            rejected_days=1,
+            retention=Retention(attendance_days=1, rejected_days=1),
             wake=threading.Event(),
         )
         thread = threading.Thread(target=daemon.watch, args=(stopping,))

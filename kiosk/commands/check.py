@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import click
 
 from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
 from kiosk.clock import SystemClock
-from kiosk.commands.options import common_options, count, json_option, load, print_json
+from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
 from kiosk.daemon import broker_settings, open_configured_camera, store_limits
@@ -49,6 +50,7 @@ from kiosk.store import Store, describe_damage
 
 _FIRST_FRAME_S = 5.0
 _TELL_RESTORE_DAYS = 30
+_TELL_CONSENT_DAYS = 30
 
 
 class Status(StrEnum):
@@ -167,6 +169,7 @@ class Doctor:
             yield self._describe_gallery(store)
             yield from self._check_durability(store)
             yield _describe_outbox(store)
+            yield from _check_consent(store, self._config)
 
     def _describe_gallery(self, store: Store) -> Finding:
         if self._bundle is None or self._model_id is None:
@@ -278,6 +281,24 @@ def _describe_backups(store: Store, config: Config) -> Finding:
     return Finding(
         "backups", Status.WARN if late else Status.OK, f"{message}; late: is the kiosk running?" if late else message
     )
+
+
+def _check_consent(store: Store, config: Config) -> Iterator[Finding]:
+    """Whose consent ends soon, and who has none where it is required; nothing while all is well."""
+    soon = (datetime.now(ZoneInfo(config.device.timezone)) + timedelta(days=_TELL_CONSENT_DAYS)).date().isoformat()
+    ending = [s for s in store.subjects() if s.consent_until is not None and s.consent_until <= soon]
+    if ending:
+        who = some(f"{subject.id} on {subject.consent_until}" for subject in ending)
+        yield Finding(
+            "consent",
+            Status.WARN,
+            f"of {count(len(ending), 'subject')} ends within {_TELL_CONSENT_DAYS} days or has ended, and they are "
+            f"erased then: {who}; `kiosk subjects consent` renews it",
+        )
+    without = [subject.id for subject in store.subjects() if subject.consent_reference is None]
+    if without and config.privacy.require_consent:
+        message = f"none of {count(len(without), 'subject')} is on record: {some(without)}; `kiosk subjects consent`"
+        yield Finding("consent", Status.WARN, message)
 
 
 def _days_since(text: str) -> float:

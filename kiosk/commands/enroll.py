@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import click
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from kiosk.biometrics import SubjectId
 from kiosk.commands.documents import quality_document
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
+from kiosk.config import Config
 from kiosk.enrollment import (
     EnrolledPhoto,
     check_not_enrolled,
@@ -27,6 +29,8 @@ from kiosk.gallery import Gallery
 from kiosk.photo import Photo, is_photo, load_photo
 from kiosk.pipeline import Pipeline, build_pipeline
 from kiosk.store import Consent, NewTemplate, Store
+
+_MAX_TEXT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,13 @@ class Enrollment:
     metavar="YYYY-MM-DD",
     help="When consent was given. Default: today.",
 )
+@click.option("--consent-version", metavar="V", help="Which version of the text the person agreed to.")
+@click.option(
+    "--consent-until",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="YYYY-MM-DD",
+    help="Last day the consent holds; the running kiosk erases the person on the day after.",
+)
 @json_option
 @common_options
 def command(
@@ -78,6 +89,8 @@ def command(
     force: bool,
     consent: str | None,
     consent_date: datetime | None,
+    consent_version: str | None,
+    consent_until: datetime | None,
     as_json: bool,
     config_path: Path | None,
     verbose: int,
@@ -91,12 +104,15 @@ def command(
     """
     _check_usage(subject_id, images, name, folder)
     config = load(config_path, verbose)
+    today = site_today(config)
+    agreement = read_consent(consent, consent_date, consent_version, consent_until, today)
     subjects = [] if subject_id is None else [(parse_subject_id(subject_id), images)]
     if folder is not None:
         subjects, failures = find_subjects(folder)
     pipeline = build_pipeline(config)
     with open_store(config, writable=True) as store:
-        enroller = Enroller(pipeline, store, force=force, consent=_consent(consent, consent_date))
+        needed_on = today if config.privacy.require_consent else None
+        enroller = Enroller(pipeline, store, force=force, consent=agreement, consent_needed_on=needed_on)
         if folder is None:
             enrollment = enroller.enroll(subjects[0][0], subjects[0][1], name=name)
             _tell(enrollment, as_json=as_json, model=str(pipeline.embedder.model_id))
@@ -107,17 +123,26 @@ def command(
 class Enroller:
     """Enrolls subjects one after another into a store; each sees those before it.
 
-    ``known_only``: never add a subject, only templates to those there are.
+    ``known_only``: never add a subject, only templates to those there are. ``consent_needed_on``: nobody whose consent
+    does not hold on that day.
     """
 
     def __init__(
-        self, pipeline: Pipeline, store: Store, *, force: bool, consent: Consent | None = None, known_only: bool = False
+        self,
+        pipeline: Pipeline,
+        store: Store,
+        *,
+        force: bool,
+        consent: Consent | None = None,
+        known_only: bool = False,
+        consent_needed_on: date | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._store = store
         self._force = force
         self._known_only = known_only
         self._consent = consent
+        self._consent_needed_on = consent_needed_on
         self._model_id = pipeline.embedder.model_id
         self._templates = store.templates(self._model_id)
 
@@ -136,8 +161,12 @@ class Enroller:
         this subject's, whatever the model makes of them.
 
         Raises:
-            InputError: a photo that is not fit, another person's, or of a face enrolled under another id.
+            InputError: a photo that is not fit, another person's, or of a face enrolled under another id; no consent
+                where it is needed.
         """
+        if self._consent_needed_on is not None:
+            # Before anybody looks at the face.
+            self._store.check_consent(subject_id, self._consent, self._consent_needed_on)
         known = self._store.subject(subject_id) is not None
         photos, known_photos, unusable = self._embed_all(subject_id, paths, skip_bad=skip_bad)
         if not photos and unusable and not known:
@@ -148,7 +177,14 @@ class Enroller:
         # Without a name the id is the name; one that was given earlier stays.
         new_name = subject_id if name is None and not known else name
         templates = [self._template(*photo) for photo in photos]
-        self._store.enroll(subject_id, templates, name=new_name, consent=self._consent, known_only=self._known_only)
+        self._store.enroll(
+            subject_id,
+            templates,
+            name=new_name,
+            consent=self._consent,
+            known_only=self._known_only,
+            consent_needed_on=self._consent_needed_on,
+        )
         self._templates += [photo.template(subject_id, self._model_id) for photo in embedded]
         notes = find_near_copies(embedded, self._pipeline.same_picture_score)
         return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable, tuple(notes))
@@ -198,13 +234,32 @@ class Enroller:
         return NewTemplate(self._model_id, photo.embedding, photo.quality, sha256)
 
 
-def _consent(reference: str | None, given: datetime | None) -> Consent | None:
-    """Raises UsageError for a date without a reference."""
+def site_today(config: Config) -> date:
+    """The date at the site."""
+    return datetime.now(ZoneInfo(config.device.timezone)).date()
+
+
+def read_consent(
+    reference: str | None, given: datetime | None, version: str | None, until: datetime | None, today: date
+) -> Consent | None:
+    """The consent that options describe; without a date it was given today.
+
+    Raises:
+        UsageError: options without a reference, text that is no line, or an end that has passed.
+    """
+    options = {"--consent-date": given, "--consent-version": version, "--consent-until": until}
     if reference is None:
-        if given is not None:
-            raise UsageError("--consent-date needs --consent REFERENCE")
+        named = next((name for name, value in options.items() if value is not None), None)
+        if named is not None:
+            raise UsageError(f"{named} needs --consent REFERENCE")
         return None
-    return Consent(reference, (given or datetime.now().astimezone()).date().isoformat())
+    for text in (reference, version):
+        if text is not None and not (text.strip() and text.isprintable() and len(text) <= _MAX_TEXT):
+            raise UsageError(f"consent: {text[:40]!a} is not 1 to {_MAX_TEXT} characters on one line")
+    day, last = (today if given is None else given.date()), None if until is None else until.date()
+    if last is not None and last < max(day, today):
+        raise UsageError(f"consent: it would have ended on {last} already")
+    return Consent(reference, day.isoformat(), version, None if last is None else last.isoformat())
 
 
 def _check_usage(subject_id: str | None, images: tuple[Path, ...], name: str | None, folder: Path | None) -> None:

@@ -20,6 +20,7 @@ from kiosk.commands.model_changes import (
     confirm_loss,
     describe_change,
     describe_way_back,
+    logged,
     plan_change,
 )
 from kiosk.commands.options import PATH, common_options, count, json_option, load, print_json
@@ -34,6 +35,7 @@ from kiosk.commands.reenroll import (
 from kiosk.config import Config
 from kiosk.errors import InputError, ModelError
 from kiosk.pipeline import build_embedder, build_pipeline, explain_accuracy, model_id_of, models_folder, open_bundle
+from kiosk.store import Action
 
 
 @click.group("model")
@@ -120,7 +122,9 @@ def install(
             option="" if photos else ", --photos DIR enrolls people again",
             spared=installation.with_photos,
         )
-        copy_bundle(bundle, installation.target)
+        details = {"bundle": bundle.manifest.name, "model": installation.model_id, "replaces": outcome["replaces"]}
+        with logged(config, Action.INSTALL_MODEL, details):
+            copy_bundle(bundle, installation.target)
         _announce([f"{bundle.manifest.name} installed in {installation.target}"], as_json=as_json)
         outcome["installed"] = True
         if photos is not None and pipeline is not None and installation.change.templates:
@@ -229,7 +233,8 @@ def remove(*, name: str, yes: bool, as_json: bool, config_path: Path | None, ver
     _announce(_describe_removal(name, change, made), as_json=as_json)
     with _telling(document, as_json=as_json) as outcome:
         confirm_loss(change, f"remove {name}", yes=yes)
-        delete_bundle(target)
+        with logged(config, Action.REMOVE_MODEL, {"bundle": name}):
+            delete_bundle(target)
         outcome["removed"] = True
         _announce([f"{name} removed from {target.parent}"], as_json=as_json)
 

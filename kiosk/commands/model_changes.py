@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.bundle import BUILT_IN, Bundle, Changes, place, select_bundle
@@ -22,7 +24,7 @@ from kiosk.pipeline import (
     model_id_of,
     models_folder,
 )
-from kiosk.store import RunningDaemon, Store
+from kiosk.store import Action, RunningDaemon, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,23 @@ def confirm_loss(
         raise UsageError(f"{what}: {who}; --yes does it without asking{option}")
     if not ask(f"{who}. {what[0].upper()}{what[1:]} all the same?"):
         raise InputError(f"{what}: not done (--yes does it without asking)")
+
+
+@contextmanager
+def logged(
+    config: Config, action: Literal[Action.INSTALL_MODEL, Action.REMOVE_MODEL], details: Mapping[str, Any]
+) -> Iterator[None]:
+    """Tell the audit log of a change that the block makes, once it is made; not where there is no store yet.
+
+    Raises:
+        KioskError: the log cannot be written: nothing is changed then.
+    """
+    if not Path(config.store.path).exists():
+        yield
+        return
+    with open_store(config, writable=True) as store:
+        yield
+        store.log_model(action, details)
 
 
 def change_document(change: ModelChange) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.commands.documents import quality_document
-from kiosk.commands.enroll import Enroller, Enrollment, find_subjects
+from kiosk.commands.enroll import Enroller, Enrollment, find_subjects, site_today
 from kiosk.commands.options import count, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
@@ -97,7 +98,8 @@ def reenroll(config: Config, pipeline: Pipeline, folder: PhotoFolder, *, force: 
     Each subject is committed on its own, so that an interrupted run goes on where it was.
     """
     with open_store(config, writable=True) as store:
-        worker = _Worker(pipeline, store, force=force)
+        needed_on = site_today(config) if config.privacy.require_consent else None
+        worker = _Worker(pipeline, store, force=force, consent_needed_on=needed_on)
         result = worker.result
         result.failures |= folder.failures
         # disable=None: no bar where stderr is no terminal.
@@ -112,8 +114,8 @@ def reenroll(config: Config, pipeline: Pipeline, folder: PhotoFolder, *, force: 
 class _Worker:
     """Enrolls one known subject after another again."""
 
-    def __init__(self, pipeline: Pipeline, store: Store, *, force: bool) -> None:
-        self._enroller = Enroller(pipeline, store, force=force, known_only=True)
+    def __init__(self, pipeline: Pipeline, store: Store, *, force: bool, consent_needed_on: date | None) -> None:
+        self._enroller = Enroller(pipeline, store, force=force, known_only=True, consent_needed_on=consent_needed_on)
         self._owners = store.photo_owners()
         self._subjects = {subject.id for subject in store.subjects()}
         self.result = Reenrollment(pipeline.embedder.model_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -17,10 +18,12 @@ from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, ModelError, UsageError
 from kiosk.store import ErasureReceipt, Store, Subject
 
+_DATE = click.DateTime(["%Y-%m-%d"])
+
 
 @click.group("subjects")
 def command() -> None:
-    """List, show, rename, re-enroll or remove enrolled people."""
+    """List, show, rename, re-enroll or remove people; consent."""
 
 
 @command.command("list")
@@ -81,6 +84,43 @@ def rename(*, subject_id: str, name: str, config_path: Path | None, verbose: int
     with open_store(config, writable=True) as store:
         store.rename_subject(subject_id, name)
     click.echo(f"{subject_id} is now {name}")
+
+
+@command.command("consent")
+@click.argument("subject_id")
+@click.argument("reference")
+@click.option("--date", "given", type=_DATE, metavar="YYYY-MM-DD", help="When it was given. Default: today.")
+@click.option("--version", "text_version", metavar="V", help="Which version of the text the person agreed to.")
+@click.option(
+    "--until", type=_DATE, metavar="YYYY-MM-DD", help="Last day it holds. Default: it does not end by itself."
+)
+@common_options
+def consent(
+    *,
+    subject_id: str,
+    reference: str,
+    given: datetime | None,
+    text_version: str | None,
+    until: datetime | None,
+    config_path: Path | None,
+    verbose: int,
+) -> None:
+    """Record a person's consent, or renew it, without new photos.
+
+    REFERENCE says where it is filed (a document number, say). It replaces the one on record. Who withdraws consent is
+    erased: `kiosk subjects remove`.
+    """
+    from kiosk.commands.enroll import read_consent, site_today
+
+    config = load(config_path, verbose)
+    agreement = read_consent(reference, given, text_version, until, site_today(config))
+    with open_store(config) as reader:
+        _find(reader, subject_id)
+    if agreement is not None:
+        with open_store(config, writable=True) as store:
+            store.set_consent(subject_id, agreement)
+    end = "it is withdrawn" if until is None else f"{until:%Y-%m-%d}"
+    click.echo(f"{subject_id}: consent {reference} recorded, until {end}")
 
 
 @command.command("reenroll")
@@ -197,6 +237,8 @@ def _full_document(store: Store, subject: Subject, in_use: ModelId | None) -> di
         "created_at": subject.created_at,
         "consent_reference": subject.consent_reference,
         "consent_at": subject.consent_at,
+        "consent_version": subject.consent_version,
+        "consent_until": subject.consent_until,
         "last_event": None if last is None else f"{last.event_type} at {last.occurred_at}",
         "models": dict(models),
         "recognized": _recognized(models, in_use),

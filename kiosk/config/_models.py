@@ -275,6 +275,21 @@ class StoreSection(Section):
     snapshots: Literal["none"] = Field(default="none", description="Pictures kept with events: none, in this version.")
 
 
+class PrivacySection(Section):
+    """On what enrollment rests, and when people are erased by themselves; more in docs/audit.md."""
+
+    require_consent: bool = Field(
+        default=False, description="Refuse to enroll anybody without a consent that is on record and has not ended."
+    )
+    unseen_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="Erase people who have not been seen, nor enrolled anew, for so long, days; null: never. Not more "
+        "than `store.retention_days`: without the events nobody can tell.",
+    )
+
+
 class TlsSection(Section):
     """A TLS connection to the broker. `tls: {}` uses the system's certificate authorities."""
 
@@ -359,4 +374,16 @@ class Config(Section):
     pad: PadSection = PadSection()
     attendance: AttendanceSection = AttendanceSection()
     store: StoreSection = StoreSection()
+    privacy: PrivacySection = PrivacySection()
     mqtt: MqttSection = MqttSection()
+
+    @field_validator("privacy")
+    @classmethod
+    def _events_kept_as_long(cls, privacy: PrivacySection, info: ValidationInfo) -> PrivacySection:
+        store = info.data.get("store")
+        if store is not None and privacy.unseen_days is not None and privacy.unseen_days > store.retention_days:
+            raise ValueError(
+                f"unseen_days ({privacy.unseen_days}) must not be more than store.retention_days "
+                f"({store.retention_days}), or people seen in between would be erased"
+            )
+        return privacy

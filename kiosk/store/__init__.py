@@ -1,7 +1,9 @@
 """SQLite: subjects, templates, attendance, rejections, outbox. The only place with SQL besides the migrations."""
 
 from kiosk.store._attendance import AttendanceRow, Visit
+from kiosk.store._audit import AuditProblem, AuditRow, AuditVerdict
 from kiosk.store._backups import Backup
+from kiosk.store._chain import Action, chain_hash
 from kiosk.store._connection import RunningDaemon
 from kiosk.store._corrections import Corrections
 from kiosk.store._keeper import BackupKeeper
@@ -14,13 +16,18 @@ from kiosk.store._subjects import (
     Consent,
     ErasureReceipt,
     NewTemplate,
+    Presence,
     Subject,
     TemplateInfo,
 )
 
 __all__ = [
     "MAX_REJECTIONS",
+    "Action",
     "AttendanceRow",
+    "AuditProblem",
+    "AuditRow",
+    "AuditVerdict",
     "Backup",
     "BackupKeeper",
     "Consent",
@@ -29,6 +36,7 @@ __all__ = [
     "Limits",
     "NewTemplate",
     "OutboxCounts",
+    "Presence",
     "RejectionRow",
     "Restored",
     "RunningDaemon",
@@ -39,5 +47,6 @@ __all__ = [
     "Unsent",
     "UnsentEvent",
     "Visit",
+    "chain_hash",
     "describe_damage",
 ]

@@ -176,11 +176,12 @@ class Backups:
 
 
 def gallery_state(db: Database) -> tuple[Any, ...]:
-    """Changes whenever somebody is enrolled, renamed or removed, or a calibration is taken. Cheap to ask."""
+    """Changes whenever something is done that the audit log tells of: enrolled, removed, calibrated. Cheap to ask."""
     return (
         *db.execute("SELECT COUNT(*), COALESCE(MAX(id), 0) FROM templates").fetchone(),
         *db.execute("SELECT COALESCE(MAX(id), 0) FROM calibrations").fetchone(),
         *db.execute("SELECT COUNT(*) FROM erasures").fetchone(),
+        *db.execute("SELECT COALESCE(MAX(seq), 0) FROM audit").fetchone(),
         tuple(row[0] for row in db.execute("SELECT digest FROM subjects ORDER BY id")),
     )
 

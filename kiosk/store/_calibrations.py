@@ -5,10 +5,11 @@ from __future__ import annotations
 from kiosk import integrity
 from kiosk.biometrics import ModelId
 from kiosk.calibration import Calibration
-from kiosk.store._connection import Connection
+from kiosk.store._audit import AuditLog
+from kiosk.store._chain import Action
 
 
-class Calibrations(Connection):
+class Calibrations(AuditLog):
     """The table ``calibrations``."""
 
     def add_calibration(self, calibration: Calibration) -> None:
@@ -19,11 +20,16 @@ class Calibrations(Connection):
                 [calibration.model, calibration.created_at, calibration.model_dump_json()],
             )
             integrity.seal(db, "calibrations", "id = ?", [cursor.lastrowid])
+            details = {"model": calibration.model, "score_shift": calibration.score_shift}
+            self._log(db, Action.CALIBRATE, details)
 
     def reset_calibration(self, model_id: ModelId) -> bool:
         """Forget what was measured for a model: its bundle's own figures count again. False when nothing was."""
         with self._writing() as db:
-            return db.execute("DELETE FROM calibrations WHERE model_id = ?", [model_id]).rowcount > 0
+            deleted = db.execute("DELETE FROM calibrations WHERE model_id = ?", [model_id]).rowcount
+            if deleted:
+                self._log(db, Action.RESET_CALIBRATION, {"model": model_id})
+        return deleted > 0
 
     def calibration(self, model_id: ModelId) -> Calibration | None:
         """The one in force."""

@@ -29,6 +29,7 @@ from kiosk.errors import KioskError, PermissionDeniedError, StoreError, Unavaila
 from kiosk.events import utc_text
 from kiosk.store import _mentions
 from kiosk.store._backups import Backups
+from kiosk.store._chain import Process
 from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, free_bytes
 from kiosk.store._limits import DEFAULT_LIMITS, Limits
@@ -111,6 +112,8 @@ class Connection:
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.path = path
         self.writable = writable
+        self.process: Process = "command"
+        """Of which kind this process is, for the audit log."""
         self._thread_lock = threading.RLock()
         self._database: Database | None = None
         self._lock_fd = -1

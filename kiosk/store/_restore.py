@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from kiosk.evidence import Evidence
 from kiosk.packing import pack, unpack
 from kiosk.store import _mentions
 from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
+from kiosk.store._chain import Action, Actor, append, recorded_head
 from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, create_private, open_reading, rename
 from kiosk.store._salvage import MOST_LOST, Reading, highest_seq, open_damaged
@@ -53,6 +56,7 @@ _KEYS = {
     "rejections": "number",
     "calibrations": "id",
     "replays": "command_id",
+    "audit": "seq",
 }
 
 
@@ -239,6 +243,7 @@ def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
                     jumped=merge.jumped,
                 )
                 integrity.set_mark(db, integrity.RESTORED, asdict(restored))
+                merge.log_restore(restored)
                 db.execute("COMMIT")
         rest = find_damage(unfinished, still=True)
         if rest is not None:
@@ -310,6 +315,47 @@ class Merge:
             self._mend(readings)
         self._number(numbers, readings)
 
+    def log_restore(self, restored: Restored) -> None:
+        """The last row of the audit log: what has gone before may have lost its end, and then it says so.
+
+        Numbers go on above the end that the damaged file recorded, so that what is lost leaves a gap.
+        """
+        known = [head for head in (self._audit_head(self._db), self._audit_head(self._damaged)) if head is not None]
+        known += self._db.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchall()
+        if known:
+            seq, digest = max(known, key=itemgetter(0))
+            integrity.set_mark(self._db, integrity.AUDIT_HEAD, {"seq": seq, "hash": digest})
+        details = {
+            "backup_at": restored.backup_at,
+            "damaged_file": restored.damaged_file,
+            "log_complete": self._end_of_audit_known() and not self._log_unsound,
+        }
+        append(self._db, Actor.present("daemon"), Action.RESTORE, details)
+
+    def _end_of_audit_known(self) -> bool:
+        """Whether the damaged file tells where its audit log ends, or is of a version that had none."""
+        if self._damaged is None:
+            return False
+        return self._audit_head(self._damaged) is not None or self._is_older_than("audit")
+
+    @staticmethod
+    def _audit_head(db: Database | None) -> tuple[int, str] | None:
+        if db is None:
+            return None
+        with contextlib.suppress(sqlite3.DatabaseError):
+            return recorded_head(db)
+        return None
+
+    def _is_older_than(self, table: str) -> bool:
+        """Whether the damaged file is of a version that had no such table."""
+        if self._damaged is None:
+            return False
+        try:
+            (version,) = self._damaged.execute("PRAGMA user_version").fetchone()
+            return 0 < version < len(migrations.STEPS) and not integrity.present(self._damaged, table)
+        except sqlite3.DatabaseError:
+            return False
+
     def lost_events(self) -> list[tuple[int, int]]:
         """Ranges above the backup that nothing was found of."""
         last, ranges = self._before, []
@@ -335,7 +381,9 @@ class Merge:
 
     def _take(self, table: str) -> Reading:
         reading, key = self._reading(table), _KEYS[table]
-        for row in reading.rows():
+        if self._is_older_than(table):
+            return reading
+        for row in map(partial(self._as_now, table, reading.columns), reading.rows()):
             have = self._db.execute(f"SELECT digest FROM {table} WHERE {key} = ?", [row[key]]).fetchone()  # noqa: S608
             if have is None:
                 self._add(table, row)
@@ -420,7 +468,17 @@ class Merge:
     def _reading(self, table: str) -> Reading:
         if self._damaged is None:
             raise RuntimeError("nothing to read")
-        return Reading(self._damaged, table)
+        columns: tuple[str, ...] = ()
+        with contextlib.suppress(sqlite3.DatabaseError):
+            columns = integrity.present(self._damaged, table)
+        return Reading(self._damaged, table, columns=columns or None)
+
+    def _as_now(self, table: str, columns: tuple[str, ...] | None, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of an earlier version as the steps since then would have left it: what they add is empty."""
+        if columns is None or len(columns) == len(integrity.COLUMNS[table]):
+            return row
+        row = {**dict.fromkeys(integrity.COLUMNS[table]), **row}
+        return {**row, "digest": integrity.digest(self._db, table, row)}
 
     def _dicts(self, sql: str) -> list[dict[str, Any]]:
         cursor = self._db.conn.execute(sql, [self._before])

@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from kiosk import integrity
-from kiosk.store._files import beside, create_private
+from kiosk.store._files import beside, create_private, open_reading
 from kiosk.store._wal import WriteAheadLog
 
 _MAGIC = b"SQLite format 3\0"
@@ -39,6 +39,8 @@ class Reading:
     complete: bool = True
     unsound: set[int] = field(default_factory=set)
     """Row ids of the rows that differ from what was written."""
+    columns: tuple[str, ...] | None = None
+    """What the rows' digests cover; None: what the present version seals."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The sound rows: forward, with growing steps over what is unreadable, and back towards it."""
@@ -84,7 +86,7 @@ class Reading:
 
     def _select(self, where: str, *params: int) -> Iterator[dict[str, Any]]:
         cursor = self.db.conn.execute(
-            f"SELECT rowid AS rowid, {integrity.sound(self.table)} AS sound, *"  # noqa: S608 - names from the code
+            f"SELECT rowid AS rowid, {integrity.sound(self.table, columns=self.columns)} AS sound, *"  # noqa: S608 - names from the code
             f" FROM {self.table} NOT INDEXED WHERE {where}",
             params,
         )
@@ -157,13 +159,17 @@ def _apply_log(path: Path, copy: Path) -> None:
 
 
 def _repair(copy: Path, backup: Path) -> None:
+    with contextlib.closing(open_reading(backup, still=True).conn) as connection:
+        db = Database(connection, execute_plugins=False)
+        # An earlier version has fewer.
+        tables = [table for table in integrity.COLUMNS if integrity.present(db, table)]
     with backup.open("rb") as source:
         header = source.read(100)
         page_bytes = struct.unpack_from(">H", header, 16)[0] or 4096
         source.seek(0)
         first_page = source.read(page_bytes)
     with copy.open("r+b") as target:
-        if not _first_page_is_good(copy, header):
+        if not _first_page_is_good(copy, header, tables):
             target.write(first_page)
         target.seek(0, 2)
         pages = -(-target.tell() // page_bytes)
@@ -178,8 +184,8 @@ def _repair(copy: Path, backup: Path) -> None:
         target.write(counter)
 
 
-def _first_page_is_good(copy: Path, backup_header: bytes) -> bool:
-    """Whether the header is that of our databases and all tables are defined."""
+def _first_page_is_good(copy: Path, backup_header: bytes, tables: Sequence[str]) -> bool:
+    """Whether the header is that of our databases and these tables are defined."""
     with copy.open("rb") as target:
         header = target.read(100)
     # Page size to text encoding, but for what every write changes.
@@ -189,7 +195,7 @@ def _first_page_is_good(copy: Path, backup_header: bytes) -> bool:
     connection = sqlite3.connect(f"file:{copy}?mode=ro&immutable=1", uri=True)
     try:
         connection.execute("PRAGMA writable_schema = ON")
-        for table in integrity.COLUMNS:
+        for table in tables:
             connection.execute(f"SELECT 1 FROM {table} LIMIT 0")  # noqa: S608 - names from the code
     except sqlite3.DatabaseError:
         return False

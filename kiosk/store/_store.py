@@ -6,10 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kiosk import integrity
 from kiosk.biometrics import ModelId
 from kiosk.errors import KioskError
 from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
+from kiosk.store._audit import AuditLog
 from kiosk.store._calibrations import Calibrations
 from kiosk.store._corrections import CorrectionsTable
 from kiosk.store._files import free_bytes
@@ -18,7 +20,7 @@ from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
+class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, AuditLog):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
@@ -27,8 +29,8 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
     ) -> Self:
         """Open the database, creating or upgrading it when ``writable``.
 
-        With ``verified`` everything in it is verified first, and a damaged store restored from the newest good backup;
-        ``restored`` tells.
+        With ``verified``, as the daemon opens it, everything in it is verified first, and a damaged store restored from
+        the newest good backup; ``restored`` tells.
 
         Raises:
             StoreError: not a database, damaged, of a newer version, another program's, missing, disk full.
@@ -36,6 +38,7 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
         """
         store = cls(Path(path), writable=writable)
         store.limits = limits
+        store.process = "daemon" if verified else "command"
         store._open(verified=verified)
         store._trouble.quiet = not verified
         try:
@@ -50,6 +53,14 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable):
         calibration = self.calibration(model_id)
         shift = 0.0 if calibration is None else calibration.score_shift
         return Gallery(model_id, self.templates(model_id), score_shift=shift)
+
+    def row_counts(self) -> dict[str, int]:
+        """How many rows each table has."""
+        with self._reading() as db:
+            return {
+                table: db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]  # noqa: S608 - names from the code
+                for table in integrity.COLUMNS
+            }
 
     def condition(self) -> StoreCondition:
         """How the store is at this moment. Cheap; never raises."""

@@ -8,8 +8,10 @@ import sqlite3
 import time
 import unicodedata
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -20,20 +22,29 @@ from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, KioskError
 from kiosk.events import utc_text
-from kiosk.store._connection import Connection, rows, scalar
+from kiosk.store._audit import AuditLog
+from kiosk.store._chain import Action
+from kiosk.store._connection import rows, scalar
 from kiosk.store._mentions import forget_subject
 
 log = logging.getLogger(__name__)
 
 _MAX_NAME = 200
+_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """The agreement enrollment rests on. ``given_at``: date or time as the operator states it, ISO 8601."""
+    """The agreement enrollment rests on.
+
+    ``given_at``: date or time as the operator states it, ISO 8601. ``text_version``: of the text that was agreed to.
+    ``until``: the last day it holds, ISO 8601; None: it does not end by itself.
+    """
 
     reference: str
     given_at: str
+    text_version: str | None = None
+    until: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,8 @@ class Subject:
     created_at: str
     consent_reference: str | None
     consent_at: str | None
+    consent_version: str | None
+    consent_until: str | None
     templates: int
     """How many, over all models."""
 
@@ -66,6 +79,14 @@ class TemplateInfo:
     created_at: str
     quality: dict[str, object] | None
     source_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """How many events a subject has in the log, and when the last was (UTC)."""
+
+    events: int
+    last_at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +105,7 @@ class ErasureReceipt:
     complete: bool
 
 
-class Subjects(Connection):
+class Subjects(AuditLog):
     """The tables ``subjects``, ``templates`` and ``erasures``."""
 
     _told_damaged: Sequence[str] = ()
@@ -97,35 +118,107 @@ class Subjects(Connection):
         name: str | None = None,
         consent: Consent | None = None,
         known_only: bool = False,
+        consent_needed_on: date | None = None,
     ) -> bool:
         """Add templates and, where needed, the subject, all or nothing. A name or consent given replaces the old.
+
+        ``consent_needed_on``: refuse whose consent, given now or before, does not hold on that day.
 
         Returns:
             Whether the subject is new.
 
         Raises:
-            InputError: the id or name is not acceptable; or, with ``known_only``, nobody is enrolled under the id.
+            InputError: the id or name is not acceptable; with ``known_only``, nobody is enrolled under the id; or there
+                is no consent where it is needed.
         """
         parse_subject_id(subject_id)
         check_name(name)
         now = _now()
         with self._writing() as db:
-            new = scalar(db, "SELECT 1 FROM subjects WHERE id = ?", [subject_id]) is None
+            known = rows(db, "SELECT name FROM subjects WHERE id = ?", [subject_id])
+            new = not known
             if new and known_only:
                 raise _unknown(subject_id)
+            if consent_needed_on is not None:
+                _check_consent(db, subject_id, consent, consent_needed_on)
+            renamed = bool(known) and name is not None and name != known[0]["name"]
             if new:
                 db.execute("INSERT INTO subjects (id, created_at) VALUES (?, ?)", [subject_id, now])
             if name is not None:
                 db.execute("UPDATE subjects SET name = ? WHERE id = ?", [name, subject_id])
             if consent is not None:
-                db.execute(
-                    "UPDATE subjects SET consent_reference = ?, consent_at = ? WHERE id = ?",
-                    [consent.reference, consent.given_at, subject_id],
-                )
+                _write_consent(db, subject_id, consent)
             integrity.seal(db, "subjects", "id = ?", [subject_id])
             for template in templates:
                 _insert_template(db, subject_id, template, now)
+            if new or renamed or consent is not None or templates:
+                details = {
+                    "new": new,
+                    "renamed": renamed,
+                    "templates": dict(Counter(template.model_id for template in templates)),
+                    "consent": consent is not None,
+                }
+                self._log(db, Action.ENROLL, details, subject_id=subject_id)
         return new
+
+    def check_consent(self, subject_id: SubjectId, consent: Consent | None, today: date) -> None:
+        """Whether enrollment may begin where it needs consent: before anybody looks at a face.
+
+        Raises:
+            InputError: neither the consent given now nor the one on record holds.
+        """
+        with self._reading() as db:
+            _check_consent(db, subject_id, consent, today)
+
+    def set_consent(self, subject_id: str, consent: Consent) -> None:
+        """Replace the consent on record.
+
+        Raises:
+            InputError: no such subject.
+        """
+        with self._writing() as db:
+            if scalar(db, "SELECT 1 FROM subjects WHERE id = ?", [subject_id]) is None:
+                raise _unknown(subject_id)
+            _write_consent(db, subject_id, consent)
+            integrity.seal(db, "subjects", "id = ?", [subject_id])
+            self._log(db, Action.CONSENT, {"until": consent.until}, subject_id=subject_id)
+
+    def erase_expired(self, today: date) -> SubjectId | None:
+        """Erase one subject whose consent has ended before ``today``; who it was, None when there is nobody.
+
+        One at a time, for an erasure keeps others from writing. The receipt is open until :meth:`finish_erasures`. Call
+        it only while the clock can be trusted.
+        """
+        return self._erase_one(_EXPIRED, {"today": today.isoformat()}, reason="consent_expired")
+
+    def erase_unseen(self, days: int, *, now_ms: int) -> SubjectId | None:
+        """Erase one subject who was neither seen nor enrolled nor gave consent for ``days``; as :meth:`erase_expired`.
+
+        What was written under a clock that nobody had set is old only if something written later, with a trusted date,
+        is. ``days`` must not exceed those for which attendance is kept, or nobody can tell who was seen.
+        """
+        cutoff = utc_text(now_ms - days * _DAY_MS)
+        return self._erase_one(_UNSEEN, {"cutoff": cutoff}, reason="unseen")
+
+    def presences(self) -> dict[SubjectId, Presence]:
+        """The events of each subject, also of those who are erased; nothing of who has none."""
+        found = self._rows(
+            "SELECT subject_id, COUNT(*) AS events, MAX(COALESCE(corrected_at, occurred_at)) AS last_at"
+            " FROM attendance WHERE corrects IS NULL GROUP BY subject_id"
+        )
+        return {SubjectId(row.pop("subject_id")): Presence(**row) for row in found}
+
+    def _erase_one(self, due: str, params: dict[str, object], *, reason: str) -> SubjectId | None:
+        if not self._rows(due, params):
+            return None
+        with self._writing() as db:
+            # Again: consent may have been renewed meanwhile.
+            found = rows(db, due, params)
+            if not found:
+                return None
+            subject_id = SubjectId(found[0]["id"])
+            self._erase(db, subject_id, reason=reason)
+        return subject_id
 
     def subjects(self) -> list[Subject]:
         """All subjects, by id."""
@@ -142,6 +235,8 @@ class Subjects(Connection):
             if not db.execute("UPDATE subjects SET name = ? WHERE id = ?", [name, subject_id]).rowcount:
                 raise _unknown(subject_id)
             integrity.seal(db, "subjects", "id = ?", [subject_id])
+            # Neither the old name nor the new one.
+            self._log(db, Action.RENAME, {}, subject_id=subject_id)
 
     def remove_subject(self, subject_id: str) -> ErasureReceipt:
         """Erase a subject: name, consent and templates, from the bytes of the files.
@@ -154,11 +249,17 @@ class Subjects(Connection):
         with self._writing() as db:
             if scalar(db, "SELECT 1 FROM subjects WHERE id = ?", [subject_id]) is None:
                 raise _unknown(subject_id)
-            receipt = _erase(db, SubjectId(subject_id))
+            receipt = self._erase(db, SubjectId(subject_id), reason="asked")
         complete = self.finish_erasures()
         if not complete:
             log.warning("subject %s is erased, but not yet from the write-ahead log and all backups", subject_id)
         return ErasureReceipt(**{**receipt, "complete": complete})
+
+    def _erase(self, db: Database, subject_id: SubjectId, *, reason: str) -> dict[str, Any]:
+        receipt = _erase(db, subject_id)
+        details = {"receipt_id": receipt["receipt_id"], "templates": receipt["templates_erased"], "reason": reason}
+        self._log(db, Action.REMOVE, details, subject_id=subject_id)
+        return receipt
 
     def finish_erasures(self) -> bool:
         """Clear write-ahead log and backups of what was erased; False while that is impossible. Cheap when done."""
@@ -287,7 +388,10 @@ class Subjects(Connection):
                 db, "SELECT model_id, COUNT(*) AS n FROM templates WHERE model_id <> ? GROUP BY model_id", [model_id]
             )
             db.execute("DELETE FROM templates WHERE model_id <> ?", [model_id])
-        return {ModelId(row["model_id"]): row["n"] for row in counts}
+            dropped = {ModelId(row["model_id"]): row["n"] for row in counts}
+            if dropped:
+                self._log(db, Action.DROP_TEMPLATES, {"kept": model_id, "dropped": dropped})
+        return dropped
 
     def template_infos(self, subject_id: str) -> list[TemplateInfo]:
         found = self._rows(
@@ -296,11 +400,48 @@ class Subjects(Connection):
         )
         return [TemplateInfo(**{**row, "quality": json.loads(row["quality"] or "null")}) for row in found]
 
+    def embedding_bytes(self, template_id: int) -> bytes:
+        """A template's embedding as it is stored, little-endian float32; empty where there is no such template."""
+        found = self._rows("SELECT embedding FROM templates WHERE id = ?", [template_id])
+        return bytes(found[0]["embedding"]) if found else b""
+
 
 _SELECT_SUBJECT = """
-    SELECT s.id, s.name, s.created_at, s.consent_reference, s.consent_at, COUNT(t.id) AS templates
+    SELECT s.id, s.name, s.created_at, s.consent_reference, s.consent_at, s.consent_version, s.consent_until,
+           COUNT(t.id) AS templates
     FROM subjects AS s LEFT JOIN templates AS t ON t.subject_id = s.id
 """
+# Nobody is erased for a row that is damaged.
+_EXPIRED = f"""
+    SELECT s.id FROM subjects AS s
+    WHERE s.consent_until < :today AND {integrity.sound("subjects", "s")} ORDER BY s.id LIMIT 1
+"""  # noqa: S608 - names from the code
+_UNSEEN = f"""
+    SELECT s.id FROM subjects AS s
+    WHERE s.created_at < :cutoff AND {integrity.sound("subjects", "s")}
+      -- Most have been seen, and their last row says so: theirs alone is looked at.
+      AND COALESCE((SELECT COALESCE(v.corrected_at, v.occurred_at) FROM attendance AS v
+                    WHERE v.subject_id = s.id AND v.corrects IS NULL ORDER BY v.seq DESC LIMIT 1), '') < :cutoff
+      AND NOT EXISTS (SELECT 1 FROM templates AS t WHERE t.subject_id = s.id AND t.created_at >= :cutoff)
+      AND NOT EXISTS (
+        SELECT 1 FROM attendance AS a
+        WHERE a.subject_id = s.id AND a.corrects IS NULL
+          AND (COALESCE(a.corrected_at, a.occurred_at) >= :cutoff
+               OR (NOT a.clock_synchronized AND a.corrected_at IS NULL
+                   AND a.seq > (SELECT COALESCE(MAX(o.seq), 0) FROM attendance AS o
+                                WHERE COALESCE(o.corrected_at, o.occurred_at) < :cutoff
+                                  AND (o.clock_synchronized OR o.corrected_at IS NOT NULL))))
+      )
+      AND NOT EXISTS (
+        SELECT 1 FROM audit AS e
+        WHERE e.subject_id = s.id AND e.action IN ('enroll', 'consent')
+          AND (e.occurred_at >= :cutoff
+               OR (NOT e.clock_synchronized
+                   AND NOT EXISTS (SELECT 1 FROM audit AS l
+                                   WHERE l.seq > e.seq AND l.clock_synchronized AND l.occurred_at < :cutoff)))
+      )
+    ORDER BY s.id LIMIT 1
+"""  # noqa: S608 - names from the code
 
 
 def check_name(name: str | None) -> None:
@@ -311,6 +452,32 @@ def check_name(name: str | None) -> None:
         raise InputError(f"{_shown(name)} is not a name: use 1 to {_MAX_NAME} characters")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
         raise InputError(f"{_shown(name)} is not a name: it contains control characters")
+
+
+def _check_consent(db: Database, subject_id: SubjectId, given: Consent | None, today: date) -> None:
+    if given is None:
+        found = rows(db, "SELECT consent_reference, consent_until FROM subjects WHERE id = ?", [subject_id])
+        reference, until = found[0].values() if found else (None, None)
+    else:
+        reference, until = given.reference, given.until
+    if reference is None:
+        raise InputError(
+            f"{subject_id}: not enrolled, for there is no consent (privacy.require_consent); say with --consent "
+            "REFERENCE where it is filed"
+        )
+    if until is not None and until < today.isoformat():
+        raise InputError(
+            f"{subject_id}: not enrolled, for the consent ended on {until} (privacy.require_consent); a new one is "
+            "needed: --consent REFERENCE"
+        )
+
+
+def _write_consent(db: Database, subject_id: str, consent: Consent) -> None:
+    db.execute(
+        "UPDATE subjects SET consent_reference = ?, consent_at = ?, consent_version = ?, consent_until = ?"
+        " WHERE id = ?",
+        [consent.reference, consent.given_at, consent.text_version, consent.until, subject_id],
+    )
 
 
 def _insert_template(db: Database, subject_id: SubjectId, template: NewTemplate, now: str) -> None:

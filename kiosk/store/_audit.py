@@ -1,0 +1,191 @@
+"""What was done to the kiosk, by whom: a log whose rows are chained by their hashes.
+
+Each row's hash covers its own values and the hash of the row before it, and the last one's number and hash are kept
+apart from the table: a row that was changed, taken out or cut off shows. Who may write the file may also write a whole
+new chain; whoever notes the head that `kiosk audit verify` prints somewhere else sees that, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlite_utils import Database
+
+from kiosk import integrity
+from kiosk.biometrics import ModelId
+from kiosk.store._chain import COLUMNS, Action, Actor, append, chain_hash, recorded_head
+from kiosk.store._connection import Connection, time_text
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One line of the log. ``details``: JSON text, as it is hashed."""
+
+    seq: int
+    occurred_at: str
+    clock_synchronized: bool
+    uid: int
+    login: str | None
+    sudo_user: str | None
+    process: str
+    action: str
+    subject_id: str | None
+    details: str
+    hash: str
+
+    def detail(self) -> dict[str, Any]:
+        """The details; empty where they are no longer readable."""
+        try:
+            found = json.loads(self.details)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditProblem:
+    """Where the log is not whole: rows ``first`` to ``last``."""
+
+    first: int
+    last: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerdict:
+    """What a look at the whole log found. ``head``: number and hash of the last row, (0, "") without any."""
+
+    rows: int
+    head: tuple[int, str]
+    problems: tuple[AuditProblem, ...]
+
+
+class AuditLog(Connection):
+    """The table ``audit``."""
+
+    def audit_rows(
+        self, *, since: datetime | None = None, until: datetime | None = None, subject: str | None = None
+    ) -> list[AuditRow]:
+        """In the order they were written. ``since`` is included, ``until`` is not; both carry a zone."""
+        found = self._rows(
+            f"SELECT {COLUMNS} FROM audit"  # noqa: S608 - names from the code
+            " WHERE (:since IS NULL OR occurred_at >= :since) AND (:until IS NULL OR occurred_at < :until)"
+            " AND (:subject IS NULL OR subject_id = :subject) ORDER BY seq",
+            {"since": time_text(since), "until": time_text(until), "subject": subject},
+        )
+        return [_row(row) for row in found]
+
+    def verify_audit(self, *, noted: tuple[int, str] | None = None) -> AuditVerdict:
+        """Follow the chain from its first row to the head.
+
+        ``noted``: number and hash of a row that somebody has kept elsewhere and that must be the same still.
+        """
+        with self._reading() as db:
+            # One state of both, whoever writes meanwhile.
+            db.execute("BEGIN")
+            try:
+                rows, head = self.audit_rows(), recorded_head(db)
+            finally:
+                db.execute("COMMIT")
+        last = (rows[-1].seq, rows[-1].hash) if rows else (0, "")
+        problems = [*_follow(rows, head)]
+        # The first state has no row.
+        if noted is not None and noted not in {(0, ""), *((row.seq, row.hash) for row in rows)}:
+            problems.append(AuditProblem(noted[0], noted[0], "is not the one whose hash was kept"))
+        return AuditVerdict(len(rows), last, tuple(problems))
+
+    def note_settings(self, settings: Mapping[str, Any], model_id: ModelId) -> None:
+        """Log what decides from now on, where it differs from what was noted last.
+
+        ``settings``: by dotted name, no secret among them. Without effect while nothing has changed.
+        """
+        with self._reading() as db:
+            noted = integrity.mark(db, integrity.NOTED) or {}
+        now = {"settings": dict(settings), "model": model_id}
+        if noted == now:
+            return
+        with self._writing() as db:
+            before = noted.get("settings")
+            if before != now["settings"]:
+                self._log_settings(db, before, settings)
+            if noted.get("model") != model_id:
+                self._log(db, Action.USE_MODEL, {"model": model_id, "before": noted.get("model")})
+            integrity.set_mark(db, integrity.NOTED, now)
+
+    def log_model(self, action: Literal[Action.INSTALL_MODEL, Action.REMOVE_MODEL], details: Mapping[str, Any]) -> None:
+        """Log a change of the installed bundles, which lie beside the store."""
+        with self._writing() as db:
+            self._log(db, action, details)
+
+    def _log_settings(self, db: Database, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+        details: dict[str, Any] = {"digest": _settings_digest(now)}
+        if before is None:
+            details["settings"] = dict(now)
+        else:
+            names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+            details["changed"] = {name: [before.get(name), now.get(name)] for name in names}
+        self._log(db, Action.SETTINGS, details)
+
+    def _log(self, db: Database, action: Action, details: Mapping[str, Any], *, subject_id: str | None = None) -> None:
+        """Add a row, in the transaction of the change it tells of."""
+        append(db, Actor.present(self.process), action, details, subject_id=subject_id)
+
+
+def _follow(rows: Iterable[AuditRow], head: tuple[int, str] | None) -> Iterator[AuditProblem]:
+    seq, previous = 0, ""
+    for row in rows:
+        if row.seq != seq + 1:
+            yield _missing(seq + 1, row.seq - 1, row)
+        elif chain_hash(previous, _values(row)) != row.hash:
+            yield AuditProblem(row.seq, row.seq, "is not as it was written")
+        elif _lossy(row):
+            yield AuditProblem(row.seq, row.seq, f"tells of a restore{_origin(row)}: rows before it may be lost")
+        seq, previous = row.seq, row.hash
+    if head is None:
+        yield AuditProblem(seq + 1, seq + 1, "may be missing: the record of the log's end is gone or damaged")
+    elif head[0] > seq:
+        yield _missing(seq + 1, head[0], None)
+    elif head != (seq, previous):
+        yield AuditProblem(seq, seq, f"is not the end that was recorded (row {head[0]})")
+
+
+def _missing(first: int, last: int, after: AuditRow | None) -> AuditProblem:
+    restored = after is not None and after.action == Action.RESTORE
+    why = f"; row {after.seq} tells of a restore{_origin(after)}" if after is not None and restored else ""
+    return AuditProblem(first, last, ("is missing" if first == last else "are missing") + why)
+
+
+def _lossy(row: AuditRow) -> bool:
+    return row.action == Action.RESTORE and row.detail().get("log_complete") is False
+
+
+def _origin(row: AuditRow) -> str:
+    return f" from the backup of {row.detail().get('backup_at')}"
+
+
+def _values(row: AuditRow) -> list[object]:
+    return [
+        row.seq,
+        row.occurred_at,
+        int(row.clock_synchronized),
+        row.uid,
+        row.login,
+        row.sudo_user,
+        row.process,
+        row.action,
+        row.subject_id,
+        row.details,
+    ]
+
+
+def _row(row: dict[str, Any]) -> AuditRow:
+    return AuditRow(**{**row, "clock_synchronized": bool(row["clock_synchronized"])})
+
+
+def _settings_digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

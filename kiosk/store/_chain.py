@@ -1,0 +1,118 @@
+"""Rows of the audit log, each chained to the one before it by its hash.
+
+Written in the transaction of the change they tell of. No name of an enrolled person, no embedding, no image; subjects
+stand there under their ids, as in the attendance log, and stay when they are erased: the id alone says nothing about a
+person whom nothing else describes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from sqlite_utils import Database
+
+from kiosk import integrity
+from kiosk.clock import SystemClock
+from kiosk.events import utc_text
+
+COLUMNS = "seq, occurred_at, clock_synchronized, uid, login, sudo_user, process, action, subject_id, details, hash"
+"""Of the table, in the order in which they are hashed."""
+
+_MAX_SUDO_USER = 64
+
+Process = Literal["command", "daemon"]
+
+
+class Action(StrEnum):
+    """What a row tells of."""
+
+    ENROLL = "enroll"
+    CONSENT = "consent"
+    RENAME = "rename"
+    REMOVE = "remove"
+    DROP_TEMPLATES = "drop_templates"
+    CALIBRATE = "calibrate"
+    RESET_CALIBRATION = "reset_calibration"
+    INSTALL_MODEL = "install_model"
+    REMOVE_MODEL = "remove_model"
+    USE_MODEL = "use_model"
+    SETTINGS = "settings"
+    RESTORE = "restore"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something. ``sudo_user`` is what the environment says, and no proof."""
+
+    uid: int
+    login: str | None
+    sudo_user: str | None
+    process: Process
+
+    @classmethod
+    def present(cls, process: Process) -> Self:
+        """The user this process runs as."""
+        uid = os.getuid()
+        try:
+            login = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            login = None
+        return cls(uid, login, _plain(os.environ.get("SUDO_USER")), process)
+
+
+def append(
+    db: Database, actor: Actor, action: Action, details: Mapping[str, Any], *, subject_id: str | None = None
+) -> None:
+    """Add a row behind the head. The caller holds the transaction."""
+    seq, previous = _head(db)
+    values: list[Any] = [
+        seq + 1,
+        utc_text(time.time_ns() // 1_000_000),
+        int(SystemClock().synchronized()),
+        actor.uid,
+        actor.login,
+        actor.sudo_user,
+        actor.process,
+        action.value,
+        subject_id,
+        json.dumps(details, sort_keys=True, separators=(",", ":")),
+    ]
+    values.append(chain_hash(previous, values))
+    db.execute(f"INSERT INTO audit ({COLUMNS}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - our own names
+    integrity.seal(db, "audit", "seq = ?", [seq + 1])
+    integrity.set_mark(db, integrity.AUDIT_HEAD, {"seq": seq + 1, "hash": values[-1]})
+
+
+def chain_hash(previous: str, values: Iterable[object]) -> str:
+    """SHA-256 (hex) over the JSON array of the hash before (empty for the first row) and a row's other values.
+
+    In the order of the table's columns; without spaces, in ASCII with escapes: ``["",1,"2026-...",1,...]``.
+    """
+    return hashlib.sha256(json.dumps([previous, *values], separators=(",", ":")).encode()).hexdigest()
+
+
+def _head(db: Database) -> tuple[int, str]:
+    """After which row the next one comes; where the mark is lost, the last there is."""
+    last = db.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone() or (0, "")
+    recorded = recorded_head(db)
+    return (last[0], last[1]) if recorded is None or recorded[0] < last[0] else recorded
+
+
+def recorded_head(db: Database) -> tuple[int, str] | None:
+    """Number and hash of the last row as they are kept apart; None where that is gone, damaged, or no such thing."""
+    mark = integrity.mark(db, integrity.AUDIT_HEAD) or {}
+    seq, digest = mark.get("seq"), mark.get("hash")
+    return (seq, digest) if isinstance(seq, int) and isinstance(digest, str) else None
+
+
+def _plain(name: str | None) -> str | None:
+    """A login name from the environment, which anybody may have set."""
+    return name if name and len(name) <= _MAX_SUDO_USER and name.isprintable() else None
