@@ -22,7 +22,7 @@ from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
-from kiosk.errors import KioskError, StoreError
+from kiosk.errors import ConfigError, KioskError, StoreError
 from kiosk.events import (
     AttendanceEvent,
     CameraHealth,
@@ -37,6 +37,7 @@ from kiosk.events import (
 )
 from kiosk.gallery import Gallery, Readiness
 from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
+from kiosk.hosts import is_loopback
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
     Pipeline,
@@ -77,6 +78,7 @@ def run_daemon(config: Config) -> None:
     Raises:
         KioskError: a part the kiosk cannot do without cannot be had.
     """
+    connection = broker_settings(config) if config.mqtt.enabled else None
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_signals())
         pipeline = build_pipeline(config)
@@ -89,10 +91,12 @@ def run_daemon(config: Config) -> None:
         _note_settings(config, pipeline, store)
         watcher.announce()
         wake = threading.Event()
-        heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([_PUBLISHER] if config.mqtt.enabled else []))
-        publisher = (
-            _start_publisher(stack, config, store, watcher, wake, heartbeat=heartbeat) if config.mqtt.enabled else None
-        )
+        heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([] if connection is None else [_PUBLISHER]))
+        publisher = None
+        if connection is not None:
+            publisher = _start_publisher(
+                stack, config, connection, store=store, watcher=watcher, wake=wake, heartbeat=heartbeat
+            )
         book = _open_book(config, store, publisher, wake)
         notifier = Notifier()
         daemon = Daemon(
@@ -493,8 +497,17 @@ def deciding_settings(config: Config) -> dict[str, Any]:
 
 
 def broker_settings(config: Config) -> BrokerSettings:
-    """Where and as whom to connect."""
+    """Where and as whom to connect.
+
+    Raises:
+        ConfigError: to another machine without TLS. Commands that connect to nobody never ask.
+    """
     mqtt = config.mqtt
+    if mqtt.tls is None and not (mqtt.allow_plaintext or is_loopback(mqtt.host)):
+        raise ConfigError(
+            f"mqtt.host: {mqtt.host} is another machine and TLS is off, so that anybody on the network could read who "
+            "comes and goes; add a mqtt.tls section, or set mqtt.allow_plaintext: true"
+        )
     tls = None if mqtt.tls is None else Tls(mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file)
     password_file = mqtt.password_file or _credential(_PASSWORD_CREDENTIAL)
     return BrokerSettings(mqtt.host, mqtt.port, mqtt.username, password_file, tls, mqtt.allow_plaintext)
@@ -510,17 +523,18 @@ def _credential(name: str) -> Path | None:
 def _start_publisher(
     stack: ExitStack,
     config: Config,
+    connection: BrokerSettings,
+    *,
     store: Store,
     watcher: GalleryWatcher,
     wake: threading.Event,
-    *,
     heartbeat: Heartbeat,
 ) -> Publisher:
     topics = Topics(config.mqtt.topic_root, config.device.site, config.device.id)
     births = [(topics.info, _info(config, watcher).encode())]
     if config.mqtt.home_assistant:
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
-    broker = MqttBroker(broker_settings(config), topics, births=tuple(births), on_change=wake.set)
+    broker = MqttBroker(connection, topics, births=tuple(births), on_change=wake.set)
     publisher = Publisher(store, broker, wake=wake, clock=SystemClock(), beat=lambda: heartbeat.beat(_PUBLISHER))
     broker.hear_replays(publisher.obey)
     broker.start()

@@ -196,10 +196,10 @@ class Doctor:
         yield _describe_backups(store, self._config)
 
     def _check_broker(self) -> Iterator[Finding]:
-        settings = broker_settings(self._config)
         if not self._config.mqtt.enabled:
             yield Finding("broker", Status.WARN, "mqtt.enabled is false: events are stored and never sent")
             return
+        settings = broker_settings(self._config)
         problem = check_broker(settings)
         if problem is not None:
             raise BrokerError(problem)

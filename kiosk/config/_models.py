@@ -19,8 +19,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from kiosk.hosts import is_loopback
-
 
 def _single_line(text: str) -> str:
     if not text.isprintable():
@@ -325,7 +323,6 @@ class MqttSection(Section):
     )
     allow_plaintext: bool = Field(
         default=False,
-        validate_default=True,
         description="Let a broker on another machine be reached without TLS: everybody on the way can then read who "
         "comes and goes, and the password, and change both.",
     )
@@ -341,19 +338,6 @@ class MqttSection(Section):
         default=False, description="Also publish faces that led to no check-in (no subject told)."
     )
     include_names: bool = Field(default=False, description="Let names leave the device with the events.")
-
-    @field_validator("allow_plaintext")
-    @classmethod
-    def _plaintext_stays_on_this_machine(cls, allowed: bool, info: ValidationInfo) -> bool:
-        # A host, port or tls that is wrong itself is not among the data and already complained of.
-        host = info.data.get("host", "localhost")
-        encrypted = info.data.get("tls", True) is not None
-        if info.data.get("enabled", True) and not (allowed or encrypted or is_loopback(host)):
-            raise ValueError(
-                "the broker is another machine and TLS is off, so that anybody on the network could read who comes and "
-                "goes; add a mqtt.tls section, or set this to true"
-            )
-        return allowed
 
     @field_validator("password_file")
     @classmethod
