@@ -41,8 +41,9 @@ credential `mqtt-password` is taken. (A camera stream's login is part of its add
 protected environment file instead.)
 
 Nothing is sent without TLS to a broker on another machine, unless `mqtt.allow_plaintext` is true: `kiosk run`
-and `kiosk check` refuse it (exit code 78), commands that only use the store go on. This machine is `localhost`, 127.0.0.0/8 and `::1`; other names for it do not count. Wherever
-such a name leads, the other end of the connection is looked at before anything is sent.
+and `kiosk check` refuse it (exit code 78), commands that only use the store go on. This machine is `localhost`,
+127.0.0.0/8 and `::1`; other names for it do not count. Wherever such a name leads, the other end of the connection is
+looked at before anything is sent.
 
 The file is plain YAML: mappings, lists, quoted and unquoted values up to 64 KiB. Anchors, aliases, tags, repeated keys
 and several documents are errors. Unquoted words like `no` and `on` are text; only `true` and `false` are booleans.
