@@ -76,7 +76,7 @@ class Enrollment:
     "--consent-until",
     type=click.DateTime(["%Y-%m-%d"]),
     metavar="YYYY-MM-DD",
-    help="Last day the consent holds; the running kiosk erases the person on the day after.",
+    help="Last day the consent holds; from the next on the person is not recognized, and due to be erased.",
 )
 @json_option
 @common_options

@@ -163,17 +163,16 @@ def confirm_loss(
 def logged(
     config: Config, action: Literal[Action.INSTALL_MODEL, Action.REMOVE_MODEL], details: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Tell the audit log of a change that the block makes, once it is made; not where there is no store yet.
+    """Tell the audit log of a change that the block makes in a moment; not where there is no store yet.
 
     Raises:
-        KioskError: the log cannot be written: nothing is changed then.
+        KioskError: the log cannot be written. Then the block has not run, or is to be taken back.
     """
     if not Path(config.store.path).exists():
         yield
         return
-    with open_store(config, writable=True) as store:
+    with open_store(config, writable=True) as store, store.log_model(action, details):
         yield
-        store.log_model(action, details)
 
 
 def change_document(change: ModelChange) -> dict[str, object]:

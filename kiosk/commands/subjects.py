@@ -16,7 +16,7 @@ from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, ModelError, UsageError
-from kiosk.store import ErasureReceipt, Store, Subject
+from kiosk.store import Store, Subject
 
 _DATE = click.DateTime(["%Y-%m-%d"])
 
@@ -149,16 +149,33 @@ def reenroll(
 
 
 @command.command("remove")
-@click.argument("subject_id")
+@click.argument("subject_id", required=False)
+@click.option(
+    "--due",
+    is_flag=True,
+    help="Erase everybody who is due: whose consent has ended, or who was not seen for privacy.unseen_days.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @common_options
-def remove(*, subject_id: str, yes: bool, as_json: bool, config_path: Path | None, verbose: int) -> None:
+def remove(
+    *, subject_id: str | None, due: bool, yes: bool, as_json: bool, config_path: Path | None, verbose: int
+) -> None:
     """Erase a person: name and templates, also from the file's bytes.
 
-    Attendance stays under the bare id. A running kiosk forgets the person within seconds.
+    Attendance stays under the bare id. A running kiosk forgets the person within seconds. Prints a receipt, which the
+    store keeps, too: `kiosk privacy report`.
+
+    --due first shows who is due and why; nobody is while the clock is not known to follow a time server (exit code 69).
     """
+    from kiosk.commands.erasure import describe_receipt, remove_due
+
+    if due == (subject_id is not None):
+        raise UsageError("subjects remove: say whom: SUBJECT_ID, or --due for everybody who is due")
     config = load(config_path, verbose)
+    if subject_id is None:
+        remove_due(config, yes=yes, as_json=as_json)
+        return
     with open_store(config) as reader:
         subject = _find(reader, subject_id)
     if not yes:
@@ -168,20 +185,12 @@ def remove(*, subject_id: str, yes: bool, as_json: bool, config_path: Path | Non
     if as_json:
         print_json(asdict(receipt))
     else:
-        click.echo(_describe(receipt))
+        click.echo(describe_receipt(receipt))
 
 
 def _confirm(subject: Subject) -> None:
     if not ask(f"Erase {subject.id} and {count(subject.templates, 'template')}? This cannot be undone."):
         raise InputError(f"{subject.id} was not removed (--yes removes without asking)")
-
-
-def _describe(receipt: ErasureReceipt) -> str:
-    rest = "" if receipt.complete else "; NOT YET from all backups and the log: a running kiosk sees to that"
-    return (
-        f"{receipt.subject_id} erased at {receipt.erased_at}: {count(receipt.templates_erased, 'template')} erased, "
-        f"{count(receipt.attendance_kept, 'event')} kept without name; receipt {receipt.receipt_id}{rest}"
-    )
 
 
 def _find(store: Store, subject_id: str) -> Subject:
