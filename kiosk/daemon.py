@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
@@ -477,17 +480,29 @@ def _start_keeper(stack: ExitStack, config: Config, store: Store) -> None:
 def _note_settings(config: Config, pipeline: Pipeline, store: Store) -> None:
     """Have the audit log tell what decides from now on. On a full disk the next start does: the door stays open."""
     try:
-        store.note_settings(deciding_settings(config), pipeline.embedder.model_id)
+        store.note_settings(noted_settings(config), pipeline.embedder.model_id)
     except KioskError as error:
         log.error("settings not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
 
 
-def deciding_settings(config: Config) -> dict[str, Any]:
-    """What decides who is let in and how long anything is kept, by dotted name. Without secrets."""
-    sections = config.model_dump(mode="json", include={"match", "pad", "attendance", "privacy"})
-    settings = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
-    kept = {"store.retention_days": config.store.retention_days, "store.rejected_days": config.store.rejected_days}
-    return settings | kept
+def noted_settings(config: Config) -> dict[str, Any]:
+    """The configuration by dotted name, for the audit log. Without what may hold a secret."""
+    return dict(_flatten(config)) | {"camera.source": shown_source(config)}
+
+
+def _flatten(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    plain = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif field.repr:
+            yield f"{prefix}{name}", plain[name]
+
+
+def shown_source(config: Config) -> str:
+    """Where pictures come from, without a login and password that an address may hold."""
+    return re.sub(r"://.*@", "://***@", str(config.camera.source)).partition("?")[0]
 
 
 def broker_settings(config: Config) -> BrokerSettings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -22,7 +21,7 @@ from kiosk.commands.erasure import describe_due
 from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
-from kiosk.daemon import broker_settings, open_configured_camera, store_limits
+from kiosk.daemon import broker_settings, open_configured_camera, shown_source, store_limits
 from kiosk.errors import (
     BrokerError,
     CameraError,
@@ -237,8 +236,7 @@ def _describe_connection(settings: BrokerSettings) -> Finding:
 
 
 def _try_camera(config: Config) -> str:
-    # An address may hold a password.
-    shown = re.sub(r"://.*@", "://***@", str(config.camera.source)).partition("?")[0]
+    shown = shown_source(config)
     with closing(open_configured_camera(config)) as camera:
         deadline_s = time.monotonic() + _FIRST_FRAME_S
         while time.monotonic() < deadline_s:

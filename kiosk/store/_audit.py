@@ -103,7 +103,7 @@ class AuditLog(Connection):
         return AuditVerdict(len(found), last, tuple(problems))
 
     def note_settings(self, settings: Mapping[str, Any], model_id: ModelId) -> None:
-        """Log what decides from now on, where it differs from what was noted last.
+        """Log what is configured from now on, where it differs from what was noted last.
 
         ``settings``: by dotted name, no secret among them. Without effect while nothing has changed.
         """

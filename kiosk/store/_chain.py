@@ -81,13 +81,20 @@ def append(
     last = db.execute("SELECT COALESCE(MAX(seq), 0) FROM audit").fetchone()[0]
     head = recorded_head(db)
     if head is None:
-        head = _insert(db, actor, (last, _hash_of(db, last)), Action.END_LOST, "{}", None)
+        head = _insert(db, actor, Action.END_LOST, "{}", before=(last, _hash_of(db, last)))
+        last = head[0]
     text = json.dumps(details, sort_keys=True, separators=(",", ":"))
-    _insert(db, actor, (max(head[0], last), head[1]), action, text, subject_id)
+    _insert(db, actor, action, text, before=(max(head[0], last), head[1]), subject_id=subject_id)
 
 
 def _insert(
-    db: Database, actor: Actor, before: tuple[int, str], action: Action, details: str, subject_id: str | None
+    db: Database,
+    actor: Actor,
+    action: Action,
+    details: str,
+    *,
+    before: tuple[int, str],
+    subject_id: str | None = None,
 ) -> tuple[int, str]:
     """``before``: the number behind which the row is put, and the hash it follows from. Returns the new end."""
     seq, previous = before
