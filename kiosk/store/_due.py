@@ -49,9 +49,6 @@ class History:
 
     def __init__(self, db: Database, audit: Iterable[AuditRow], today: date) -> None:
         self._contacts, self._log_begins, self._restored = _contacts(audit)
-        restored = integrity.mark(db, integrity.RESTORED)
-        if restored is not None:
-            self._restored = max(self._restored or "", str(restored.get("at", "")))
         self._days = [(row["day"], row["last"]) for row in rows(db, _DAYS, {"today": today.isoformat()})]
         self._last_seqs: dict[str, int] = {row["subject_id"]: row["last"] for row in rows(db, _LAST_SEQS)}
         self._created: dict[str, str] = {row["id"]: row["created_at"] for row in rows(db, _CREATED)}
