@@ -349,6 +349,7 @@ def test_enrollment_without_consent_is_refused_before_a_photo_is_looked_at(kiosk
         ["--consent-until", "2099-01-01"],
         ["--consent", "HR", "--consent-until", "2020-01-01"],
         ["--consent", "HR", "--consent-date", "2099-01-02", "--consent-until", "2099-01-01"],
+        ["--consent", "HR", "--consent-date", "2099-01-02"],
         ["--consent", "two\nlines"],
         ["--consent", "HR", "--consent-version", " "],
     ],
@@ -498,6 +499,12 @@ def test_who_consents_no_more_is_not_recognized_under_a_trusted_clock_and_nobody
     assert "; 1 not searched for, their consent has ended" in capsys.readouterr().out
     assert run_in_process("identify", str(samples / "obama2.jpg"), "--json", *config) == 0
     assert json.loads(capsys.readouterr().out)["images"][0]["faces"][0]["subject_id"] is None
+    assert run_in_process("subjects", "list", *config) == 0
+    assert "obama\tBarack Obama\t1 template\tNOT RECOGNIZED: consent ended on 2026-02-28\n" in capsys.readouterr().out
+    assert run_in_process("subjects", "show", "obama", *config) == 0
+    shown = capsys.readouterr()
+    assert "recognized: False\n" in shown.out
+    assert "NOT RECOGNIZED: the consent ended on 2026-02-28; `kiosk subjects consent` renews it" in shown.err
     # A new consent is all it takes.
     with Store.open(home.store) as store:
         store.set_consent("obama", agreed())

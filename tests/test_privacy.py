@@ -79,6 +79,8 @@ def test_one_persons_data_and_nobody_elses(filled: Kiosk) -> None:
     assert len(document["templates"]) == 2
     assert document["resembled"] == 1
     assert [change["action"] for change in document["changes"]] == ["enroll"]
+    kept = {purpose["name"]: (purpose["purpose"], purpose["kept"]) for purpose in document["purposes"]}
+    assert kept["rejections"] == ("to explain refusals (`kiosk why`)", "7 days, the newest 10,000")
     for word in ("other", "Canary Bo", "Canary Cy", "cy", "login", "uid", "embedding"):
         assert f'"{word}' not in text, word
 

@@ -266,7 +266,13 @@ def _person(store: Store, config: Config, subject_id: str, *, with_templates: bo
         "resembled": sum(subject_id in mentioned_subjects(row.evidence) for row in store.rejections()),
         "changes": [_change(row) for row in changes],
         "erased": [asdict(receipt) for receipt in receipts],
+        "purposes": [_purpose(holding) for holding in _holdings(store, config)],
     }
+
+
+def _purpose(holding: _Holding) -> dict[str, str]:
+    """Without the number, which is everybody's."""
+    return {"name": holding.name, "what": holding.what, "purpose": holding.purpose, "kept": holding.kept}
 
 
 def _template(info: TemplateInfo, embedding: bytes | None) -> dict[str, Any]:
