@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.bundle import BUILT_IN, Bundle, Changes, place, select_bundle
+from kiosk.clock import SystemClock
 from kiosk.commands.options import ask, count, some
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
@@ -92,7 +93,8 @@ def _plan(config: Config, changes: Changes, store: Store | None) -> ModelChange:
         except (ModelError, ConfigError) as error:
             return str(error)
         model_id = model_id_of(config, bundle)
-        gallery = Gallery(model_id, ()) if store is None else store.gallery(model_id)
+        today = SystemClock().trusted_date(config.device.timezone)
+        gallery = Gallery(model_id, ()) if store is None else store.gallery(model_id, today=today)
         threshold = build_rule(config, bundle, gallery).threshold
         return Use(bundle, Readiness.of(model_id, templates), threshold, explain_threshold(config, bundle, gallery))
 
