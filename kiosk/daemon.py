@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date
 from pathlib import Path
-from typing import Any, Self
-from zoneinfo import ZoneInfo
+from typing import Any
+
+from pydantic import BaseModel
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
-from kiosk.biometrics import Frame
+from kiosk.biometrics import Frame, SubjectId
 from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
 from kiosk.config import Config
@@ -106,7 +108,7 @@ def run_daemon(config: Config) -> None:
             store=store,
             notifier=notifier,
             heartbeat=heartbeat,
-            retention=Retention.of(config),
+            retention=Retention(config.store.retention_days, config.store.rejected_days),
             wake=wake,
         )
         if publisher is not None:
@@ -127,29 +129,28 @@ class GalleryWatcher:
         self._store = store
         self._stale = False
         self._foreign: str | None = None
+        self._day: date | None = None
         self.gallery: Gallery = self._load()
         self.threshold_source = self._explain_threshold()
         self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
 
     def follow(self) -> bool:
-        """Take over what was enrolled or removed since the last look; a failed look is repeated by the next.
+        """Take over what was enrolled or removed since the last look, and whose consent has ended.
 
-        True: another process has written to the store.
+        A failed look is repeated by the next. True: something has changed.
         """
-        self._stale = self._stale or self._store.changed()
+        self._stale = self._stale or self._store.changed() or self._consent_has_ended()
         if not self._stale:
             return False
+        lapsed_before = self.gallery.lapsed
         self.gallery = self._load()
         self.threshold_source = self._explain_threshold()
         self.recognizer.use(self.gallery, build_rule(self._config, self._pipeline.bundle, self.gallery))
         self._stale = False
         log.info("gallery reloaded: %s", self.describe())
         self._tell_foreign()
+        self._tell_lapsed(lapsed_before)
         return True
-
-    def reload_soon(self) -> None:
-        """Who is enrolled has been changed by this process itself, which :meth:`follow` would not notice."""
-        self._stale = True
 
     def announce(self) -> None:
         """Log what recognizes, how well, and what it cannot use."""
@@ -157,6 +158,7 @@ class GalleryWatcher:
         log.info("model %s, %s", self.gallery.model_id, explain_accuracy(bundle))
         log.info("gallery: %s", self.describe())
         self._tell_foreign()
+        self._tell_lapsed(frozenset())
 
     def describe(self) -> str:
         """Size and threshold in words."""
@@ -172,24 +174,40 @@ class GalleryWatcher:
             log.warning("%s", foreign)
         self._foreign = foreign
 
+    def _tell_lapsed(self, before: frozenset[SubjectId]) -> None:
+        """Whose consent has ended, once."""
+        lapsed = self.gallery.lapsed - before
+        if lapsed:
+            log.warning(
+                "not recognized any more, for the consent has ended: %s; `kiosk subjects consent` renews it, "
+                "`kiosk subjects remove --due` erases",
+                ", ".join(sorted(lapsed)),
+            )
+
+    def _consent_has_ended(self) -> bool:
+        """Whether a day has begun on which others may be recognized than yesterday."""
+        today = self._today()
+        if today is None or today == self._day:
+            return False
+        changed = self._store.lapsed(today) != self.gallery.lapsed
+        self._day = today
+        return changed
+
+    def _today(self) -> date | None:
+        """The date by a clock that was set; while it is not (any more), the last one known."""
+        return SystemClock().trusted_date(self._config.device.timezone) or self._day
+
     def _load(self) -> Gallery:
-        return self._store.gallery(self._pipeline.embedder.model_id)
+        self._day = self._today()
+        return self._store.gallery(self._pipeline.embedder.model_id, today=self._day)
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long what is kept, days. ``unseen_days``: people not seen; None: for ever. ``timezone``: the site's."""
+    """How long what is kept, days."""
 
     attendance_days: int
     rejected_days: int
-    unseen_days: int | None = None
-    timezone: str = "UTC"
-
-    @classmethod
-    def of(cls, config: Config) -> Self:
-        """As configured."""
-        store, privacy = config.store, config.privacy
-        return cls(store.retention_days, store.rejected_days, privacy.unseen_days, config.device.timezone)
 
 
 class Daemon:
@@ -416,26 +434,9 @@ class Daemon:
             self._store.prune_rejections(retention.rejected_days, now_ms=now_ms)
         if not synchronized:
             return
-        # First, for it asks when people were seen last.
-        self._erase_due(now_ms)
         deleted = self._store.prune(retention.attendance_days, now_ms=now_ms)
         if deleted:
             log.info("%s events older than %s days deleted", deleted, retention.attendance_days)
-
-    def _erase_due(self, now_ms: int) -> None:
-        """One subject at most; whoever else is due goes at the next looks, with frames in between.
-
-        The keeper of the backups clears these and the write-ahead log, which closes the receipt.
-        """
-        today = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(self._retention.timezone)).date()
-        erased, why = self._store.erase_expired(today), "the consent has ended"
-        if erased is None and self._retention.unseen_days is not None:
-            erased = self._store.erase_unseen(self._retention.unseen_days, now_ms=now_ms)
-            why = f"not seen for {self._retention.unseen_days} days"
-        if erased is not None:
-            log.warning("subject %s is erased: %s", erased, why)
-            self._watcher.reload_soon()
-            self._next_housekeeping_s = 0.0
 
 
 def open_configured_camera(config: Config) -> Camera:
@@ -483,17 +484,29 @@ def _start_keeper(stack: ExitStack, config: Config, store: Store) -> None:
 def _note_settings(config: Config, pipeline: Pipeline, store: Store) -> None:
     """Have the audit log tell what decides from now on. On a full disk the next start does: the door stays open."""
     try:
-        store.note_settings(deciding_settings(config), pipeline.embedder.model_id)
+        store.note_settings(noted_settings(config), pipeline.embedder.model_id)
     except KioskError as error:
         log.error("settings not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
 
 
-def deciding_settings(config: Config) -> dict[str, Any]:
-    """What decides who is let in and how long anything is kept, by dotted name. Without secrets."""
-    sections = config.model_dump(mode="json", include={"match", "pad", "attendance", "privacy"})
-    settings = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
-    kept = {"store.retention_days": config.store.retention_days, "store.rejected_days": config.store.rejected_days}
-    return settings | kept
+def noted_settings(config: Config) -> dict[str, Any]:
+    """The configuration by dotted name, for the audit log. Without what may hold a secret."""
+    return dict(_flatten(config)) | {"camera.source": shown_source(config)}
+
+
+def _flatten(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    plain = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif field.repr:
+            yield f"{prefix}{name}", plain[name]
+
+
+def shown_source(config: Config) -> str:
+    """Where pictures come from, without a login and password that an address may hold."""
+    return re.sub(r"://.*@", "://***@", str(config.camera.source)).partition("?")[0]
 
 
 def broker_settings(config: Config) -> BrokerSettings:

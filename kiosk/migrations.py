@@ -283,9 +283,11 @@ def _add_audit(db: Database) -> None:
 
 def _add_consent_terms(db: Database) -> None:
     """Which text was agreed to, and until which day (included)."""
+    sound = integrity.sound("subjects", columns=integrity.present(db, "subjects"))
     for column in ("consent_version", "consent_until"):
         db.execute(f"ALTER TABLE subjects ADD COLUMN {column} TEXT")
-    integrity.seal(db, "subjects", columns=integrity.present(db, "subjects"))
+    # A row that was damaged before stays so: a new digest would vouch for it.
+    integrity.seal(db, "subjects", sound, columns=integrity.present(db, "subjects"))
 
 
 STEPS: tuple[Step, ...] = (
@@ -300,6 +302,8 @@ STEPS: tuple[Step, ...] = (
 
 SEALED_SINCE = STEPS.index(_add_digests) + 1
 """From this schema version on every row carries a digest."""
+AUDITED_SINCE = STEPS.index(_add_audit) + 1
+"""From this schema version on there is an audit log."""
 
 
 def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:

@@ -488,6 +488,37 @@ def test_remove_a_bundle_that_nobody_needs(home: Kiosk, other: Path) -> None:
     assert removed.detail() == {"bundle": OTHER}
 
 
+_UNLOGGABLE = {
+    # The row itself cannot be written, or (as where the disk is full) only the commit fails.
+    "row": ["CREATE TRIGGER no BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END"],
+    "commit": [
+        "CREATE TABLE wish (subject TEXT REFERENCES subjects(id) DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE TRIGGER no AFTER INSERT ON audit BEGIN INSERT INTO wish VALUES ('nobody'); END",
+    ],
+}
+
+
+@pytest.mark.parametrize("statements", _UNLOGGABLE.values(), ids=_UNLOGGABLE)
+def test_without_its_row_in_the_log_no_bundle_comes_or_goes(
+    home: Kiosk, other: Path, tmp_path: Path, statements: list[str]
+) -> None:
+    assert home("model", "install", other, "--yes").returncode == 0
+    again = _bundle(tmp_path / "again", OTHER, tail=b"again")
+    first_time = _bundle(tmp_path / "first", "first-int8")
+    before = (home.folder / "models" / OTHER / "manifest.json").read_bytes()
+    with Store.open(home.store) as store, store._writing() as db:
+        for statement in statements:
+            db.execute(statement)
+    for bundle in (again, first_time):
+        result = home("model", "install", bundle, "--yes", "--json")
+        assert (result.returncode, json.loads(result.stdout)["installed"]) == (73, False)
+    result = home("model", "remove", OTHER, "--yes", "--json")
+    assert (result.returncode, json.loads(result.stdout)["removed"]) == (73, False)
+    assert_one_line_error(result.stderr)
+    assert _installed(home) == [OTHER]
+    assert (home.folder / "models" / OTHER / "manifest.json").read_bytes() == before
+
+
 def test_removing_the_bundle_the_configuration_names(home: Kiosk, other: Path) -> None:
     shutil.copytree(other, home.folder / "models" / OTHER)
     with Store.open(home.store) as store:

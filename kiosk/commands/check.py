@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,10 +17,11 @@ import click
 from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
 from kiosk.clock import SystemClock
+from kiosk.commands.erasure import describe_due
 from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
-from kiosk.daemon import broker_settings, open_configured_camera, store_limits
+from kiosk.daemon import broker_settings, open_configured_camera, shown_source, store_limits
 from kiosk.errors import (
     BrokerError,
     CameraError,
@@ -46,7 +46,7 @@ from kiosk.pipeline import (
     open_bundle,
 )
 from kiosk.ports import EndOfStream
-from kiosk.store import Store, describe_damage
+from kiosk.store import Store, Subject, describe_damage
 
 _FIRST_FRAME_S = 5.0
 _TELL_RESTORE_DAYS = 30
@@ -174,7 +174,7 @@ class Doctor:
     def _describe_gallery(self, store: Store) -> Finding:
         if self._bundle is None or self._model_id is None:
             return Finding("store", Status.OK, f"{len(store.subjects())} subjects")
-        gallery = store.gallery(self._model_id)
+        gallery = store.gallery(self._model_id, today=SystemClock().trusted_date(self._config.device.timezone))
         if not len(gallery) and not store.template_models():
             return Finding("store", Status.WARN, "nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls")
         message = f"{len(gallery)} subjects, {explain_threshold(self._config, self._bundle, gallery)}"
@@ -236,8 +236,7 @@ def _describe_connection(settings: BrokerSettings) -> Finding:
 
 
 def _try_camera(config: Config) -> str:
-    # An address may hold a password.
-    shown = re.sub(r"://.*@", "://***@", str(config.camera.source)).partition("?")[0]
+    shown = shown_source(config)
     with closing(open_configured_camera(config)) as camera:
         deadline_s = time.monotonic() + _FIRST_FRAME_S
         while time.monotonic() < deadline_s:
@@ -284,21 +283,43 @@ def _describe_backups(store: Store, config: Config) -> Finding:
 
 
 def _check_consent(store: Store, config: Config) -> Iterator[Finding]:
-    """Whose consent ends soon, and who has none where it is required; nothing while all is well."""
-    soon = (datetime.now(ZoneInfo(config.device.timezone)) + timedelta(days=_TELL_CONSENT_DAYS)).date().isoformat()
-    ending = [s for s in store.subjects() if s.consent_until is not None and s.consent_until <= soon]
+    """Whose consent ends soon, who has none where it is required, who is due; nothing while all is well."""
+    today = SystemClock().trusted_date(config.device.timezone)
+    by_clock = datetime.now(ZoneInfo(config.device.timezone)).date()
+    soon, now = (by_clock + timedelta(days=_TELL_CONSENT_DAYS)).isoformat(), by_clock.isoformat()
+    subjects = store.subjects()
+    ending = [s for s in subjects if s.consent_until is not None and now <= s.consent_until <= soon]
     if ending:
-        who = some(f"{subject.id} on {subject.consent_until}" for subject in ending)
         yield Finding(
             "consent",
             Status.WARN,
-            f"of {count(len(ending), 'subject')} ends within {_TELL_CONSENT_DAYS} days or has ended, and they are "
-            f"erased then: {who}; `kiosk subjects consent` renews it",
+            f"of {count(len(ending), 'subject')} ends within {_TELL_CONSENT_DAYS} days, and they are not recognized "
+            f"any more then: {_consent_ends(ending)}; `kiosk subjects consent` renews it",
         )
-    without = [subject.id for subject in store.subjects() if subject.consent_reference is None]
+    ended = [s for s in subjects if s.consent_until is not None and s.consent_until < now]
+    if ended and today is None:
+        yield Finding(
+            "consent",
+            Status.WARN,
+            f"of {count(len(ended), 'subject')} has ended, if the clock is right: {_consent_ends(ended)}; they are "
+            "recognized until it follows a time server",
+        )
+    without = [subject.id for subject in subjects if subject.consent_reference is None]
     if without and config.privacy.require_consent:
         message = f"none of {count(len(without), 'subject')} is on record: {some(without)}; `kiosk subjects consent`"
         yield Finding("consent", Status.WARN, message)
+    due = [] if today is None else store.due(today, config.privacy.unseen_days)
+    if due:
+        who = some(f"{one.subject_id} ({describe_due(one)})" for one in due)
+        yield Finding(
+            "erasure",
+            Status.WARN,
+            f"{count(len(due), 'subject')} due: {who}; `kiosk subjects remove --due` shows and erases them",
+        )
+
+
+def _consent_ends(subjects: Iterable[Subject]) -> str:
+    return some(f"{subject.id} on {subject.consent_until}" for subject in subjects)
 
 
 def _days_since(text: str) -> float:

@@ -112,12 +112,18 @@ def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = F
         if ago is not None:
             return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-            day = date.fromisoformat(text) + timedelta(days=end_of_day)
-            return datetime.combine(day, day_time(), zone)
-        moment = datetime.fromisoformat(text)
+            day = date.fromisoformat(text)
+            if end_of_day and day == date.max:
+                return datetime.max.replace(microsecond=0, tzinfo=UTC)
+            moment = datetime.combine(day + timedelta(days=end_of_day), day_time(), zone)
+        else:
+            moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+        # Where that is before the year 1 or after 9999 in UTC, nobody can say when it is.
+        moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise UsageError(f"{text!r} is no time: use 2026-03-02, 2026-03-02T08:00, 24h or 7d") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+    return moment
 
 
 Row = AttendanceRow | RejectionRow

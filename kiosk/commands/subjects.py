@@ -10,13 +10,14 @@ from pathlib import Path
 
 import click
 
-from kiosk.biometrics import ModelId
+from kiosk.biometrics import ModelId, SubjectId
+from kiosk.clock import SystemClock
 from kiosk.commands.options import PATH, ask, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, ModelError, UsageError
-from kiosk.store import ErasureReceipt, Store, Subject
+from kiosk.store import Store, Subject
 
 _DATE = click.DateTime(["%Y-%m-%d"])
 
@@ -33,14 +34,16 @@ def list_subjects(*, as_json: bool, config_path: Path | None, verbose: int) -> N
     """List everybody who is enrolled; say whom the model in use cannot recognize."""
     config = load(config_path, verbose)
     with open_store(config) as store:
-        subjects, models = store.subjects(), store.subject_models()
+        subjects, models, lapsed = store.subjects(), store.subject_models(), _lapsed(store, config)
     in_use = _model_in_use(config)
     if as_json:
-        documents = [_document(subject, models.get(subject.id, {}), in_use) for subject in subjects]
+        documents = [_document(subject, models.get(subject.id, {}), in_use, lapsed) for subject in subjects]
         print_json({"model": in_use, "subjects": documents})
         return
     for subject in subjects:
         note = _describe_models(models.get(subject.id, {}), in_use)
+        if subject.id in lapsed:
+            note = f"\tNOT RECOGNIZED: consent ended on {subject.consent_until}"
         click.echo(f"{subject.id}\t{subject.name or ''}\t{count(subject.templates, 'template')}{note}")
     if not subjects:
         click.echo("nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls", err=True)
@@ -55,7 +58,8 @@ def show(*, subject_id: str, as_json: bool, config_path: Path | None, verbose: i
     config = load(config_path, verbose)
     in_use = _model_in_use(config)
     with open_store(config) as store:
-        document = _full_document(store, _find(store, subject_id), in_use)
+        subject, lapsed = _find(store, subject_id), _lapsed(store, config)
+        document = _full_document(store, subject, in_use, lapsed)
     if as_json:
         print_json(document)
         return
@@ -66,7 +70,12 @@ def show(*, subject_id: str, as_json: bool, config_path: Path | None, verbose: i
     for template in templates if isinstance(templates, list) else []:
         note = " (of another model: not compared)" if template["compared"] is False else ""
         click.echo(f"template {template['id']}: {template['model']}, {template['created_at']}{note}")
-    if document["recognized"] is False:
+    if subject.id in lapsed:
+        click.echo(
+            f"NOT RECOGNIZED: the consent ended on {subject.consent_until}; `kiosk subjects consent` renews it",
+            err=True,
+        )
+    elif document["recognized"] is False:
         click.echo(
             f"NOT RECOGNIZED by the model in use, {in_use}; `kiosk subjects reenroll DIR` enrolls again", err=True
         )
@@ -149,16 +158,33 @@ def reenroll(
 
 
 @command.command("remove")
-@click.argument("subject_id")
+@click.argument("subject_id", required=False)
+@click.option(
+    "--due",
+    is_flag=True,
+    help="Erase everybody who is due: whose consent has ended, or who was not seen for privacy.unseen_days.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @common_options
-def remove(*, subject_id: str, yes: bool, as_json: bool, config_path: Path | None, verbose: int) -> None:
+def remove(
+    *, subject_id: str | None, due: bool, yes: bool, as_json: bool, config_path: Path | None, verbose: int
+) -> None:
     """Erase a person: name and templates, also from the file's bytes.
 
-    Attendance stays under the bare id. A running kiosk forgets the person within seconds.
+    Attendance stays under the bare id. A running kiosk forgets the person within seconds. Prints a receipt, which the
+    store keeps, too: `kiosk privacy report`.
+
+    --due first shows who is due and why; nobody is while the clock is not known to follow a time server (exit code 69).
     """
+    from kiosk.commands.erasure import describe_receipt, remove_due
+
+    if due == (subject_id is not None):
+        raise UsageError("subjects remove: say whom: SUBJECT_ID, or --due for everybody who is due")
     config = load(config_path, verbose)
+    if subject_id is None:
+        remove_due(config, yes=yes, as_json=as_json)
+        return
     with open_store(config) as reader:
         subject = _find(reader, subject_id)
     if not yes:
@@ -168,20 +194,12 @@ def remove(*, subject_id: str, yes: bool, as_json: bool, config_path: Path | Non
     if as_json:
         print_json(asdict(receipt))
     else:
-        click.echo(_describe(receipt))
+        click.echo(describe_receipt(receipt))
 
 
 def _confirm(subject: Subject) -> None:
     if not ask(f"Erase {subject.id} and {count(subject.templates, 'template')}? This cannot be undone."):
         raise InputError(f"{subject.id} was not removed (--yes removes without asking)")
-
-
-def _describe(receipt: ErasureReceipt) -> str:
-    rest = "" if receipt.complete else "; NOT YET from all backups and the log: a running kiosk sees to that"
-    return (
-        f"{receipt.subject_id} erased at {receipt.erased_at}: {count(receipt.templates_erased, 'template')} erased, "
-        f"{count(receipt.attendance_kept, 'event')} kept without name; receipt {receipt.receipt_id}{rest}"
-    )
 
 
 def _find(store: Store, subject_id: str) -> Subject:
@@ -212,22 +230,34 @@ def _describe_models(models: Mapping[ModelId, int], in_use: ModelId | None) -> s
     return f"\t{', '.join([f'{models[in_use]} of {in_use}', *foreign])}"
 
 
-def _recognized(models: Collection[ModelId], in_use: ModelId | None) -> bool | None:
-    return None if in_use is None else in_use in models
+def _lapsed(store: Store, config: Config) -> frozenset[SubjectId]:
+    """Whose consent has ended, as far as the clock can be trusted."""
+    today = SystemClock().trusted_date(config.device.timezone)
+    return frozenset() if today is None else store.lapsed(today)
 
 
-def _document(subject: Subject, models: Mapping[ModelId, int], in_use: ModelId | None) -> dict[str, object]:
+def _recognized(
+    subject: Subject, models: Collection[ModelId], in_use: ModelId | None, lapsed: Collection[SubjectId]
+) -> bool | None:
+    return None if in_use is None else in_use in models and subject.id not in lapsed
+
+
+def _document(
+    subject: Subject, models: Mapping[ModelId, int], in_use: ModelId | None, lapsed: Collection[SubjectId]
+) -> dict[str, object]:
     return {
         "subject_id": subject.id,
         "name": subject.name,
         "templates": subject.templates,
         "models": models,
-        "recognized": _recognized(models, in_use),
+        "recognized": _recognized(subject, models, in_use, lapsed),
         "created_at": subject.created_at,
     }
 
 
-def _full_document(store: Store, subject: Subject, in_use: ModelId | None) -> dict[str, object]:
+def _full_document(
+    store: Store, subject: Subject, in_use: ModelId | None, lapsed: Collection[SubjectId]
+) -> dict[str, object]:
     last = store.last_visit(subject.id)
     infos = store.template_infos(subject.id)
     models = Counter(info.model_id for info in infos)
@@ -241,7 +271,7 @@ def _full_document(store: Store, subject: Subject, in_use: ModelId | None) -> di
         "consent_until": subject.consent_until,
         "last_event": None if last is None else f"{last.event_type} at {last.occurred_at}",
         "models": dict(models),
-        "recognized": _recognized(models, in_use),
+        "recognized": _recognized(subject, models, in_use, lapsed),
         "templates": [
             {
                 "id": info.id,

@@ -273,8 +273,12 @@ class StoreSection(Section):
     snapshots: Literal["none"] = Field(default="none", description="Pictures kept with events: none, in this version.")
 
 
+_UNSEEN_MARGIN_DAYS = 14
+"""At either end of the events that are kept up to a week does not count (``kiosk.store._due``)."""
+
+
 class PrivacySection(Section):
-    """On what enrollment rests, and when people are erased by themselves; more in docs/audit.md."""
+    """On what enrollment rests, and when people are due to be erased; more in docs/audit.md."""
 
     require_consent: bool = Field(
         default=False, description="Refuse to enroll anybody without a consent that is on record and has not ended."
@@ -283,8 +287,9 @@ class PrivacySection(Section):
         default=None,
         ge=1,
         le=36_500,
-        description="Erase people who have not been seen, nor enrolled anew, for so long, days; null: never. Not more "
-        "than `store.retention_days`: without the events nobody can tell.",
+        description="Who was not seen on so many days, on which the kiosk saw others, is due to be erased by "
+        "`kiosk subjects remove --due`; null: nobody is. At least 14 less than `store.retention_days`: only the events "
+        "that are kept can tell.",
     )
 
 
@@ -363,11 +368,14 @@ class Config(Section):
 
     @field_validator("privacy")
     @classmethod
-    def _events_kept_as_long(cls, privacy: PrivacySection, info: ValidationInfo) -> PrivacySection:
+    def _events_kept_longer(cls, privacy: PrivacySection, info: ValidationInfo) -> PrivacySection:
         store = info.data.get("store")
-        if store is not None and privacy.unseen_days is not None and privacy.unseen_days > store.retention_days:
+        if store is None or privacy.unseen_days is None:
+            return privacy
+        if privacy.unseen_days > store.retention_days - _UNSEEN_MARGIN_DAYS:
             raise ValueError(
-                f"unseen_days ({privacy.unseen_days}) must not be more than store.retention_days "
-                f"({store.retention_days}), or people seen in between would be erased"
+                f"unseen_days ({privacy.unseen_days}) must be at least {_UNSEEN_MARGIN_DAYS} less than "
+                f"store.retention_days ({store.retention_days}): days are counted over the events that are kept, and "
+                "nobody would ever be due"
             )
         return privacy

@@ -6,6 +6,7 @@ from kiosk.store._backups import Backup
 from kiosk.store._chain import Action, chain_hash
 from kiosk.store._connection import RunningDaemon
 from kiosk.store._corrections import Corrections
+from kiosk.store._due import Due, DueReason, History
 from kiosk.store._keeper import BackupKeeper
 from kiosk.store._limits import Limits, StoreCondition
 from kiosk.store._outbox import OutboxCounts, Unsent, UnsentEvent
@@ -32,7 +33,10 @@ __all__ = [
     "BackupKeeper",
     "Consent",
     "Corrections",
+    "Due",
+    "DueReason",
     "ErasureReceipt",
+    "History",
     "Limits",
     "NewTemplate",
     "OutboxCounts",

@@ -32,7 +32,7 @@ from kiosk.evidence import Evidence
 from kiosk.packing import pack, unpack
 from kiosk.store import _mentions
 from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
-from kiosk.store._chain import Action, Actor, append, recorded_head
+from kiosk.store._chain import Action, Actor, append, record_head, recorded_head
 from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, create_private, open_reading, rename
 from kiosk.store._salvage import MOST_LOST, Reading, highest_seq, open_damaged
@@ -225,11 +225,12 @@ def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
             integrity.install(db)
             _mentions.install(db)
             migrations.migrate(db, path)
-            with open_damaged(path, backup.path) as damaged:
+            with open_damaged(path, backup.path) as (damaged, own_first_page):
                 db.execute("BEGIN IMMEDIATE")
                 log_now = WriteAheadLog.read(path)
                 # What is behind a damaged header of the log may not have been found, and its numbers were given out.
-                merge = Merge(db, damaged, log_unsound=log_now is not None and not log_now.header_sound)
+                log_unsound = log_now is not None and not log_now.header_sound
+                merge = Merge(db, damaged, log_unsound=log_unsound, own_first_page=own_first_page)
                 merge.run()
                 restored = Restored(
                     at=f"{moment:%Y-%m-%dT%H:%M:%SZ}",
@@ -293,9 +294,12 @@ def _finish_exchange(path: Path, backups: Backups, damaged_name: str | None = No
 class Merge:
     """Takes from a damaged database what the restored backup does not have."""
 
-    def __init__(self, db: Database, damaged: Database | None, *, log_unsound: bool) -> None:
+    def __init__(
+        self, db: Database, damaged: Database | None, *, log_unsound: bool, own_first_page: bool = True
+    ) -> None:
         self._db = db
         self._damaged = damaged
+        self._own_first_page = own_first_page
         self._log_unsound = log_unsound
         self._before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM attendance")
         self.highest = 0
@@ -320,23 +324,34 @@ class Merge:
 
         Numbers go on above the end that the damaged file recorded, so that what is lost leaves a gap.
         """
+        end_known = self._end_of_audit_known() and not self._log_unsound
         known = [head for head in (self._audit_head(self._db), self._audit_head(self._damaged)) if head is not None]
         known += self._db.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchall()
-        if known:
-            seq, digest = max(known, key=itemgetter(0))
-            integrity.set_mark(self._db, integrity.AUDIT_HEAD, {"seq": seq, "hash": digest})
+        seq, digest = max(known, key=itemgetter(0), default=(0, ""))
+        record_head(self._db, seq, digest)
         details = {
             "backup_at": restored.backup_at,
             "damaged_file": restored.damaged_file,
-            "log_complete": self._end_of_audit_known() and not self._log_unsound,
+            "log_complete": end_known and self._scalar("SELECT COUNT(*) FROM audit") == seq,
         }
         append(self._db, Actor.present("daemon"), Action.RESTORE, details)
 
     def _end_of_audit_known(self) -> bool:
-        """Whether the damaged file tells where its audit log ends, or is of a version that had none."""
+        """Whether the damaged file tells where its audit log ends, or that its version had none.
+
+        A version that only the backup tells is no proof: the log may have begun after that.
+        """
         if self._damaged is None:
             return False
-        return self._audit_head(self._damaged) is not None or self._is_older_than("audit")
+        return self._audit_head(self._damaged) is not None or (self._own_first_page and self._has_no_audit())
+
+    def _has_no_audit(self) -> bool:
+        if self._damaged is None:
+            return False
+        with contextlib.suppress(sqlite3.DatabaseError):
+            (version,) = self._damaged.execute("PRAGMA user_version").fetchone()
+            return bool(0 < version < migrations.AUDITED_SINCE and not integrity.present(self._damaged, "audit"))
+        return False
 
     @staticmethod
     def _audit_head(db: Database | None) -> tuple[int, str] | None:

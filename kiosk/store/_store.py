@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,11 +49,16 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Au
             raise
         return store
 
-    def gallery(self, model_id: ModelId) -> Gallery:
-        """All subjects with templates of this model, and what was measured at this door for it."""
+    def gallery(self, model_id: ModelId, *, today: date | None = None) -> Gallery:
+        """All subjects with templates of this model, and what was measured at this door for it.
+
+        ``today``: whose consent ended before that day is left out; None: the clock cannot be trusted, and nobody is.
+        """
         calibration = self.calibration(model_id)
         shift = 0.0 if calibration is None else calibration.score_shift
-        return Gallery(model_id, self.templates(model_id), score_shift=shift)
+        lapsed = frozenset() if today is None else self.lapsed(today)
+        templates = (template for template in self.templates(model_id) if template.subject_id not in lapsed)
+        return Gallery(model_id, templates, score_shift=shift, lapsed=lapsed)
 
     def row_counts(self) -> dict[str, int]:
         """How many rows each table has."""

@@ -25,12 +25,12 @@ from kiosk.events import utc_text
 from kiosk.store._audit import AuditLog
 from kiosk.store._chain import Action
 from kiosk.store._connection import rows, scalar
+from kiosk.store._due import Due, History, due_state, find_due
 from kiosk.store._mentions import forget_subject
 
 log = logging.getLogger(__name__)
 
 _MAX_NAME = 200
-_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,22 +183,39 @@ class Subjects(AuditLog):
             integrity.seal(db, "subjects", "id = ?", [subject_id])
             self._log(db, Action.CONSENT, {"until": consent.until}, subject_id=subject_id)
 
-    def erase_expired(self, today: date) -> SubjectId | None:
-        """Erase one subject whose consent has ended before ``today``; who it was, None when there is nobody.
+    def lapsed(self, today: date) -> frozenset[SubjectId]:
+        """Whose consent has ended before that day. Ask only while the clock can be trusted."""
+        found = self._rows(
+            f"SELECT id FROM subjects WHERE consent_until < ? AND {integrity.sound('subjects')}",  # noqa: S608
+            [today.isoformat()],
+        )
+        return frozenset(SubjectId(row["id"]) for row in found)
 
-        One at a time, for an erasure keeps others from writing. The receipt is open until :meth:`finish_erasures`. Call
-        it only while the clock can be trusted.
+    def due(self, today: date, unseen_days: int | None = None) -> list[Due]:
+        """Who is to be erased: whose consent ended before ``today``, or who was not seen for so many days; by id.
+
+        Ask only while the clock can be trusted. :class:`kiosk.store._due.History` says which days count.
         """
-        return self._erase_one(_EXPIRED, {"today": today.isoformat()}, reason="consent_expired")
+        subjects = {subject.id: subject.templates for subject in self.subjects()}
+        history = None if unseen_days is None else self.history(today)
+        with self._reading() as db:
+            return find_due(db, history, today=today, unseen_days=unseen_days, subjects=subjects)
 
-    def erase_unseen(self, days: int, *, now_ms: int) -> SubjectId | None:
-        """Erase one subject who was neither seen nor enrolled nor gave consent for ``days``; as :meth:`erase_expired`.
+    def history(self, today: date) -> History:
+        """What is known of when people were here last."""
+        audit = self.audit_rows()
+        with self._reading() as db:
+            return History(db, audit, today)
 
-        What was written under a clock that nobody had set is old only if something written later, with a trusted date,
-        is. ``days`` must not exceed those for which attendance is kept, or nobody can tell who was seen.
+    def remove_due(self, due: Due) -> ErasureReceipt | None:
+        """Erase somebody found by :meth:`due`; None, and nothing is done, where the reason no longer holds.
+
+        The receipt is open until :meth:`finish_erasures`, for once after all of them.
         """
-        cutoff = utc_text(now_ms - days * _DAY_MS)
-        return self._erase_one(_UNSEEN, {"cutoff": cutoff}, reason="unseen")
+        with self._writing() as db:
+            if due_state(db, due.subject_id) != due.state:
+                return None
+            return ErasureReceipt(**self._erase(db, due.subject_id, reason=due.reason))
 
     def presences(self) -> dict[SubjectId, Presence]:
         """The events of each subject, also of those who are erased; nothing of who has none."""
@@ -207,18 +224,6 @@ class Subjects(AuditLog):
             " FROM attendance WHERE corrects IS NULL GROUP BY subject_id"
         )
         return {SubjectId(row.pop("subject_id")): Presence(**row) for row in found}
-
-    def _erase_one(self, due: str, params: dict[str, object], *, reason: str) -> SubjectId | None:
-        if not self._rows(due, params):
-            return None
-        with self._writing() as db:
-            # Again: consent may have been renewed meanwhile.
-            found = rows(db, due, params)
-            if not found:
-                return None
-            subject_id = SubjectId(found[0]["id"])
-            self._erase(db, subject_id, reason=reason)
-        return subject_id
 
     def subjects(self) -> list[Subject]:
         """All subjects, by id."""
@@ -411,37 +416,6 @@ _SELECT_SUBJECT = """
            COUNT(t.id) AS templates
     FROM subjects AS s LEFT JOIN templates AS t ON t.subject_id = s.id
 """
-# Nobody is erased for a row that is damaged.
-_EXPIRED = f"""
-    SELECT s.id FROM subjects AS s
-    WHERE s.consent_until < :today AND {integrity.sound("subjects", "s")} ORDER BY s.id LIMIT 1
-"""  # noqa: S608 - names from the code
-_UNSEEN = f"""
-    SELECT s.id FROM subjects AS s
-    WHERE s.created_at < :cutoff AND {integrity.sound("subjects", "s")}
-      -- Most have been seen, and their last row says so: theirs alone is looked at.
-      AND COALESCE((SELECT COALESCE(v.corrected_at, v.occurred_at) FROM attendance AS v
-                    WHERE v.subject_id = s.id AND v.corrects IS NULL ORDER BY v.seq DESC LIMIT 1), '') < :cutoff
-      AND NOT EXISTS (SELECT 1 FROM templates AS t WHERE t.subject_id = s.id AND t.created_at >= :cutoff)
-      AND NOT EXISTS (
-        SELECT 1 FROM attendance AS a
-        WHERE a.subject_id = s.id AND a.corrects IS NULL
-          AND (COALESCE(a.corrected_at, a.occurred_at) >= :cutoff
-               OR (NOT a.clock_synchronized AND a.corrected_at IS NULL
-                   AND a.seq > (SELECT COALESCE(MAX(o.seq), 0) FROM attendance AS o
-                                WHERE COALESCE(o.corrected_at, o.occurred_at) < :cutoff
-                                  AND (o.clock_synchronized OR o.corrected_at IS NOT NULL))))
-      )
-      AND NOT EXISTS (
-        SELECT 1 FROM audit AS e
-        WHERE e.subject_id = s.id AND e.action IN ('enroll', 'consent')
-          AND (e.occurred_at >= :cutoff
-               OR (NOT e.clock_synchronized
-                   AND NOT EXISTS (SELECT 1 FROM audit AS l
-                                   WHERE l.seq > e.seq AND l.clock_synchronized AND l.occurred_at < :cutoff)))
-      )
-    ORDER BY s.id LIMIT 1
-"""  # noqa: S608 - names from the code
 
 
 def check_name(name: str | None) -> None:
@@ -505,7 +479,7 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         "attendance_kept": scalar(
             db, "SELECT COUNT(*) FROM attendance WHERE subject_id = ? AND corrects IS NULL", [subject_id]
         ),
-        "complete": 0,
+        "complete": False,
     }
     db.execute("DELETE FROM templates WHERE subject_id = ?", [subject_id])
     db.execute("DELETE FROM subjects WHERE id = ?", [subject_id])
