@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlite_utils import Database
+
 from kiosk.errors import KeyFileError, KeyPermissionError, KioskError, StoreError
 from kiosk.store._files import beside, create_private, rename
 from kiosk.store._sealing import KEY_BYTES, Key, Refused, seal, unseal
@@ -189,6 +191,25 @@ class KeyFile:
     def _unwritten(self, error: OSError) -> KioskError:
         problem = (error.strerror or str(error)).lower()
         return StoreError(f"{self.path}: the key of the templates cannot be written: {problem}; nothing was changed")
+
+
+def key_for_upgrade(keys: KeyFile, db: Database, owner_of: Path) -> Key | None:
+    """What a version that did not encrypt gets its templates sealed with; None where it has none.
+
+    Raises:
+        KeyFileError: this store's templates were encrypted already: others came here in the clear.
+    """
+    if not db.execute("SELECT EXISTS (SELECT 1 FROM templates)").fetchone()[0]:
+        return None
+    if not keys.exists():
+        return keys.create(owner_of, adopting=True).current
+    ring = keys.read()
+    if not ring.adopting:
+        raise KeyFileError(
+            f"{owner_of}: templates that are not encrypted, beside the key of some that are: an old backup, or a "
+            f"forgery; to take them for what they say, move {keys.path} away"
+        )
+    return ring.current
 
 
 def _credential() -> Path | None:

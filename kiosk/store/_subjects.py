@@ -24,7 +24,8 @@ from kiosk.events import utc_text
 from kiosk.store._chain import Action
 from kiosk.store._connection import rows, scalar
 from kiosk.store._mentions import forget_subject
-from kiosk.store._templates import NewTemplate, Templates, delete_templates
+from kiosk.store._stale import delete_templates
+from kiosk.store._templates import NewTemplate, Templates
 
 log = logging.getLogger(__name__)
 

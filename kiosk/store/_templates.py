@@ -20,11 +20,12 @@ from sqlite_utils import Database
 
 from kiosk import integrity
 from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
-from kiosk.errors import StoreError
+from kiosk.errors import KeyFileError, StoreError
 from kiosk.store._audit import AuditLog
 from kiosk.store._connection import rows, scalar
 from kiosk.store._keys import KeyRing
 from kiosk.store._sealing import BOUND, Key, Refused
+from kiosk.store._stale import note_stale, stale
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,13 @@ class Templates(AuditLog):
 
     # --- a new key for what remains
 
+    def _adopting(self) -> bool:
+        """Whether an upgrade has only just encrypted the templates, and copies in the clear may be left."""
+        try:
+            return self.keys.exists() and self._keys_to_drop() and self.keys.read().adopting
+        except KeyFileError:
+            return False
+
     def _keys_to_drop(self) -> bool:
         with self._reading() as db:
             return integrity.mark(db, integrity.STALE_KEYS) is not None
@@ -187,7 +195,7 @@ class Templates(AuditLog):
             return None
         with self._writing() as db:
             ring = self.keys.read()
-            if ring.current.id in _stale(db):
+            if ring.current.id in stale(db):
                 ring = self.keys.write([Key.fresh(), *ring.keys], number=ring.number, adopting=ring.adopting)
             _reseal(db, ring)
         return ring.current
@@ -208,7 +216,7 @@ class Templates(AuditLog):
                     return False
                 self.keys.write([current], number=ring.number, adopting=False)
             # What was erased since the change was sealed with the new one.
-            rest = [] if current is None else [key_id for key_id in _stale(db) if key_id == current.id]
+            rest = [] if current is None else [key_id for key_id in stale(db) if key_id == current.id]
             if rest:
                 integrity.set_mark(db, integrity.STALE_KEYS, {"key_ids": rest})
             else:
@@ -225,24 +233,6 @@ def describe_refused(refused: Mapping[SubjectId, int]) -> str:
         "were changed or moved, or their key is gone (an old backup, another kiosk's key file); put the right key file "
         "back, or enroll these people again"
     )
-
-
-def note_stale(db: Database, key_ids: Iterable[str]) -> None:
-    """Remember that these keys sealed something that is erased. The caller holds the transaction."""
-    known = _stale(db)
-    integrity.set_mark(db, integrity.STALE_KEYS, {"key_ids": sorted(known.union(key_ids))})
-
-
-def delete_templates(db: Database, where: str, params: Sequence[object]) -> None:
-    """Delete rows and note whose keys have to go. The caller holds the transaction."""
-    key_ids = [row[0] for row in db.execute(f"SELECT DISTINCT key_id FROM templates WHERE {where}", params)]  # noqa: S608 - from the code
-    if key_ids:
-        note_stale(db, key_ids)
-    db.execute(f"DELETE FROM templates WHERE {where}", params)  # noqa: S608
-
-
-def _stale(db: Database) -> set[str]:
-    return set((integrity.mark(db, integrity.STALE_KEYS) or {"key_ids": ()})["key_ids"])
 
 
 def _reseal(db: Database, ring: KeyRing) -> int:
