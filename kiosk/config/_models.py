@@ -247,8 +247,8 @@ class StoreSection(Section):
     )
     key_file: FilePath | None = Field(
         default=None,
-        description="The key that templates are encrypted with; null: the store's name with `.key`, beside it, made with "
-        "the first template.",
+        description="The key that templates are encrypted with; null: the store's name with `.key`, beside it, made "
+        "with the first template.",
     )
     master_key_file: FilePath | None = Field(
         default=None,

@@ -1,7 +1,7 @@
 """The file with the key of the templates: beside the store, not in it, so that a database or a backup alone is mute.
 
-It holds the key that seals and, while the templates change over to a new one, those before it. With a master secret (the
-systemd credential ``store-key``, or a file) the content is sealed in turn.
+It holds the key that seals and, while the templates change over to a new one, those before it. With a master secret
+(the systemd credential ``store-key``, or a file) the content is sealed in turn.
 
 The file has two copies of its content, each in 4 KiB of its own, with a checksum and a number that counts up. They are
 overwritten in place, one after the other, each on the disk before the next: a power cut leaves one that is whole, and

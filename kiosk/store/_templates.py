@@ -2,8 +2,8 @@
 
 Nothing that was erased can be read once the key it was sealed with is gone: not what a flash card keeps of old blocks,
 nor copies of the store that nobody knows of. So an erasure notes which keys sealed what it deleted
-(``integrity.STALE_KEYS``), the templates that remain are sealed with another one, and when no copy of ours needs the old
-one any more, it is overwritten in the key file. Whatever interrupts that, the next attempt goes on from there.
+(``integrity.STALE_KEYS``), the templates that remain are sealed with another one, and when no copy of ours needs the
+old one any more, it is overwritten in the key file. Whatever interrupts that, the next attempt goes on from there.
 """
 
 from __future__ import annotations
