@@ -61,11 +61,10 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Au
 
     def _settle_keys(self) -> None:
         """After an upgrade, and when the key file is to be sealed from now on: leave nothing of before."""
+        # A key that cannot be had is told to whoever asks for templates.
         with contextlib.suppress(KeyFileError):
-            # Whoever asks for templates is told.
-            self.note_unwrapped_key()
-        if self.process == "daemon" or self._adopting():
-            self.finish_erasures()
+            if self.wrap_key() or self._adopting():
+                self.finish_erasures()
 
     def gallery(self, model_id: ModelId) -> Gallery:
         """All subjects with templates of this model, and what was measured at this door for it."""

@@ -20,7 +20,7 @@ from sqlite_utils import Database
 
 from kiosk import integrity
 from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
-from kiosk.errors import KeyFileError, StoreError
+from kiosk.errors import StoreError
 from kiosk.store._audit import AuditLog
 from kiosk.store._connection import rows, scalar
 from kiosk.store._keys import KeyRing
@@ -167,23 +167,25 @@ class Templates(AuditLog):
 
     def _adopting(self) -> bool:
         """Whether an upgrade has only just encrypted the templates, and copies in the clear may be left."""
-        try:
-            return self.keys.exists() and self._keys_to_drop() and self.keys.read().adopting
-        except KeyFileError:
-            return False
+        return self._keys_to_drop() and self.keys.exists() and self.keys.read().adopting
 
     def _keys_to_drop(self) -> bool:
         with self._reading() as db:
             return integrity.mark(db, integrity.STALE_KEYS) is not None
 
-    def note_unwrapped_key(self) -> None:
-        """Where the key file has lain in the clear and there is a master secret now: seal it, and change the key."""
+    def wrap_key(self) -> bool:
+        """Where the key file has lain in the clear and there is a master secret now: seal it. True: the key has to go.
+
+        Raises:
+            KeyFileError: one of them is of no use.
+        """
         if self.keys.master_file is None or not self.keys.exists() or self.keys.read().wrapped:
-            return
+            return False
         with self._writing() as db:
             ring = self.keys.read()
             note_stale(db, [ring.current.id])
             self.keys.write(ring.keys, number=ring.number, adopting=ring.adopting)
+        return True
 
     def _change_key(self) -> Key | None:
         """Seal what remains with a key that sealed nothing of what was erased; the key, None where none is needed.

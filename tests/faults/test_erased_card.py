@@ -1,0 +1,98 @@
+"""Fifty people are erased, and somebody reads the whole card: the file system's image, block by block."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_store import MODEL, embedding, template
+
+from faults.conftest import Record
+from faults.disks import disk_with_a_plug
+from kiosk.biometrics import SubjectId
+from kiosk.store import KeyFile, Store
+from kiosk.store._sealing import Key, Refused
+
+pytestmark = pytest.mark.faults
+
+PEOPLE = 200
+ERASED = range(0, PEOPLE, 4)
+
+
+def in_clear(number: int) -> list[bytes]:
+    values = embedding(number, 512)
+    forms = (values, values.astype(np.float16), np.round(values * 127).astype(np.int8))
+    return [form.tobytes()[:48] for form in forms]
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.row_factory = sqlite3.Row
+        return [dict(row) for row in db.execute("SELECT * FROM templates ORDER BY id")]
+
+
+def readable(key: Key, rows: list[dict[str, Any]], card: bytes) -> int:
+    """How many of these templates the key reads from what the card still has of them."""
+    found = 0
+    for row in rows:
+        # Whatever stands on the card behind the nonce is all that can be the rest of it.
+        at = card.find(row["embedding"][:12])
+        while at >= 0:
+            with contextlib.suppress(Refused):
+                key.unseal(card[at : at + len(row["embedding"])], row)
+                found += 1
+                break
+            at = card.find(row["embedding"][:12], at + 1)
+    return found
+
+
+def test_who_was_erased_is_nowhere_on_the_card(tmp_path: Path, record: Record) -> None:
+    with disk_with_a_plug(tmp_path / "card") as disk:
+        disk.format()
+        disk.mount()
+        path = disk.root / "kiosk.db"
+        with Store.open(path) as store:
+            for number in range(PEOPLE):
+                store.enroll(SubjectId(f"P{number}"), [template_of(number)])
+            with store.backups.alone():
+                store.backups.take()
+            everybody = rows_of(path)
+            old = KeyFile.of(path).read().current
+            os.sync()
+            image = disk.root.parent / "disk.img"
+            before = image.read_bytes()
+            # What is looked for can be found: by the key of then, all of them.
+            assert old.secret.hex().encode() in before
+            assert readable(old, everybody, before) == PEOPLE
+            for number in ERASED:
+                assert store.remove_subject(f"P{number}").complete
+            left = {one.subject_id for one in store.templates(MODEL)}
+        assert left == {f"P{number}" for number in range(PEOPLE) if number not in ERASED}
+        key = KeyFile.of(path).read().current
+        disk.unmount()
+        card = image.read_bytes()
+        erased = [everybody[number] for number in ERASED]
+        remnants = sum(row["embedding"][:12] in card for row in erased)
+        recovered = readable(key, erased, card)
+        with_the_old_key = readable(old, erased, card)
+        record(
+            "erased card",
+            erased=len(ERASED),
+            sealed_remnants_on_the_card=remnants,
+            recovered_with_the_key_there_is=recovered,
+            recovered_had_the_old_key_survived=with_the_old_key,
+        )
+        assert recovered == 0
+        assert not [n for n in range(PEOPLE) for part in in_clear(n) if part in before or part in card]
+        for secret in (old.secret, old.secret.hex().encode()):
+            assert secret not in card
+
+
+def template_of(number: int) -> Any:
+    one = template(number, MODEL)
+    return type(one)(one.model_id, embedding(number, 512))
