@@ -36,6 +36,13 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         return [dict(row) for row in db.execute("SELECT * FROM templates ORDER BY id")]
 
 
+def used_blocks(image: Path) -> bytes:
+    """The card without its blocks of zeros, in order: a hundred times less to search."""
+    content = image.read_bytes()
+    blocks = (content[at : at + 4096] for at in range(0, len(content), 4096))
+    return b"".join(block for block in blocks if block.count(0) < len(block))
+
+
 def readable(key: Key, rows: list[dict[str, Any]], card: bytes) -> int:
     """How many of these templates the key reads from what the card still has of them."""
     found = 0
@@ -65,7 +72,7 @@ def test_who_was_erased_is_nowhere_on_the_card(tmp_path: Path, record: Record) -
             old = KeyFile.of(path).read().current
             os.sync()
             image = disk.root.parent / "disk.img"
-            before = image.read_bytes()
+            before = used_blocks(image)
             # What is looked for can be found: by the key of then, all of them.
             assert old.secret.hex().encode() in before
             assert readable(old, everybody, before) == PEOPLE
@@ -78,7 +85,7 @@ def test_who_was_erased_is_nowhere_on_the_card(tmp_path: Path, record: Record) -
         assert left == {f"P{number}" for number in range(PEOPLE) if number not in ERASED}
         key = KeyFile.of(path).read().current
         disk.unmount()
-        card = image.read_bytes()
+        card = used_blocks(image)
         erased = [everybody[number] for number in ERASED]
         remnants = sum(row["embedding"][:12] in card for row in erased)
         recovered = readable(key, erased, card)
