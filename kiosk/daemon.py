@@ -24,7 +24,7 @@ from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
-from kiosk.errors import ConfigError, KioskError, StoreError
+from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
 from kiosk.events import (
     AttendanceEvent,
     CameraHealth,
@@ -54,7 +54,7 @@ from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
-from kiosk.store import BackupKeeper, Limits, Store, Unsent
+from kiosk.store import BackupKeeper, KeyFile, Limits, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,8 @@ class GalleryWatcher:
         self._stale = False
         self._foreign: str | None = None
         self._day: date | None = None
+        self.key_fault: str | None = None
+        """Why the templates cannot be decrypted."""
         self.gallery: Gallery = self._load()
         self.threshold_source = self._explain_threshold()
         self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
@@ -139,7 +141,7 @@ class GalleryWatcher:
 
         A failed look is repeated by the next. True: something has changed.
         """
-        self._stale = self._stale or self._store.changed() or self._consent_has_ended()
+        self._stale = self._stale or self._store.changed() or self._consent_has_ended() or self._key_is_back()
         if not self._stale:
             return False
         lapsed_before = self.gallery.lapsed
@@ -151,6 +153,14 @@ class GalleryWatcher:
         self._tell_foreign()
         self._tell_lapsed(lapsed_before)
         return True
+
+    def _key_is_back(self) -> bool:
+        if self.key_fault is None:
+            return False
+        try:
+            return self._store.key_ring() is not None
+        except KeyFileError:
+            return False
 
     def announce(self) -> None:
         """Log what recognizes, how well, and what it cannot use."""
@@ -198,8 +208,18 @@ class GalleryWatcher:
         return SystemClock().trusted_date(self._config.device.timezone) or self._day
 
     def _load(self) -> Gallery:
+        """Without the key of the templates nobody is recognized; everything else goes on, and they are tried again."""
         self._day = self._today()
-        return self._store.gallery(self._pipeline.embedder.model_id, today=self._day)
+        model_id = self._pipeline.embedder.model_id
+        try:
+            gallery = self._store.gallery(model_id, today=self._day)
+        except KeyFileError as error:
+            if str(error) != self.key_fault:
+                log.error("nobody is recognized: %s", error)  # noqa: TRY400 - told in one line
+            self.key_fault = str(error)
+            return self.gallery if hasattr(self, "gallery") else Gallery(model_id, ())
+        self.key_fault = None
+        return gallery
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +433,7 @@ class Daemon:
             problems.append(Problem(part="camera", what=self._fault))
         with suppress(KioskError):
             self._unsent = self._store.unsent()
-        store_fault = self._store_fault or self._store.condition().fault or self.book.fault
+        store_fault = self._store_fault or self._watcher.key_fault or self._store.condition().fault or self.book.fault
         if store_fault is not None:
             problems.append(Problem(part="store", what=store_fault))
         if self._unsent.parked:
@@ -466,7 +486,13 @@ def open_store_verified(config: Config) -> Store:
     Raises:
         StoreError: it is damaged and no backup is good; or it cannot be opened.
     """
-    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config))
+    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config), keys=config_keys(config))
+
+
+def config_keys(config: Config) -> KeyFile:
+    """Where the key of the templates is."""
+    store = config.store
+    return KeyFile.of(Path(store.path), key_file=store.key_file, master_file=store.master_key_file)
 
 
 def store_limits(config: Config) -> Limits:

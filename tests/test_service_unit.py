@@ -82,7 +82,11 @@ def test_it_is_watched_and_restarted_but_not_with_a_bad_configuration(service: M
 
 def test_no_copy_of_the_memory_and_no_secret_is_left_about(service: Mapping[str, list[str]]) -> None:
     assert service["LimitCORE"] == ["0"]
-    assert service["LoadCredential"] == ["mqtt-password", "mqtt-key"]  # from /etc/credstore; none need be there
+    assert service["LoadCredential"] == [
+        "mqtt-password",
+        "mqtt-key",
+        "store-key",
+    ]  # from /etc/credstore; none need be there
     assert service["UMask"] == ["0077"]
     assert service["StateDirectoryMode"] == ["0700"]
 

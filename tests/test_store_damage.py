@@ -316,7 +316,8 @@ def test_retention_that_deletes_everything_is_no_damage(tmp_path: Path) -> None:
 
 
 def test_a_damaged_template_is_named_and_never_compared(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before = embedding(7).astype("<f4").tobytes()
+    with Store.open(path) as store:
+        before = store._rows("SELECT embedding FROM templates WHERE subject_id = 'E7' ORDER BY id")[0]["embedding"]
     overwrite(path, before[:64], before[:63] + bytes([before[63] ^ 1]))
     with Store.open(path) as store:
         damaged = [t for t in store.templates(MODEL) if t.subject_id == "E7"]

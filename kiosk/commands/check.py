@@ -26,6 +26,7 @@ from kiosk.errors import (
     BrokerError,
     CameraError,
     ConfigError,
+    KeyFileError,
     KioskError,
     PermissionDeniedError,
     StoreError,
@@ -46,7 +47,7 @@ from kiosk.pipeline import (
     open_bundle,
 )
 from kiosk.ports import EndOfStream
-from kiosk.store import Store, Subject, describe_damage
+from kiosk.store import Store, Subject, describe_damage, describe_refused
 
 _FIRST_FRAME_S = 5.0
 _TELL_RESTORE_DAYS = 30
@@ -166,7 +167,10 @@ class Doctor:
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise PermissionDeniedError(f"{path}: cannot be written; run as its owner, or change store.path")
         with open_store(self._config) as store:
-            yield self._describe_gallery(store)
+            key = _describe_key(store)
+            yield key
+            if key.status is not Status.FAIL:
+                yield self._describe_gallery(store)
             yield from self._check_durability(store)
             yield _describe_outbox(store)
             yield from _check_consent(store, self._config)
@@ -280,6 +284,25 @@ def _describe_backups(store: Store, config: Config) -> Finding:
     return Finding(
         "backups", Status.WARN if late else Status.OK, f"{message}; late: is the kiosk running?" if late else message
     )
+
+
+def _describe_key(store: Store) -> Finding:
+    """Whether the templates can be decrypted, and who else could."""
+    try:
+        ring = store.key_ring()
+        refused = store.refused_templates()
+    except KeyFileError as error:
+        return Finding("key", Status.FAIL, f"nobody is recognized: {error}", error.exit_code)
+    path = store.keys.path
+    if ring is None:
+        return Finding("key", Status.OK, f"{path}: made with the first template")
+    if refused:
+        return Finding("key", Status.FAIL, f"{path}: {describe_refused(refused)}", KeyFileError.exit_code)
+    if store.keys.open_to_others():
+        return Finding("key", Status.WARN, f"{path}: others may read it: chmod 600 {path}")
+    sealed = "sealed with the master key" if ring.wrapped else "not sealed: who has the whole card can use it"
+    changing = f"; {len(ring.keys)} keys, a running kiosk drops the old ones" if len(ring.keys) > 1 else ""
+    return Finding("key", Status.OK, f"{path}: {sealed}; all templates can be decrypted{changing}")
 
 
 def _check_consent(store: Store, config: Config) -> Iterator[Finding]:

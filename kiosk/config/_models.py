@@ -243,6 +243,16 @@ class StoreSection(Section):
         default=Path("/var/lib/kiosk/kiosk.db"),
         description="SQLite file; installed model bundles live in `models/` beside it.",
     )
+    key_file: FilePath | None = Field(
+        default=None,
+        description="The key that templates are encrypted with; null: the store's name with `.key`, beside it, made "
+        "with the first template.",
+    )
+    master_key_file: FilePath | None = Field(
+        default=None,
+        description="File of at least 32 random bytes that the key file is sealed with; null: the service's credential "
+        "`store-key`, if it has one, or nothing.",
+    )
     retention_days: int = Field(
         default=365, ge=1, le=36_500, description="Sent events are deleted after so long, days; unsent ones never."
     )

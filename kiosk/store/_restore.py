@@ -14,7 +14,7 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +26,7 @@ from sqlite_utils import Database
 
 from kiosk import integrity, migrations
 from kiosk.biometrics import Candidate, Reason, SubjectId, Verdict
-from kiosk.errors import StoreError
+from kiosk.errors import KeyFileError, StoreError
 from kiosk.events import TIME_CORRECTION, AttendanceEvent, SubjectRef, TimeCorrection, utc_ms
 from kiosk.evidence import Evidence
 from kiosk.packing import pack, unpack
@@ -35,7 +35,10 @@ from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
 from kiosk.store._chain import Action, Actor, append, record_head, recorded_head
 from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, create_private, open_reading, rename
+from kiosk.store._keys import KeyFile, key_for_upgrade
 from kiosk.store._salvage import MOST_LOST, Reading, highest_seq, open_damaged
+from kiosk.store._sealing import BOUND, Key, Refused
+from kiosk.store._stale import delete_templates
 from kiosk.store._wal import WriteAheadLog
 
 log = logging.getLogger(__name__)
@@ -111,7 +114,7 @@ class Restored:
         return "; ".join([*parts, f"what there was of the damaged file is kept as {self.damaged_file}"])
 
 
-def make_sound(path: Path, *, existed: bool) -> Restored | None:
+def make_sound(path: Path, keys: KeyFile, *, existed: bool) -> Restored | None:
     """Verify a store before it is opened, and restore it when it is damaged. The caller keeps all others out.
 
     ``existed``: whether there has been a store, so that an empty or missing file is damage.
@@ -131,7 +134,7 @@ def make_sound(path: Path, *, existed: bool) -> Restored | None:
     backup = _newest_good(backups)
     if backup is None:
         raise StoreError(f"{path}: the store is damaged ({problem}) and was left as it is; {_no_backup(path, backups)}")
-    restored = _prepare(path, problem, backup)
+    restored = _prepare(path, keys, problem, backup)
     _finish_exchange(path, backups, restored.damaged_file)
     log.error("%s: %s", path, restored.describe())
     return restored
@@ -209,7 +212,7 @@ def _newest_good(backups: Backups) -> Backup | None:
     return None
 
 
-def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
+def _prepare(path: Path, keys: KeyFile, problem: str, backup: Backup) -> Restored:
     """Build the new store beside the old one; under its final name for that once it is complete."""
     unfinished = beside(path, ".restoring-unfinished")
     create_private(unfinished, backup.path)
@@ -224,13 +227,14 @@ def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
             db.execute("PRAGMA secure_delete = ON")
             integrity.install(db)
             _mentions.install(db)
-            migrations.migrate(db, path)
+            old = migrations.check(db, path) < migrations.ENCRYPTED_SINCE
+            migrations.migrate(db, path, key=key_for_upgrade(keys, db, unfinished) if old else None)
             with open_damaged(path, backup.path) as (damaged, own_first_page):
                 db.execute("BEGIN IMMEDIATE")
                 log_now = WriteAheadLog.read(path)
                 # What is behind a damaged header of the log may not have been found, and its numbers were given out.
                 log_unsound = log_now is not None and not log_now.header_sound
-                merge = Merge(db, damaged, log_unsound=log_unsound, own_first_page=own_first_page)
+                merge = Merge(db, damaged, keys, log_unsound=log_unsound, own_first_page=own_first_page)
                 merge.run()
                 restored = Restored(
                     at=f"{moment:%Y-%m-%dT%H:%M:%SZ}",
@@ -295,13 +299,21 @@ class Merge:
     """Takes from a damaged database what the restored backup does not have."""
 
     def __init__(
-        self, db: Database, damaged: Database | None, *, log_unsound: bool, own_first_page: bool = True
+        self,
+        db: Database,
+        damaged: Database | None,
+        keys: KeyFile,
+        *,
+        log_unsound: bool,
+        own_first_page: bool = True,
     ) -> None:
         self._db = db
+        self._keys = keys
         self._damaged = damaged
         self._own_first_page = own_first_page
         self._log_unsound = log_unsound
         self._before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM attendance")
+        self._unsealable = False
         self.highest = 0
         self.jumped = False
         self.salvaged: Counter[str] = Counter()
@@ -388,7 +400,7 @@ class Merge:
         for row in reading.rows():
             if self._scalar("SELECT COUNT(*) FROM erasures WHERE receipt_id = ?", row["receipt_id"]):
                 continue
-            self._db.execute("DELETE FROM templates WHERE subject_id = ?", [row["subject_id"]])
+            delete_templates(self._db, "subject_id = ?", [row["subject_id"]])
             self._db.execute("DELETE FROM subjects WHERE id = ?", [row["subject_id"]])
             _mentions.forget_subject(self._db, SubjectId(row["subject_id"]))
             # Its bytes may still be in older backups.
@@ -398,19 +410,21 @@ class Merge:
         reading, key = self._reading(table), _KEYS[table]
         if self._is_older_than(table):
             return reading
-        for row in map(partial(self._as_now, table, reading.columns), reading.rows()):
+        rows = reading.rows()
+        if table == "templates" and reading.columns is not None and "key_id" not in reading.columns:
+            rows = self._encrypted(rows)
+        for row in map(partial(self._as_now, table, reading.columns), rows):
             have = self._db.execute(f"SELECT digest FROM {table} WHERE {key} = ?", [row[key]]).fetchone()  # noqa: S608
             if have is None:
                 self._add(table, row)
             elif have[0] != row["digest"] and table == "templates":
-                # Another template took the number of one that has been deleted since.
-                self._add_template(row)
+                self._take_template(row)
             elif have[0] != row["digest"]:
                 self._update(table, row, [*integrity.COLUMNS[table], "digest"])
                 self.salvaged[table] += 1
             elif table in _CHANGING:
                 self._update(table, row, [])
-        if not reading.complete or reading.unsound:
+        if not reading.complete or reading.unsound or (table == "templates" and self._unsealable):
             self.unread.append(table)
         return reading
 
@@ -418,12 +432,47 @@ class Merge:
         self._insert(table, row)
         self.salvaged[table] += 1
 
-    def _add_template(self, row: dict[str, Any]) -> None:
-        if self._scalar("SELECT COUNT(*) FROM templates WHERE embedding = ?", row["embedding"]):
+    def _take_template(self, row: dict[str, Any]) -> None:
+        """One whose number the backup knows: sealed with another key since, or another one, after that was deleted."""
+        same = " AND ".join(f"{column} IS ?" for column in BOUND)
+        if self._scalar(f"SELECT COUNT(*) FROM templates WHERE {same}", *(row[column] for column in BOUND)):  # noqa: S608
+            self._update("templates", row, ["embedding", "key_id", "digest"])
             return
-        row = {**row, "id": self._scalar("SELECT COALESCE(MAX(id), 0) + 1 FROM templates")}
-        self._add("templates", row)
-        integrity.seal(self._db, "templates", "id = ?", [row["id"]])
+        # Bound to its number, it has to be sealed again for the new one.
+        number = self._scalar("SELECT COALESCE(MAX(id), 0) + 1 FROM templates")
+        moved = self._resealed(row, {**row, "id": number})
+        if moved is None:
+            self._unsealable = True
+            return
+        self._add("templates", moved)
+        integrity.seal(self._db, "templates", "id = ?", [number])
+
+    def _resealed(self, row: dict[str, Any], new: dict[str, Any]) -> dict[str, Any] | None:
+        """None where it cannot be read."""
+        try:
+            ring = self._keys.read()
+            key = ring.find(row["key_id"])
+            if key is None:
+                return None
+            embedding = key.unseal(row["embedding"], row)
+        except (KeyFileError, Refused):
+            return None
+        return {**new, "key_id": ring.current.id, "embedding": ring.current.seal(embedding, new)}
+
+    def _encrypted(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Templates of a version that did not encrypt, where that is so lately that it may be."""
+        key: Key | None = None
+        with contextlib.suppress(KeyFileError):
+            if not self._keys.exists():
+                key = self._keys.create(self._keys.path.parent, adopting=True).current
+            else:
+                ring = self._keys.read()
+                key = ring.current if ring.adopting else None
+        for row in rows:
+            if key is None:
+                self._unsealable = True
+                continue
+            yield {**row, "key_id": key.id, "embedding": key.seal(row["embedding"], row)}
 
     def _insert(self, table: str, row: dict[str, Any]) -> None:
         """With what has no digest where it is possible at all, with its defaults where it is not."""

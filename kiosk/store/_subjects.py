@@ -10,23 +10,23 @@ import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-import numpy as np
 from sqlite_utils import Database
 
 from kiosk import integrity
-from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
+from kiosk.biometrics import ModelId, SubjectId
 from kiosk.enrollment import parse_subject_id
-from kiosk.errors import InputError, KioskError
+from kiosk.errors import InputError, KeyFileError, KioskError, StoreError
 from kiosk.events import utc_text
-from kiosk.store._audit import AuditLog
 from kiosk.store._chain import Action
 from kiosk.store._connection import rows, scalar
 from kiosk.store._due import Due, History, due_state, find_due
 from kiosk.store._mentions import forget_subject
+from kiosk.store._stale import delete_templates
+from kiosk.store._templates import NewTemplate, Templates
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +45,6 @@ class Consent:
     given_at: str
     text_version: str | None = None
     until: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NewTemplate:
-    """An embedding to be stored, with how good its photo was and which photo it was."""
-
-    model_id: ModelId
-    embedding: Embedding
-    quality: Quality | None = None
-    source_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +95,8 @@ class ErasureReceipt:
     complete: bool
 
 
-class Subjects(AuditLog):
+class Subjects(Templates):
     """The tables ``subjects``, ``templates`` and ``erasures``."""
-
-    _told_damaged: Sequence[str] = ()
 
     def enroll(
         self,
@@ -149,8 +137,7 @@ class Subjects(AuditLog):
             if consent is not None:
                 _write_consent(db, subject_id, consent)
             integrity.seal(db, "subjects", "id = ?", [subject_id])
-            for template in templates:
-                _insert_template(db, subject_id, template, now)
+            self._insert_templates(db, subject_id, templates, now)
             if new or renamed or consent is not None or templates:
                 details = {
                     "new": new,
@@ -267,10 +254,13 @@ class Subjects(AuditLog):
         return receipt
 
     def finish_erasures(self) -> bool:
-        """Clear write-ahead log and backups of what was erased; False while that is impossible. Cheap when done."""
+        """Clear write-ahead log, backups and key file of what was erased; False while that is impossible.
+
+        Cheap when done.
+        """
         # Only these: another process may erase somebody after the checkpoint below.
         open_receipts = self._rows("SELECT receipt_id FROM erasures WHERE NOT complete")
-        if not open_receipts:
+        if not open_receipts and not self._keys_to_drop():
             return True
         if not self.purge():
             return False
@@ -281,24 +271,39 @@ class Subjects(AuditLog):
 
     def purge(self) -> bool:
         """Have nothing beside the database that was deleted from it: no old pages in the write-ahead log, no backups
-        but a fresh one, no damaged files put aside. False where a reader or a full disk is in the way.
+        but a fresh one, no damaged files put aside, no key of erased templates. False where a reader, a full disk or a
+        key that cannot be had is in the way.
         """
         if not self.backups.possible():
-            return self.checkpoint()
+            return self._purge_files(backups=False)
         try:
             # One in the making is waited for.
             with self.backups.alone():
-                if not self.checkpoint():
-                    return False
-                self.backups.sweep()
-                if self.backups.all():
-                    self.backups.take()
-                    self.backups.keep_newest(1)
-                self.backups.delete_damaged()
+                return self._purge_files(backups=True)
         except (KioskError, OSError, sqlite3.Error) as error:
             log.warning("older backups still hold what was erased: %s", error)
             return False
-        return True
+
+    def _purge_files(self, *, backups: bool) -> bool:
+        """The caller lets nobody take or delete backups meanwhile, where there are any."""
+        key, problem = None, None
+        try:
+            key = self._change_key()
+        except (KeyFileError, StoreError) as error:
+            # The rest is done all the same.
+            problem = error
+        if not self.checkpoint():
+            return False
+        if backups:
+            self.backups.sweep()
+            if self.backups.all():
+                self.backups.take()
+                self.backups.keep_newest(1)
+            self.backups.delete_damaged()
+        if problem is not None:
+            log.warning("the key of what was erased is still there: %s", problem)
+            return False
+        return self._drop_old_keys(key, without_backups=not backups)
 
     def receipts(self) -> list[ErasureReceipt]:
         """All erasures, oldest first."""
@@ -307,37 +312,6 @@ class Subjects(AuditLog):
             " FROM erasures ORDER BY erased_at, rowid"
         )
         return [ErasureReceipt(**{**row, "complete": bool(row["complete"])}) for row in found]
-
-    def templates(self, model_id: ModelId) -> list[Template]:
-        """The templates one model made; those of other models cannot be compared with its embeddings.
-
-        A template that is not as it was enrolled is left out, and told of in the log.
-        """
-        self._tell_damaged_templates()
-        found = self._rows(
-            "SELECT id, subject_id, model_id, embedding FROM templates"  # noqa: S608 - names from the code
-            f" WHERE model_id = ? AND {integrity.sound('templates')} ORDER BY id",
-            [model_id],
-        )
-        return [Template(**{**row, "embedding": _embedding(row["embedding"])}) for row in found]
-
-    def damaged_templates(self) -> list[str]:
-        """Whose templates are not as they were enrolled; an id may be damaged itself."""
-        with self._reading() as db:
-            found = db.execute(
-                "SELECT DISTINCT CAST(subject_id AS BLOB) FROM templates"  # noqa: S608 - names from the code
-                f" WHERE NOT {integrity.sound('templates')} ORDER BY 1"
-            )
-            return [bytes(row[0]).decode("utf-8", "backslashreplace") for row in found]
-
-    def _tell_damaged_templates(self) -> None:
-        damaged = self.damaged_templates()
-        if damaged and damaged != self._told_damaged:
-            log.error(
-                "templates of %s are damaged and not compared; restart the kiosk, which restores the newest backup",
-                ", ".join(ascii(subject) for subject in damaged),
-            )
-        self._told_damaged = damaged
 
     def template_models(self) -> dict[ModelId, int]:
         """How many templates each model made."""
@@ -392,7 +366,7 @@ class Subjects(AuditLog):
             counts = rows(
                 db, "SELECT model_id, COUNT(*) AS n FROM templates WHERE model_id <> ? GROUP BY model_id", [model_id]
             )
-            db.execute("DELETE FROM templates WHERE model_id <> ?", [model_id])
+            delete_templates(db, "model_id <> ?", [model_id])
             dropped = {ModelId(row["model_id"]): row["n"] for row in counts}
             if dropped:
                 self._log(db, Action.DROP_TEMPLATES, {"kept": model_id, "dropped": dropped})
@@ -404,11 +378,6 @@ class Subjects(AuditLog):
             [subject_id],
         )
         return [TemplateInfo(**{**row, "quality": json.loads(row["quality"] or "null")}) for row in found]
-
-    def embedding_bytes(self, template_id: int) -> bytes:
-        """A template's embedding as it is stored, little-endian float32; empty where there is no such template."""
-        found = self._rows("SELECT embedding FROM templates WHERE id = ?", [template_id])
-        return bytes(found[0]["embedding"]) if found else b""
 
 
 _SELECT_SUBJECT = """
@@ -454,22 +423,6 @@ def _write_consent(db: Database, subject_id: str, consent: Consent) -> None:
     )
 
 
-def _insert_template(db: Database, subject_id: SubjectId, template: NewTemplate, now: str) -> None:
-    cursor = db.execute(
-        "INSERT INTO templates (subject_id, model_id, embedding, quality, source_sha256, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        [
-            subject_id,
-            template.model_id,
-            _blob(template.embedding),
-            None if template.quality is None else json.dumps(asdict(template.quality)),
-            template.source_sha256,
-            now,
-        ],
-    )
-    integrity.seal(db, "templates", "id = ?", [cursor.lastrowid])
-
-
 def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
     receipt: dict[str, Any] = {
         "receipt_id": str(uuid.uuid4()),
@@ -481,7 +434,7 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         ),
         "complete": False,
     }
-    db.execute("DELETE FROM templates WHERE subject_id = ?", [subject_id])
+    delete_templates(db, "subject_id = ?", [subject_id])
     db.execute("DELETE FROM subjects WHERE id = ?", [subject_id])
     # Events hold the name where the kiosk was configured to send it.
     db.execute(
@@ -494,16 +447,6 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
     db.table("erasures").insert(receipt)
     integrity.seal(db, "erasures", "receipt_id = ?", [receipt["receipt_id"]])
     return receipt
-
-
-def _blob(embedding: Embedding) -> bytes:
-    if embedding.ndim != 1 or not np.isfinite(embedding).all():
-        raise ValueError(f"not an embedding: shape {embedding.shape}")
-    return embedding.astype("<f4").tobytes()
-
-
-def _embedding(blob: bytes) -> Embedding:
-    return np.frombuffer(blob, dtype="<f4").astype(np.float32)
 
 
 def _unknown(subject_id: str) -> InputError:
