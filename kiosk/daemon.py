@@ -20,6 +20,8 @@ from kiosk.attendance import AttendanceBook, AttendanceSettings
 from kiosk.biometrics import Frame
 from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
+from kiosk.code_reader import CodeReader
+from kiosk.codes import CodeDesk
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError, StoreError
@@ -94,6 +96,7 @@ def run_daemon(config: Config) -> None:
             _start_publisher(stack, config, store, watcher, wake, heartbeat=heartbeat) if config.mqtt.enabled else None
         )
         book = _open_book(config, store, publisher, wake)
+        desk, reader = _open_desk(stack, config, store)
         notifier = Notifier()
         daemon = Daemon(
             camera=camera,
@@ -104,6 +107,8 @@ def run_daemon(config: Config) -> None:
             heartbeat=heartbeat,
             retention=Retention.of(config),
             wake=wake,
+            desk=desk,
+            reader=reader,
         )
         if publisher is not None:
             daemon.report_health(config.device.site, config.device.id, publisher)
@@ -202,6 +207,8 @@ class Daemon:
         heartbeat: Heartbeat,
         retention: Retention,
         wake: threading.Event,
+        desk: CodeDesk | None = None,
+        reader: CodeReader | None = None,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
@@ -210,8 +217,11 @@ class Daemon:
         self._heartbeat = heartbeat
         self._retention = retention
         self._wake = wake
+        self._desk = desk
+        self._reader = reader
         self._clock = SystemClock()
         self._fault: str | None = None
+        self._reader_fault: str | None = None
         self._store_fault: str | None = None
         self._unsent = Unsent()
         self._kept_seqs: tuple[int | None, int | None] = None, None
@@ -242,7 +252,7 @@ class Daemon:
                 store=self._store_health(),
                 outbox=self._outbox_health(),
                 clock_synchronized=self._clock.synchronized(),
-                decisions=dict(self.book.counts),
+                decisions={**self.book.counts, **({} if self._desk is None else self._desk.counts)},
                 temperature_c=read_temperature_c(),
             )
 
@@ -283,6 +293,7 @@ class Daemon:
         """Work until told to stop, or until a finite source has come to its end."""
         while not stopping.is_set():
             self._keep_house()
+            self._take_codes()
             try:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
@@ -307,7 +318,20 @@ class Daemon:
         self._heartbeat.beat(_RECOGNITION)
         if self.frames == 1:
             self._get_ready()
-            self._notifier.status(f"watching; {self._watcher.describe()}")
+            self._tell_status()
+
+    def _take_codes(self) -> None:
+        if self._desk is not None:
+            for answer in self._desk.take():
+                self.book.consider_code(answer)
+        fault = None if self._reader is None else self._reader.condition.fault
+        if fault != self._reader_fault:
+            self._reader_fault = fault
+            if fault is None:
+                self._tell(logging.INFO, "the code reader is back")
+            else:
+                self._tell(logging.WARNING, f"no codes: {fault}")
+            self._tell_status()
 
     def _give_signs_of_life(self, attempts: int) -> None:
         """Only what has been achieved counts.
@@ -334,11 +358,14 @@ class Daemon:
         self._fault = fault
         if fault is None:
             self._tell(logging.INFO, "pictures are back")
-            self._notifier.status(f"watching; {self._watcher.describe()}")
         else:
             self._tell(logging.WARNING, f"no pictures: {fault}")
             self._get_ready()
-            self._notifier.status(f"no pictures: {fault}")
+        self._tell_status()
+
+    def _tell_status(self) -> None:
+        what = f"watching; {self._watcher.describe()}" if self._fault is None else f"no pictures: {self._fault}"
+        self._notifier.status(what if self._reader_fault is None else f"{what}; no codes: {self._reader_fault}")
 
     def _tell(self, level: int, text: str) -> None:
         """A camera that comes and goes all the time must not fill the log: the same words once a minute."""
@@ -389,6 +416,9 @@ class Daemon:
         problems: list[Problem] = []
         if self._fault is not None:
             problems.append(Problem(part="camera", what=self._fault))
+        code_fault = self._reader_fault or (None if self._desk is None else self._desk.fault)
+        if code_fault is not None:
+            problems.append(Problem(part="reader", what=code_fault))
         with suppress(KioskError):
             self._unsent = self._store.unsent()
         store_fault = self._store_fault or self._store.condition().fault or self.book.fault
@@ -486,7 +516,7 @@ def _note_settings(config: Config, pipeline: Pipeline, store: Store) -> None:
 
 def deciding_settings(config: Config) -> dict[str, Any]:
     """What decides who is let in and how long anything is kept, by dotted name. Without secrets."""
-    sections = config.model_dump(mode="json", include={"match", "pad", "attendance", "privacy"})
+    sections = config.model_dump(mode="json", include={"match", "pad", "code", "attendance", "privacy"})
     settings = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
     kept = {"store.retention_days": config.store.retention_days, "store.rejected_days": config.store.rejected_days}
     return settings | kept
@@ -538,7 +568,13 @@ def _info(config: Config, watcher: GalleryWatcher) -> Info:
         model=watcher.gallery.model_id,
         timezone=config.device.timezone,
         started_at=events.utc_text(SystemClock().utc_ms()),
-        capabilities=["attendance", "replay", "health", *(["rejected"] if config.mqtt.rejected_events else [])],
+        capabilities=[
+            "attendance",
+            "replay",
+            "health",
+            *(["rejected"] if config.mqtt.rejected_events else []),
+            *(["code"] if config.code.reader is not None else []),
+        ],
     )
 
 
@@ -548,7 +584,8 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
 
     def tell_check_in(event: AttendanceEvent) -> None:
         wake.set()
-        log.info("%s of %s (event %s, score %.3f)", event.event_type, event.subject.id, event.seq, event.match.score)
+        how = "by code" if event.match is None else f"score {event.match.score:.3f}"
+        log.info("%s of %s (event %s, %s)", event.event_type, event.subject.id, event.seq, how)
 
     def tell_rejected(event: RejectedEvent) -> None:
         score = "" if event.score is None else f", best score {event.score:.3f}"
@@ -571,6 +608,21 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
         on_check_in=tell_check_in,
         on_rejected=tell_rejected,
     )
+
+
+def _open_desk(
+    stack: ExitStack, config: Config, store: Store
+) -> tuple[CodeDesk | None, CodeReader | None]:
+    """The second way in, where there is one."""
+    if config.code.reader is None:
+        return None, None
+    clock = SystemClock()
+    desk = CodeDesk(store, clock=clock, boot_id=clock.boot_id())
+    desk.open()
+    reader = CodeReader(config.code.reader, desk.hear)
+    reader.start()
+    stack.callback(reader.stop)
+    return desk, reader
 
 
 def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> RefractoryPeriod:

@@ -72,6 +72,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "details",
         "hash",
     ),
+    "codes": ("id", "subject_id", "kind", "number", "salt", "hash", "failures", "created_at"),
     "marks": ("name", "document"),
 }
 """What each table's digest covers. A step of the migrations that changes this seals the table anew.
@@ -89,6 +90,8 @@ AUDIT_HEAD = "audit_head"
 """Mark: ``seq`` and ``hash`` of the audit log's last row, so that a cut end shows."""
 NOTED = "noted"
 """Mark: the settings and the model that the daemon last noted in the audit log."""
+CODE_FAILURES = "code_failures"
+"""Mark: the last wrong codes, each with the number it was for and when, by the clock of which boot."""
 
 _DIGEST_BYTES = 16
 

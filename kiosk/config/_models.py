@@ -214,6 +214,16 @@ class PadSection(Section):
     )
 
 
+class CodeSection(Section):
+    """The second way in, for who is not to be recognized by the face (docs/second-way.md); off by default."""
+
+    reader: FilePath | None = Field(
+        default=None,
+        description="Device that gives codes as lines: a serial card or QR reader (`/dev/ttyACM0`), a keypad's "
+        "terminal; null: none.",
+    )
+
+
 class AttendanceSection(Section):
     """What a recognized person does."""
 
@@ -372,6 +382,7 @@ class Config(Section):
     model: ModelSection = ModelSection()
     match: MatchSection = MatchSection()
     pad: PadSection = PadSection()
+    code: CodeSection = CodeSection()
     attendance: AttendanceSection = AttendanceSection()
     store: StoreSection = StoreSection()
     privacy: PrivacySection = PrivacySection()

@@ -508,6 +508,7 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         "complete": 0,
     }
     db.execute("DELETE FROM templates WHERE subject_id = ?", [subject_id])
+    db.execute("DELETE FROM codes WHERE subject_id = ?", [subject_id])
     db.execute("DELETE FROM subjects WHERE id = ?", [subject_id])
     # Events hold the name where the kiosk was configured to send it.
     db.execute(
