@@ -76,9 +76,7 @@ class Register(Protocol):
         outbox: bool,
     ) -> AttendanceEvent | None: ...
 
-    def record_code_rejection(
-        self, kind: Kind, event: RejectedEvent, *, moment: Moment, origin: Origin
-    ) -> None: ...
+    def record_code_rejection(self, kind: Kind, event: RejectedEvent, *, moment: Moment, origin: Origin) -> None: ...
 
     def record_rejection(
         self,
@@ -231,7 +229,7 @@ class AttendanceBook:
         *,
         told: bool,
     ) -> bool:
-        """Record a visit and tell of it; False when it could not be stored. ``told``: that it cannot has been logged."""
+        """Record a visit and tell of it; False when it could not be stored. ``told``: the log says so already."""
         try:
             event = commit(self._moment())
         except KioskError as error:

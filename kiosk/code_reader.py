@@ -89,6 +89,8 @@ class CodeReader:
     def _open_and_read(self) -> None:
         fd = open_device(self._path)
         try:
+            if os.isatty(fd):
+                _set_up_terminal(fd, self._path)
             self._openings += 1
             self._fault = None
             self._read(fd)
@@ -114,28 +116,20 @@ class CodeReader:
 
 
 def open_device(path: Path) -> int:
-    """A file descriptor of a device that lines come from; a terminal gives bytes as they come, and shows nothing.
+    """A file descriptor of a device that lines come from.
 
     Raises:
-        UnavailableError: it is not there, may not be read, or is no such device.
+        UnavailableError: it is not there, may not be read, or is no device.
     """
     try:
         # Without waiting for a carrier, which few devices have.
         fd = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise UnavailableError(f"{path}: {_explain(error)}") from error
-    try:
-        if not stat.S_ISCHR(os.fstat(fd).st_mode):
-            raise UnavailableError(f"{path}: is no device; set code.reader to one like /dev/ttyACM0")
-        if os.isatty(fd):
-            _set_up_terminal(fd)
-    except (OSError, termios.error) as error:
-        os.close(fd)
-        raise UnavailableError(f"{path}: cannot be set up: {error}") from error
-    except UnavailableError:
-        os.close(fd)
-        raise
-    return fd
+    if stat.S_ISCHR(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise UnavailableError(f"{path}: is no device; set code.reader to one like /dev/ttyACM0")
 
 
 def _explain(error: OSError) -> str:
@@ -148,13 +142,16 @@ def _explain(error: OSError) -> str:
             return (error.strerror or str(error)).lower()
 
 
-def _set_up_terminal(fd: int) -> None:
+def _set_up_terminal(fd: int, path: Path) -> None:
     """Eight bits, no echo, no signals, no flow control, at the speed it has; nothing typed before counts."""
-    _, oflag, cflag, _, ispeed, ospeed, special = termios.tcgetattr(fd)
-    cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8 | termios.CREAD | termios.CLOCAL
-    special[termios.VMIN], special[termios.VTIME] = 1, 0
-    termios.tcsetattr(fd, termios.TCSANOW, [termios.IGNBRK, oflag, cflag, 0, ispeed, ospeed, special])
-    termios.tcflush(fd, termios.TCIFLUSH)
+    try:
+        _, oflag, cflag, _, ispeed, ospeed, special = termios.tcgetattr(fd)
+        cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8 | termios.CREAD | termios.CLOCAL
+        special[termios.VMIN], special[termios.VTIME] = 1, 0
+        termios.tcsetattr(fd, termios.TCSANOW, [termios.IGNBRK, oflag, cflag, 0, ispeed, ospeed, special])
+        termios.tcflush(fd, termios.TCIFLUSH)
+    except termios.error as error:
+        raise UnavailableError(f"{path}: cannot be set up: {error.args[-1]}") from error
 
 
 def _read_some(fd: int, path: Path) -> bytes:

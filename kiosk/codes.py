@@ -1,4 +1,4 @@
-"""The second way in: a number with a PIN, or a badge. What may be entered, how it is kept, and how often it may be wrong.
+"""The second way in, a PIN or a badge: what may be entered, how it is kept, and how often it may be wrong.
 
 A PIN is typed behind the number that names its owner (``104-482913``); a badge, a card's id or the token of a QR code,
 names its owner itself. Pure but for the random numbers; the store keeps codes and failures, a reader brings lines.
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 PIN_DIGITS = 6
 MIN_BADGE, MAX_BADGE = 8, 128
 """Characters of a badge's id: four bytes, the shortest ids of cards, are eight hexadecimal digits."""
-SALT_BYTES = 16
+_NUMBER_DIGITS = 3
+_SALT_BYTES = 16
 MAX_FAILURES = 100
 """Of one PIN; then only a new one helps. As many as NIST SP 800-63B, 5.2.2, allows in a row."""
 FORGIVEN = 5
@@ -201,7 +202,12 @@ class CodeDesk:
         before = stored.failures - 1
         if not right and before == MAX_FAILURES - 1:
             who = stored.subject_id
-            log.warning("the PIN of %s is off after %s failures; `kiosk subjects code %s` makes a new one", who, MAX_FAILURES, who)
+            log.warning(
+                "the PIN of %s is off after %s failures; `kiosk subjects code %s` makes a new one",
+                who,
+                MAX_FAILURES,
+                who,
+            )
         return stored if right and before < MAX_FAILURES else None
 
 
@@ -234,7 +240,7 @@ def hash_secret(secret: str, salt: bytes) -> bytes:
 
 
 def new_salt() -> bytes:
-    return secrets.token_bytes(SALT_BYTES)
+    return secrets.token_bytes(_SALT_BYTES)
 
 
 def new_pin() -> str:
@@ -249,10 +255,11 @@ def new_token() -> str:
 
 def new_number(taken: Sequence[int]) -> int:
     """A number of three digits that nobody has, of more where most are given out."""
-    digits = 3
+    digits = _NUMBER_DIGITS
     while sum(number < 10**digits for number in taken) > 10**digits // 2:
         digits += 1
-    while (number := 10 ** (digits - 1) + secrets.randbelow(9 * 10 ** (digits - 1))) in taken:
+    smallest: int = 10 ** (digits - 1)
+    while (number := smallest + secrets.randbelow(9 * smallest)) in taken:
         pass
     return number
 

@@ -610,9 +610,7 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
     )
 
 
-def _open_desk(
-    stack: ExitStack, config: Config, store: Store
-) -> tuple[CodeDesk | None, CodeReader | None]:
+def _open_desk(stack: ExitStack, config: Config, store: Store) -> tuple[CodeDesk | None, CodeReader | None]:
     """The second way in, where there is one."""
     if config.code.reader is None:
         return None, None

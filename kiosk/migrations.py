@@ -319,7 +319,9 @@ def name_methods(db: Database) -> None:
           AND json_extract(payload, '$.method') IS NULL
     """  # noqa: S608 - names from the code
     db.execute(f"CREATE TEMP TABLE unnamed AS {unnamed}")
-    db.execute("UPDATE outbox SET payload = json_set(payload, '$.method', 'face') WHERE seq IN (SELECT seq FROM unnamed)")
+    db.execute(
+        "UPDATE outbox SET payload = json_set(payload, '$.method', 'face') WHERE seq IN (SELECT seq FROM unnamed)"
+    )
     integrity.seal(db, "outbox", "seq IN (SELECT seq FROM unnamed)")
     db.execute("DROP TABLE unnamed")
 

@@ -18,6 +18,8 @@ import click
 from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
 from kiosk.clock import SystemClock
+from kiosk.code_reader import open_device
+from kiosk.codes import StoredCode
 from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
@@ -125,6 +127,7 @@ class Doctor:
             "broker": self._check_broker,
             "clock": self._check_clock,
             "pad": self._check_pad,
+            "code": self._check_code,
         }
 
     def _check_model(self) -> Iterator[Finding]:
@@ -175,7 +178,7 @@ class Doctor:
         if self._bundle is None or self._model_id is None:
             return Finding("store", Status.OK, f"{len(store.subjects())} subjects")
         gallery = store.gallery(self._model_id)
-        if not len(gallery) and not store.template_models():
+        if not len(gallery) and not store.template_models() and not store.codes():
             return Finding("store", Status.WARN, "nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls")
         message = f"{len(gallery)} subjects, {explain_threshold(self._config, self._bundle, gallery)}"
         readiness = Readiness.of(self._model_id, store.subject_models())
@@ -226,6 +229,26 @@ class Doctor:
         configured = self._config.pad.threshold
         threshold = pad.threshold if configured == "auto" else configured
         yield Finding("pad", Status.OK, f"{pad.model_id}, a face is live from {threshold:g}")
+
+    def _check_code(self) -> Iterator[Finding]:
+        reader = self._config.code.reader
+        if reader is None:
+            yield Finding("code", Status.OK, "off (code.reader): the face is the only way in")
+            return
+        os.close(open_device(reader))
+        message = f"{reader} opens"
+        codes: list[StoredCode] = []
+        if Path(self._config.store.path).exists():
+            with open_store(self._config) as store:
+                codes = store.codes()
+        spent = [code.subject_id for code in codes if code.spent]
+        if not codes:
+            yield Finding("code", Status.WARN, f"{message}, and nobody has a code; `kiosk subjects code ID` makes one")
+        elif spent:
+            message += f"; the PIN of {some(spent)} is off, too often wrong: `kiosk subjects code ID` makes a new one"
+            yield Finding("code", Status.WARN, message)
+        else:
+            yield Finding("code", Status.OK, f"{message}; {count(len(codes), 'code')}")
 
 
 def _describe_connection(settings: BrokerSettings) -> Finding:
@@ -295,7 +318,7 @@ def _check_consent(store: Store, config: Config) -> Iterator[Finding]:
             f"of {count(len(ending), 'subject')} ends within {_TELL_CONSENT_DAYS} days or has ended, and they are "
             f"erased then: {who}; `kiosk subjects consent` renews it",
         )
-    without = [subject.id for subject in store.subjects() if subject.consent_reference is None]
+    without = [s.id for s in store.subjects() if s.templates and s.consent_reference is None]
     if without and config.privacy.require_consent:
         message = f"none of {count(len(without), 'subject')} is on record: {some(without)}; `kiosk subjects consent`"
         yield Finding("consent", Status.WARN, message)

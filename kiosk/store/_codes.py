@@ -154,7 +154,9 @@ def _count(db: Database, number: int | None) -> bool:
     """One more failure of this PIN; False where nobody has such a number."""
     if number is None:
         return False
-    counted = db.execute("UPDATE codes SET failures = failures + 1 WHERE kind = 'pin' AND number = ?", [number]).rowcount
+    counted = db.execute(
+        "UPDATE codes SET failures = failures + 1 WHERE kind = 'pin' AND number = ?", [number]
+    ).rowcount
     integrity.seal(db, "codes", "number = ?", [number])
     return counted > 0
 
