@@ -30,7 +30,7 @@ _NUMBER_DIGITS = 3
 _SALT_BYTES = 16
 MAX_FAILURES = 100
 """Of one PIN; then only a new one helps. As many as NIST SP 800-63B, 5.2.2, allows in a row."""
-FORGIVEN = 5
+FORGIVEN = 1
 """So many of them a right entry takes back: the slips of a person, not the tries of another."""
 
 _HASH_BYTES = 32

@@ -78,7 +78,7 @@ def test_attendance_event_is_the_contracts_to_the_byte() -> None:
     assert example().encode().decode() == (
         '{"event_type":"check_in","event_id":"0198f2c6-7c1e-7d30-9a52-5e2f0c1b7a11","seq":4711,'
         '"occurred_at":"2026-03-02T07:58:13.412Z","tz":"Asia/Seoul","clock_synchronized":true,"replayed":false,'
-        '"site":"hq","device":"door-1","subject":{"id":"E1042"},'
+        '"site":"hq","device":"door-1","subject":{"id":"E1042"},"method":"face",'
         '"match":{"score":0.81,"threshold":0.62,"margin":0.27,"frames":5,"gallery_size":48,'
         '"model":"facenet512-int8@9f31c2"},"pad":{"checked":false,"passed":null,"score":null},'
         '"clock":{"boot_id":"","boottime_ms":BOOT,"corrected_by_ms":null}}'.replace("BOOT", str(MOMENT.boottime_ms))
