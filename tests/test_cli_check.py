@@ -54,6 +54,7 @@ def test_a_kiosk_that_would_run(healthy: Kiosk, tmp_path: Path) -> None:
         "broker",
         "clock",
         "pad",
+        "code",
     ]
     assert {checks[name][0] for name in ("config", "model", "detector", "camera", "store", "outbox", "broker")} == {
         "ok"
@@ -68,7 +69,7 @@ def test_in_words_one_line_each(healthy: Kiosk) -> None:
     result = healthy("check")
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 11
     assert all(line.split()[0] in {"OK", "WARN"} for line in lines)
 
 

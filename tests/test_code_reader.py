@@ -148,7 +148,7 @@ def test_what_gives_no_lines_is_a_fault(path: str, words: str) -> None:
         wait_for(lambda: words in (reader.condition.fault or ""), what=words)
 
 
-def test_an_endless_stream_costs_neither_memory_nor_processor(tmp_path: Path) -> None:
+def test_an_endless_stream_costs_neither_memory_nor_processor() -> None:
     """/dev/zero: a line without end, as fast as the kernel copies."""
     with reading(Device(Path("/dev/zero"))) as reader:
         wait_for(lambda: reader.condition.fault is None and reader._openings == 1, what="it to be open")

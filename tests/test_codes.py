@@ -136,7 +136,9 @@ def door(store: Store) -> Door:
 # --- what an entry is
 
 
-@pytest.mark.parametrize("line", ["104-482913", "104*482913", " 104#482913\r", "104 482913", "104.482913", "104+482913"])
+@pytest.mark.parametrize(
+    "line", ["104-482913", "104*482913", " 104#482913\r", "104 482913", "104.482913", "104+482913"]
+)
 def test_a_pin_is_typed_behind_its_number(line: str) -> None:
     entry = parse_entry(line)
     assert entry == Entry(Kind.PIN, 104, "482913")
@@ -148,7 +150,9 @@ def test_everything_else_in_one_piece_is_a_badge(line: str) -> None:
     assert parse_entry(line) == Entry(Kind.BADGE, None, line)
 
 
-@pytest.mark.parametrize("line", ["", "   ", "1042", "8" * 129, "with a blank", "nul\0nul\0nul", "ümlaut-badge", "a\nb" * 9])
+@pytest.mark.parametrize(
+    "line", ["", "   ", "1042", "8" * 129, "with a blank", "nul\0nul\0nul", "ümlaut-badge", "a\nb" * 9]
+)
 def test_what_can_be_no_code_is_none(line: str) -> None:
     assert parse_entry(line) is None
 
