@@ -11,6 +11,7 @@ import hmac
 import logging
 import re
 import secrets
+import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,6 +133,7 @@ class CodeDesk:
         self._clock = clock
         self._boot_id = boot_id
         self._nobodys_salt = new_salt()
+        self._one_at_a_time = threading.Lock()
         # More than the desk can judge while a frame is processed.
         self._answers: deque[CodeAnswer] = deque(maxlen=_MAX_WAITING)
         self._told_pause = False
@@ -149,11 +151,15 @@ class CodeDesk:
         self._book.inherit_failures(boottime_ms=round(self._clock.boottime_s() * 1000), boot_id=self._boot_id)
 
     def hear(self, line: str) -> None:
-        """Judge what a reader brings; what comes of it waits for :meth:`take`. Any thread, one at a time."""
+        """Judge what a reader brings; what comes of it waits for :meth:`take`. Takes its time: for any other thread."""
         entry = parse_entry(line)
         if entry is None:
             self.counts["code_unreadable"] += 1
             return
+        with self._one_at_a_time:
+            self._hear(entry)
+
+    def _hear(self, entry: Entry) -> None:
         try:
             answer = self.judge(entry)
         except KioskError as error:

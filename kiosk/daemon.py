@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
+from kiosk.badges import BadgeFinder
 from kiosk.biometrics import Frame
 from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
@@ -96,7 +97,7 @@ def run_daemon(config: Config) -> None:
             _start_publisher(stack, config, store, watcher, wake, heartbeat=heartbeat) if config.mqtt.enabled else None
         )
         book = _open_book(config, store, publisher, wake)
-        desk, reader = _open_desk(stack, config, store)
+        codes = _open_codes(stack, config, store)
         notifier = Notifier()
         daemon = Daemon(
             camera=camera,
@@ -107,8 +108,7 @@ def run_daemon(config: Config) -> None:
             heartbeat=heartbeat,
             retention=Retention.of(config),
             wake=wake,
-            desk=desk,
-            reader=reader,
+            codes=codes,
         )
         if publisher is not None:
             daemon.report_health(config.device.site, config.device.id, publisher)
@@ -193,6 +193,26 @@ class Retention:
         return cls(store.retention_days, store.rejected_days, privacy.unseen_days, config.device.timezone)
 
 
+class SecondWay:
+    """The desk that judges codes, and where they come from: a reader, the camera, or both."""
+
+    def __init__(self, desk: CodeDesk, reader: CodeReader | None, badges: BadgeFinder | None) -> None:
+        self.desk = desk
+        self._reader = reader
+        self._badges = badges
+
+    @property
+    def reader_fault(self) -> str | None:
+        """Why the reader brings nothing at the moment."""
+        return None if self._reader is None else self._reader.condition.fault
+
+    def look(self, frame: Frame) -> None:
+        """Have a badge in the picture judged, beside the loop: that takes longer than a frame may."""
+        token = None if self._badges is None else self._badges.find(frame.image, frame.captured_s)
+        if token is not None:
+            threading.Thread(target=self.desk.hear, args=(token,), name="badge", daemon=True).start()
+
+
 class Daemon:
     """The loop: newest frame, recognition, attendance; and the little housekeeping between frames."""
 
@@ -207,8 +227,7 @@ class Daemon:
         heartbeat: Heartbeat,
         retention: Retention,
         wake: threading.Event,
-        desk: CodeDesk | None = None,
-        reader: CodeReader | None = None,
+        codes: SecondWay | None = None,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
@@ -217,8 +236,7 @@ class Daemon:
         self._heartbeat = heartbeat
         self._retention = retention
         self._wake = wake
-        self._desk = desk
-        self._reader = reader
+        self._codes = codes
         self._clock = SystemClock()
         self._fault: str | None = None
         self._reader_fault: str | None = None
@@ -252,7 +270,7 @@ class Daemon:
                 store=self._store_health(),
                 outbox=self._outbox_health(),
                 clock_synchronized=self._clock.synchronized(),
-                decisions={**self.book.counts, **({} if self._desk is None else self._desk.counts)},
+                decisions={**self.book.counts, **({} if self._codes is None else self._codes.desk.counts)},
                 temperature_c=read_temperature_c(),
             )
 
@@ -313,6 +331,8 @@ class Daemon:
                 captured_s=frame.captured_s,
                 threshold_source=self._watcher.threshold_source,
             )
+        if self._codes is not None:
+            self._codes.look(frame)
         self._frame_times.note(time.perf_counter() - began_s)
         self.frames += 1
         self._heartbeat.beat(_RECOGNITION)
@@ -321,10 +341,11 @@ class Daemon:
             self._tell_status()
 
     def _take_codes(self) -> None:
-        if self._desk is not None:
-            for answer in self._desk.take():
-                self.book.consider_code(answer)
-        fault = None if self._reader is None else self._reader.condition.fault
+        if self._codes is None:
+            return
+        for answer in self._codes.desk.take():
+            self.book.consider_code(answer)
+        fault = self._codes.reader_fault
         if fault != self._reader_fault:
             self._reader_fault = fault
             if fault is None:
@@ -416,7 +437,7 @@ class Daemon:
         problems: list[Problem] = []
         if self._fault is not None:
             problems.append(Problem(part="camera", what=self._fault))
-        code_fault = self._reader_fault or (None if self._desk is None else self._desk.fault)
+        code_fault = self._reader_fault or (None if self._codes is None else self._codes.desk.fault)
         if code_fault is not None:
             problems.append(Problem(part="reader", what=code_fault))
         with suppress(KioskError):
@@ -573,7 +594,7 @@ def _info(config: Config, watcher: GalleryWatcher) -> Info:
             "replay",
             "health",
             *(["rejected"] if config.mqtt.rejected_events else []),
-            *(["code"] if config.code.reader is not None else []),
+            *(["code"] if config.code.reader is not None or config.code.camera else []),
         ],
     )
 
@@ -610,17 +631,18 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
     )
 
 
-def _open_desk(stack: ExitStack, config: Config, store: Store) -> tuple[CodeDesk | None, CodeReader | None]:
+def _open_codes(stack: ExitStack, config: Config, store: Store) -> SecondWay | None:
     """The second way in, where there is one."""
-    if config.code.reader is None:
-        return None, None
+    if config.code.reader is None and not config.code.camera:
+        return None
     clock = SystemClock()
     desk = CodeDesk(store, clock=clock, boot_id=clock.boot_id())
     desk.open()
-    reader = CodeReader(config.code.reader, desk.hear)
-    reader.start()
-    stack.callback(reader.stop)
-    return desk, reader
+    reader = None if config.code.reader is None else CodeReader(config.code.reader, desk.hear)
+    if reader is not None:
+        reader.start()
+        stack.callback(reader.stop)
+    return SecondWay(desk, reader, BadgeFinder() if config.code.camera else None)
 
 
 def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> RefractoryPeriod:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from broker import Mosquitto, Subscriber, wait_for
 from command_line import Kiosk
@@ -216,6 +217,28 @@ def test_noise_from_the_device_does_no_harm(home: Kiosk, device: Device) -> None
         device.send(b"\n\n\x1b[A\x03\x04\n")
         device.send(f"{pin}\n".encode())
         wait_for_rows(home, attendance, 1)
+
+
+def test_a_badge_before_the_camera_is_a_check_in(home: Kiosk, tmp_path: Path) -> None:
+    result = home("subjects", "code", "ana", "--qr", tmp_path / "badge.png")
+    assert result.returncode == 0, result.stderr
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    badge = cv2.imread(str(tmp_path / "badge.png"))
+    assert badge is not None
+    picture = np.full((720, 1280, 3), 110, np.uint8)
+    picture[200:520, 500:820] = cv2.resize(badge, (320, 320), interpolation=cv2.INTER_AREA)
+    for number in range(10):
+        cv2.imwrite(str(frames / f"{number}.png"), picture)
+    home.configure(camera={"source": str(frames)}, code={"reader": None, "camera": True})
+    process = home.start("run")
+    try:
+        (row,) = wait_for_rows(home, attendance, 1)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=15)
+    assert (row.subject_id, row.evidence["code"]) == ("ana", "badge")
+    assert (process.returncode, "Traceback" in err) == (0, False)
 
 
 # --- the commands

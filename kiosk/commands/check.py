@@ -231,12 +231,13 @@ class Doctor:
         yield Finding("pad", Status.OK, f"{pad.model_id}, a face is live from {threshold:g}")
 
     def _check_code(self) -> Iterator[Finding]:
-        reader = self._config.code.reader
-        if reader is None:
-            yield Finding("code", Status.OK, "off (code.reader): the face is the only way in")
+        reader, camera = self._config.code.reader, self._config.code.camera
+        if reader is None and not camera:
+            yield Finding("code", Status.OK, "off (code.reader, code.camera): the face is the only way in")
             return
-        os.close(open_device(reader))
-        message = f"{reader} opens"
+        if reader is not None:
+            os.close(open_device(reader))
+        message = " and ".join([*([] if reader is None else [f"{reader} opens"]), *(["by camera"] if camera else [])])
         codes: list[StoredCode] = []
         if Path(self._config.store.path).exists():
             with open_store(self._config) as store:

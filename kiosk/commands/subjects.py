@@ -118,8 +118,8 @@ def code(
     """Give a person a PIN, or a badge: the second way in, which counts as much as the face.
 
     The PIN is printed once, with the number that is typed before it; only a hash is kept. A person may have one PIN
-    and one badge; a new one takes the place of the old. It works wherever code.reader is set; a running kiosk knows it
-    at once.
+    and one badge; a new one takes the place of the old. Codes are entered where code.reader or code.camera is set; a
+    running kiosk knows a new one at once.
     """
     from kiosk.commands import code as codes
 

@@ -222,6 +222,9 @@ class CodeSection(Section):
         description="Device that gives codes as lines: a serial card or QR reader (`/dev/ttyACM0`), a keypad's "
         "terminal; null: none.",
     )
+    camera: bool = Field(
+        default=False, description="Also read badges of `kiosk subjects code --qr` in the camera's pictures."
+    )
 
 
 class AttendanceSection(Section):
