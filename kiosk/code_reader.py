@@ -69,6 +69,9 @@ class CodeReader:
         self._stopping.set()
         os.write(self._wake_writing, b"\0")
         self._thread.join(_STOP_TIMEOUT_S)
+        if not self._thread.is_alive():
+            os.close(self._wake_writing)
+            os.close(self._wake_reading)
 
     def _run(self) -> None:
         back_off_s = _FIRST_BACK_OFF_S
@@ -168,7 +171,7 @@ def _read_some(fd: int, path: Path) -> bytes:
 
 
 class _Lines:
-    """Bytes to lines, of which none that is too long or no text is handed on."""
+    """Bytes to lines; none that is too long is handed on, and a backspace takes back what was typed before it."""
 
     def __init__(self) -> None:
         self._begun = bytearray()
@@ -184,16 +187,18 @@ class _Lines:
 
     def feed(self, chunk: bytes) -> list[str]:
         found = []
-        # Readers end lines with either, or both.
-        for piece in chunk.replace(b"\r", b"\n").splitlines(keepends=True):
-            self._begun += piece.rstrip(b"\n")
-            if len(self._begun) > _MAX_LINE:
-                self._begun.clear()
-                self._too_long = True
-            if piece.endswith(b"\n"):
+        for byte in chunk:
+            # Readers end lines with either, or both.
+            if byte in b"\r\n":
                 if self._begun and not self._too_long:
                     found.append(self._begun.decode("ascii", "replace"))
                 self.forget()
+            elif byte in b"\b\x7f":
+                del self._begun[-1:]
+            elif len(self._begun) < _MAX_LINE:
+                self._begun.append(byte)
+            else:
+                self._too_long = True
         return found
 
 

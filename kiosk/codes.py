@@ -131,7 +131,8 @@ class CodeDesk:
     def __init__(self, book: CodeBook, *, clock: Clock, boot_id: str) -> None:
         self._book = book
         self._clock = clock
-        self._boot_id = boot_id
+        # Without one every start counts as a boot.
+        self._boot_id = boot_id or new_token()
         self._nobodys_salt = new_salt()
         self._one_at_a_time = threading.Lock()
         # More than the desk can judge while a frame is processed.

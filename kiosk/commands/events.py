@@ -28,8 +28,8 @@ Format = Literal["table", "json", "csv"]
 
 _MATCH_COLUMNS = ("score", "threshold", "margin", "frames", "model")
 _COLUMNS = (
-    "seq", "event_id", "event_type", "subject_id", "method", "occurred_at", "tz", "clock_synchronized",
-    "site", "device", *_MATCH_COLUMNS, "delivery", "stated_at",
+    "seq", "event_id", "event_type", "subject_id", "occurred_at", "tz", "clock_synchronized",
+    "site", "device", *_MATCH_COLUMNS, "delivery", "stated_at", "method",
 )  # fmt: skip
 _REJECTED_COLUMNS = (
     "event_id", "event_type", "reason", "occurred_at", "tz", "clock_synchronized", "site", "device", *_MATCH_COLUMNS,
@@ -208,11 +208,11 @@ def _check_in_document(row: AttendanceRow) -> dict[str, Any]:
         "event_id": row.event_id,
         "event_type": row.event_type,
         "subject_id": row.subject_id,
-        "method": row.evidence.get("method", Method.FACE),
         **_place_and_time(row),
         **_match_figures(row),
         "delivery": row.delivery,
         "stated_at": row.stated_at,
+        "method": row.evidence.get("method", Method.FACE.value),
     }
 
 

@@ -351,7 +351,7 @@ class MqttSection(Section):
     topic_root: TopicRoot = Field(default="kiosk/v1", description="First levels of every topic.")
     home_assistant: bool = Field(default=True, description="Publish the Home Assistant discovery document.")
     rejected_events: bool = Field(
-        default=False, description="Also publish faces that led to no check-in (no subject told)."
+        default=False, description="Also publish faces and codes that led to no check-in (no subject told)."
     )
     include_names: bool = Field(default=False, description="Let names leave the device with the events.")
 
