@@ -67,6 +67,21 @@ def test_it_looks_two_or_three_times_a_second() -> None:
     assert sum(took_s > 0.0005 for took_s in busy_s) in range(6, 10)
 
 
+def test_what_takes_long_is_looked_at_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    finder, picture = BadgeFinder(), room()
+    looks = []
+
+    def look_long(_: Image) -> str:
+        looks.append(None)
+        time.sleep(0.1)
+        return ""
+
+    monkeypatch.setattr(finder, "_read", look_long)
+    for frame in range(60):
+        finder.find(picture, frame / 30)
+    assert len(looks) == 2
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_picture_is_too_strange(seed: int) -> None:
     """Torn and smeared badges, stripes, noise, pictures of a few pixels."""

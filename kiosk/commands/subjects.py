@@ -24,7 +24,7 @@ _DATE = click.DateTime(["%Y-%m-%d"])
 
 @click.group("subjects")
 def command() -> None:
-    """List, show, add, rename, re-enroll or remove people; codes, consent."""
+    """List, add, rename, re-enroll or remove people; codes, consent."""
 
 
 @command.command("list")
