@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 from broker import Mosquitto, Subscriber, wait_for
 from command_line import Kiosk
-from runner import assert_one_line_error, dump
+from runner import assert_one_line_error, dump, run_in_process
 from test_code_reader import Device
 
 from kiosk.biometrics import SubjectId
@@ -67,9 +69,9 @@ def give_pin(kiosk: Kiosk, subject_id: str = "ana") -> str:
 
 
 @contextmanager
-def at_the_door(kiosk: Kiosk, device: Device) -> Iterator[subprocess.Popen[str]]:
+def at_the_door(kiosk: Kiosk, device: Device, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """``kiosk run``, once it listens to the reader; what it logged is shown with a failure."""
-    process = kiosk.start("run", "-v")
+    process = kiosk.start("run", "-v", env=env)
     try:
         # The kiosk has set up the terminal when it shows nothing that is typed.
         wait_for(lambda: _listens(device), 60, what="the kiosk to open the reader")
@@ -167,15 +169,39 @@ def test_a_pin_at_the_door_is_a_check_in_like_a_face(home: Kiosk, device: Device
     assert home("why", "1", "--plot", "out.png").returncode == 65
 
 
-def test_a_reader_that_is_unplugged_is_told_and_comes_back(home: Kiosk, device: Device) -> None:
+def test_a_reader_that_is_unplugged_is_told_everywhere_and_comes_back(
+    home: Kiosk, device: Device, tmp_path: Path
+) -> None:
     pin = give_pin(home)
-    with at_the_door(home, device) as process:
-        device.unplug()
-        time.sleep(1.5)
-        device.plug()
-        wait_for(lambda: _listens(device), 20, what="the kiosk to open the reader again")
-        device.send(f"{pin}\n".encode())
-        wait_for_rows(home, attendance, 1)
+    with (
+        Mosquitto(tmp_path) as broker,
+        Subscriber(broker.port) as subscriber,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+    ):
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(15)
+        home.configure(mqtt={"enabled": True, "host": "127.0.0.1", "port": broker.port})
+
+        def told(words: bytes) -> bool:
+            while words not in (message := systemd.recv(4096)):
+                assert message
+            return True
+
+        def problems() -> set[str]:
+            return {problem["part"] for problem in subscriber.on("/health")[-1].json()["problems"]}
+
+        with at_the_door(home, device, {"NOTIFY_SOCKET": str(tmp_path / "notify")}) as process:
+            subscriber.wait_for("/health")
+            assert "reader" not in problems()
+            device.unplug()
+            assert told(b"STATUS=watching; 0 subjects")
+            assert told(b"; no codes: ")
+            wait_for(lambda: "reader" in problems(), 20, what="the problem in health")
+            device.plug()
+            wait_for(lambda: _listens(device), 20, what="the kiosk to open the reader again")
+            wait_for(lambda: "reader" not in problems(), 20, what="the problem to go")
+            device.send(f"{pin}\n".encode())
+            wait_for_rows(home, attendance, 1)
     log = process.log  # type: ignore[attr-defined]
     assert re.search(r"no codes: .*/reader: ", log)
     assert "the code reader is back" in log
@@ -302,12 +328,19 @@ def test_a_badge_can_be_read_and_its_token_is_random(home: Kiosk, tmp_path: Path
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    home: Kiosk, arguments: tuple[str, ...], stdin: str, exit_code: int, words: str
+    home: Kiosk,
+    arguments: tuple[str, ...],
+    stdin: str,
+    exit_code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = dump(home.store)
-    result = home("subjects", "code", *arguments, stdin=stdin)
-    assert result.returncode == exit_code
-    assert words in assert_one_line_error(result.stderr)
+    monkeypatch.setenv("KIOSK_CONFIG", str(home.config))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+    assert run_in_process("subjects", "code", *arguments) == exit_code
+    assert words in assert_one_line_error(capsys.readouterr().err)
     assert dump(home.store) == before
 
 
