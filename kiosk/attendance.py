@@ -215,7 +215,6 @@ class AttendanceBook:
             lambda moment: self._commit(decision, subject_id, gallery, threshold_source, moment),
             told=told,
         ):
-            self._owed.pop(owed, None)
             return
         self._owed[owed] = decision
         while len(self._owed) > _MOST_OWED:
@@ -241,6 +240,8 @@ class AttendanceBook:
         if self.fault is not None:
             log.info("check-ins are recorded again")
         self.fault = None
+        # By whichever way it has been paid.
+        self._owed = {owed: decision for owed, decision in self._owed.items() if owed[1] != subject_id}
         if event is None:
             log.info("%s was erased a moment ago; nothing recorded", subject_id)
             return True
