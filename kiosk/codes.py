@@ -146,10 +146,12 @@ class CodeDesk:
     def open(self) -> None:
         """Take over the wrong entries of before the start. Once, before the first entry.
 
-        Raises:
-            StoreError: the store cannot be written.
+        On a full disk the first entry does, and nothing is accepted until then: the door stays open to faces.
         """
-        self._book.inherit_failures(boottime_ms=round(self._clock.boottime_s() * 1000), boot_id=self._boot_id)
+        try:
+            self._book.inherit_failures(boottime_ms=round(self._clock.boottime_s() * 1000), boot_id=self._boot_id)
+        except KioskError as error:
+            self._note_fault(error)
 
     def hear(self, line: str) -> None:
         """Judge what a reader brings; what comes of it waits for :meth:`take`. Takes its time: for any other thread."""
@@ -164,9 +166,7 @@ class CodeDesk:
         try:
             answer = self.judge(entry)
         except KioskError as error:
-            if self.fault is None:
-                log.error("codes are not accepted: %s", error)  # noqa: TRY400 - told in one line
-            self.fault = f"codes are not accepted: {error}"
+            self._note_fault(error)
             return
         self.fault = None
         paused = answer.reason is Reason.CODE_PAUSED
@@ -175,6 +175,11 @@ class CodeDesk:
         else:
             self._answers.append(answer)
         self._told_pause = paused
+
+    def _note_fault(self, error: KioskError) -> None:
+        if self.fault is None:
+            log.error("codes are not accepted: %s", error)
+        self.fault = f"codes are not accepted: {error}"
 
     def take(self) -> list[CodeAnswer]:
         """What has been judged since the last call."""

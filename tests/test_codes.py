@@ -34,7 +34,7 @@ from kiosk.codes import (
     parse_entry,
     refusal,
 )
-from kiosk.errors import InputError
+from kiosk.errors import InputError, StoreError
 from kiosk.store import Store
 
 ANA, BO = SubjectId("ana"), SubjectId("bo")
@@ -235,11 +235,14 @@ def test_nobody_gets_a_code_without_being_there(store: Store) -> None:
         give_pin(store, SubjectId("nobody"), "123456")
 
 
-def test_a_code_row_that_is_damaged_opens_nothing(door: Door, tmp_path: Path) -> None:
+def test_a_code_row_that_is_damaged_opens_nothing_and_stays_damaged(door: Door, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "kiosk.db") as db:
-        db.execute("UPDATE codes SET subject_id = 'bo' WHERE kind = 'badge'")
+        db.execute("UPDATE codes SET subject_id = 'bo'")
     db.close()
-    assert door.reason(CARD) is Reason.CODE_WRONG
+    for _ in range(3):
+        assert door.reason(CARD) is Reason.CODE_WRONG
+        assert door.right() is Reason.CODE_WRONG
+    assert "of codes" in str(door.store.integrity_problem())
 
 
 # --- how often
@@ -446,6 +449,24 @@ def test_without_a_store_nothing_is_accepted(door: Door, caplog: pytest.LogCaptu
     assert door.desk.fault is not None
     assert "codes are not accepted" in door.desk.fault
     assert len(caplog.records) == 1
+
+
+def test_a_desk_opens_although_the_store_cannot_be_written(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        door.wrong()
+
+    def fail(**_: object) -> None:
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(door.store, "inherit_failures", fail)
+        door.restart("another", 3.0)
+    assert door.desk.fault == "codes are not accepted: no space left"
+    assert len(caplog.records) == 1
+    assert door.right() is Reason.CODE_LOCKED
+    assert door.right(after_s=15 * MINUTE_S) is Reason.MATCH
 
 
 @pytest.mark.usefixtures("real_cost")
