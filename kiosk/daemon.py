@@ -19,9 +19,12 @@ from pydantic import BaseModel
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
+from kiosk.badges import BadgeFinder
 from kiosk.biometrics import Frame, SubjectId
 from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
+from kiosk.code_reader import CodeReader
+from kiosk.codes import CodeDesk
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
@@ -100,6 +103,7 @@ def run_daemon(config: Config) -> None:
                 stack, config, connection, store=store, watcher=watcher, wake=wake, heartbeat=heartbeat
             )
         book = _open_book(config, store, publisher, wake)
+        codes = _open_codes(stack, config, store)
         notifier = Notifier()
         daemon = Daemon(
             camera=camera,
@@ -110,6 +114,7 @@ def run_daemon(config: Config) -> None:
             heartbeat=heartbeat,
             retention=Retention(config.store.retention_days, config.store.rejected_days),
             wake=wake,
+            codes=codes,
         )
         if publisher is not None:
             daemon.report_health(config.device.site, config.device.id, publisher)
@@ -230,6 +235,26 @@ class Retention:
     rejected_days: int
 
 
+class SecondWay:
+    """The desk that judges codes, and where they come from: a reader, the camera, or both."""
+
+    def __init__(self, desk: CodeDesk, reader: CodeReader | None, badges: BadgeFinder | None) -> None:
+        self.desk = desk
+        self._reader = reader
+        self._badges = badges
+
+    @property
+    def reader_fault(self) -> str | None:
+        """Why the reader brings nothing at the moment."""
+        return None if self._reader is None else self._reader.condition.fault
+
+    def look(self, frame: Frame) -> None:
+        """Have a badge in the picture judged, beside the loop: that takes longer than a frame may."""
+        token = None if self._badges is None else self._badges.find(frame.image, frame.captured_s)
+        if token is not None:
+            threading.Thread(target=self.desk.hear, args=(token,), name="badge", daemon=True).start()
+
+
 class Daemon:
     """The loop: newest frame, recognition, attendance; and the little housekeeping between frames."""
 
@@ -244,6 +269,7 @@ class Daemon:
         heartbeat: Heartbeat,
         retention: Retention,
         wake: threading.Event,
+        codes: SecondWay | None = None,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
@@ -252,8 +278,10 @@ class Daemon:
         self._heartbeat = heartbeat
         self._retention = retention
         self._wake = wake
+        self._codes = codes
         self._clock = SystemClock()
         self._fault: str | None = None
+        self._reader_fault: str | None = None
         self._store_fault: str | None = None
         self._unsent = Unsent()
         self._kept_seqs: tuple[int | None, int | None] = None, None
@@ -284,7 +312,7 @@ class Daemon:
                 store=self._store_health(),
                 outbox=self._outbox_health(),
                 clock_synchronized=self._clock.synchronized(),
-                decisions=dict(self.book.counts),
+                decisions={**self.book.counts, **({} if self._codes is None else self._codes.desk.counts)},
                 temperature_c=read_temperature_c(),
             )
 
@@ -325,6 +353,7 @@ class Daemon:
         """Work until told to stop, or until a finite source has come to its end."""
         while not stopping.is_set():
             self._keep_house()
+            self._take_codes()
             try:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
@@ -344,12 +373,28 @@ class Daemon:
                 captured_s=frame.captured_s,
                 threshold_source=self._watcher.threshold_source,
             )
+        if self._codes is not None:
+            self._codes.look(frame)
         self._frame_times.note(time.perf_counter() - began_s)
         self.frames += 1
         self._heartbeat.beat(_RECOGNITION)
         if self.frames == 1:
             self._get_ready()
-            self._notifier.status(f"watching; {self._watcher.describe()}")
+            self._tell_status()
+
+    def _take_codes(self) -> None:
+        if self._codes is None:
+            return
+        for answer in self._codes.desk.take():
+            self.book.consider_code(answer)
+        fault = self._codes.reader_fault
+        if fault != self._reader_fault:
+            self._reader_fault = fault
+            if fault is None:
+                self._tell(logging.INFO, "the code reader is back")
+            else:
+                self._tell(logging.WARNING, f"no codes: {fault}")
+            self._tell_status()
 
     def _give_signs_of_life(self, attempts: int) -> None:
         """Only what has been achieved counts.
@@ -376,11 +421,14 @@ class Daemon:
         self._fault = fault
         if fault is None:
             self._tell(logging.INFO, "pictures are back")
-            self._notifier.status(f"watching; {self._watcher.describe()}")
         else:
             self._tell(logging.WARNING, f"no pictures: {fault}")
             self._get_ready()
-            self._notifier.status(f"no pictures: {fault}")
+        self._tell_status()
+
+    def _tell_status(self) -> None:
+        what = f"watching; {self._watcher.describe()}" if self._fault is None else f"no pictures: {self._fault}"
+        self._notifier.status(what if self._reader_fault is None else f"{what}; no codes: {self._reader_fault}")
 
     def _tell(self, level: int, text: str) -> None:
         """A camera that comes and goes all the time must not fill the log: the same words once a minute."""
@@ -431,6 +479,9 @@ class Daemon:
         problems: list[Problem] = []
         if self._fault is not None:
             problems.append(Problem(part="camera", what=self._fault))
+        code_fault = self._reader_fault or (None if self._codes is None else self._codes.desk.fault)
+        if code_fault is not None:
+            problems.append(Problem(part="reader", what=code_fault))
         with suppress(KioskError):
             self._unsent = self._store.unsent()
         store_fault = self._store_fault or self._watcher.key_fault or self._store.condition().fault or self.book.fault
@@ -591,7 +642,13 @@ def _info(config: Config, watcher: GalleryWatcher) -> Info:
         model=watcher.gallery.model_id,
         timezone=config.device.timezone,
         started_at=events.utc_text(SystemClock().utc_ms()),
-        capabilities=["attendance", "replay", "health", *(["rejected"] if config.mqtt.rejected_events else [])],
+        capabilities=[
+            "attendance",
+            "replay",
+            "health",
+            *(["rejected"] if config.mqtt.rejected_events else []),
+            *(["code"] if config.code.reader is not None or config.code.camera else []),
+        ],
     )
 
 
@@ -601,7 +658,8 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
 
     def tell_check_in(event: AttendanceEvent) -> None:
         wake.set()
-        log.info("%s of %s (event %s, score %.3f)", event.event_type, event.subject.id, event.seq, event.match.score)
+        how = "by code" if event.match is None else f"score {event.match.score:.3f}"
+        log.info("%s of %s (event %s, %s)", event.event_type, event.subject.id, event.seq, how)
 
     def tell_rejected(event: RejectedEvent) -> None:
         score = "" if event.score is None else f", best score {event.score:.3f}"
@@ -624,6 +682,20 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
         on_check_in=tell_check_in,
         on_rejected=tell_rejected,
     )
+
+
+def _open_codes(stack: ExitStack, config: Config, store: Store) -> SecondWay | None:
+    """The second way in, where there is one."""
+    if config.code.reader is None and not config.code.camera:
+        return None
+    clock = SystemClock()
+    desk = CodeDesk(store, clock=clock, boot_id=clock.boot_id())
+    desk.open()
+    reader = None if config.code.reader is None else CodeReader(config.code.reader, desk.hear)
+    if reader is not None:
+        reader.start()
+        stack.callback(reader.stop)
+    return SecondWay(desk, reader, BadgeFinder() if config.code.camera else None)
 
 
 def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> RefractoryPeriod:

@@ -72,6 +72,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "details",
         "hash",
     ),
+    "codes": ("id", "subject_id", "kind", "number", "salt", "hash", "failures", "created_at"),
     "marks": ("name", "document"),
 }
 """What each table's digest covers. A step of the migrations that changes this seals the table anew.
@@ -91,6 +92,8 @@ NOTED = "noted"
 """Mark: the settings and the model that the daemon last noted in the audit log."""
 STALE_KEYS = "stale_keys"
 """Mark: ``key_ids`` that sealed templates which have been erased since. There while keys or copies are left to drop."""
+CODE_FAILURES = "code_failures"
+"""Mark: the last wrong codes, each with the number it was for and when, by the clock of which boot."""
 
 _DIGEST_BYTES = 16
 

@@ -342,6 +342,44 @@ def _encrypt_templates(db: Database) -> None:
         integrity.set_mark(db, integrity.STALE_KEYS, {"key_ids": []})
 
 
+def _add_codes(db: Database) -> None:
+    """The second way in; and events say from now on which way somebody came."""
+    # Number and hash are unique by the store's rule, not by a constraint: a restore brings together rows of two times.
+    db.execute(
+        """
+        CREATE TABLE codes (
+            id TEXT PRIMARY KEY,
+            subject_id TEXT NOT NULL REFERENCES subjects(id) ON DELETE CASCADE,
+            kind TEXT NOT NULL CHECK (kind IN ('pin', 'badge')),
+            number INTEGER,
+            salt BLOB NOT NULL,
+            hash BLOB NOT NULL,
+            failures INTEGER NOT NULL DEFAULT 0,
+            created_at TEXT NOT NULL,
+            digest BLOB
+        ) STRICT
+        """
+    )
+    name_methods(db)
+
+
+def name_methods(db: Database) -> None:
+    """Say in events of earlier versions that it was a face, for they may be sent, or asked for again, from now on."""
+    # A row that is damaged is left as it is, for its digest to tell.
+    sound = integrity.sound("outbox")
+    unnamed = f"""
+        SELECT seq FROM outbox
+        WHERE {sound} AND json_extract(payload, '$.event_type') IN ('check_in', 'check_out')
+          AND json_extract(payload, '$.method') IS NULL
+    """  # noqa: S608 - names from the code
+    db.execute(f"CREATE TEMP TABLE unnamed AS {unnamed}")
+    db.execute(
+        "UPDATE outbox SET payload = json_set(payload, '$.method', 'face') WHERE seq IN (SELECT seq FROM unnamed)"
+    )
+    integrity.seal(db, "outbox", "seq IN (SELECT seq FROM unnamed)")
+    db.execute("DROP TABLE unnamed")
+
+
 STEPS: tuple[Step, ...] = (
     _create_tables,
     _create_rejections,
@@ -351,6 +389,7 @@ STEPS: tuple[Step, ...] = (
     _add_audit,
     _add_consent_terms,
     _encrypt_templates,
+    _add_codes,
 )
 
 SEALED_SINCE = STEPS.index(_add_digests) + 1

@@ -30,6 +30,7 @@ def filled(kiosk: Kiosk) -> Kiosk:
         for subject in ("ana", "ana", "other", "cy"):
             check_in(store, subject, moment(NOW_MS))
         reject(store, "ana", "other")
+        store.set_badge(SubjectId("ana"), salt=b"salt", digest=b"hash", now_ms=NOW_MS)
         store.remove_subject("cy")
     return kiosk
 
@@ -78,7 +79,8 @@ def test_one_persons_data_and_nobody_elses(filled: Kiosk) -> None:
     assert document["events"][0]["match"]["score"] == 0.81
     assert len(document["templates"]) == 2
     assert document["resembled"] == 1
-    assert [change["action"] for change in document["changes"]] == ["enroll"]
+    assert [change["action"] for change in document["changes"]] == ["enroll", "code"]
+    assert [(code["kind"], code["failures"]) for code in document["codes"]] == [("badge", 0)]
     kept = {purpose["name"]: (purpose["purpose"], purpose["kept"]) for purpose in document["purposes"]}
     assert kept["rejections"] == ("to explain refusals (`kiosk why`)", "7 days, the newest 10,000")
     for word in ("other", "Canary Bo", "Canary Cy", "cy", "login", "uid", "embedding"):

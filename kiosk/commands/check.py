@@ -17,6 +17,8 @@ import click
 from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
 from kiosk.clock import SystemClock
+from kiosk.code_reader import open_device
+from kiosk.codes import StoredCode
 from kiosk.commands.erasure import describe_due
 from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
@@ -126,6 +128,7 @@ class Doctor:
             "broker": self._check_broker,
             "clock": self._check_clock,
             "pad": self._check_pad,
+            "code": self._check_code,
         }
 
     def _check_model(self) -> Iterator[Finding]:
@@ -179,7 +182,7 @@ class Doctor:
         if self._bundle is None or self._model_id is None:
             return Finding("store", Status.OK, f"{len(store.subjects())} subjects")
         gallery = store.gallery(self._model_id, today=SystemClock().trusted_date(self._config.device.timezone))
-        if not len(gallery) and not store.template_models():
+        if not len(gallery) and not store.template_models() and not store.codes():
             return Finding("store", Status.WARN, "nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls")
         message = f"{len(gallery)} subjects, {explain_threshold(self._config, self._bundle, gallery)}"
         readiness = Readiness.of(self._model_id, store.subject_models())
@@ -230,6 +233,27 @@ class Doctor:
         configured = self._config.pad.threshold
         threshold = pad.threshold if configured == "auto" else configured
         yield Finding("pad", Status.OK, f"{pad.model_id}, a face is live from {threshold:g}")
+
+    def _check_code(self) -> Iterator[Finding]:
+        reader, camera = self._config.code.reader, self._config.code.camera
+        if reader is None and not camera:
+            yield Finding("code", Status.OK, "off (code.reader, code.camera): the face is the only way in")
+            return
+        if reader is not None:
+            os.close(open_device(reader))
+        message = " and ".join([*([] if reader is None else [f"{reader} opens"]), *(["by camera"] if camera else [])])
+        codes: list[StoredCode] = []
+        if Path(self._config.store.path).exists():
+            with open_store(self._config) as store:
+                codes = store.codes()
+        spent = [code.subject_id for code in codes if code.spent]
+        if not codes:
+            yield Finding("code", Status.WARN, f"{message}, and nobody has a code; `kiosk subjects code ID` makes one")
+        elif spent:
+            message += f"; the PIN of {some(spent)} is off, too often wrong: `kiosk subjects code ID` makes a new one"
+            yield Finding("code", Status.WARN, message)
+        else:
+            yield Finding("code", Status.OK, f"{message}; {count(len(codes), 'code')}")
 
 
 def _describe_connection(settings: BrokerSettings) -> Finding:
@@ -327,7 +351,7 @@ def _check_consent(store: Store, config: Config) -> Iterator[Finding]:
             f"of {count(len(ended), 'subject')} has ended, if the clock is right: {_consent_ends(ended)}; they are "
             "recognized until it follows a time server",
         )
-    without = [subject.id for subject in subjects if subject.consent_reference is None]
+    without = [s.id for s in subjects if s.templates and s.consent_reference is None]
     if without and config.privacy.require_consent:
         message = f"none of {count(len(without), 'subject')} is on record: {some(without)}; `kiosk subjects consent`"
         yield Finding("consent", Status.WARN, message)

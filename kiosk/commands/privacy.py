@@ -14,12 +14,14 @@ import click
 
 from kiosk.biometrics import SubjectId
 from kiosk.clock import SystemClock
+from kiosk.codes import StoredCode
 from kiosk.commands.erasure import due_document
 from kiosk.commands.options import common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, UsageError
+from kiosk.events import Method
 from kiosk.evidence import mentioned_subjects
 from kiosk.store import AttendanceRow, AuditRow, Due, History, Presence, Store, Subject, TemplateInfo
 
@@ -116,6 +118,13 @@ def _holdings(store: Store, config: Config) -> Iterator[_Holding]:
         "numbers computed from photos, and the photos' quality and hash; no photo is kept",
         recognition,
         "as long as the subject",
+    )
+    yield _Holding(
+        "codes",
+        counts["codes"],
+        "number and a hash of the PIN, a hash of the badge's id; wrong entries of the last half an hour by number",
+        "to let people in by a code instead of the face",
+        "as long as the subject, or until `kiosk subjects code ID --remove`",
     )
     yield _Holding(
         "attendance",
@@ -262,6 +271,7 @@ def _person(store: Store, config: Config, subject_id: str, *, with_templates: bo
             _template(info, store.embedding_bytes(info.id) if with_templates else None)
             for info in store.template_infos(subject_id)
         ],
+        "codes": [_code(code) for code in store.codes() if code.subject_id == subject_id],
         "events": [_event(row) for row in events],
         "resembled": sum(subject_id in mentioned_subjects(row.evidence) for row in store.rejections()),
         "changes": [_change(row) for row in changes],
@@ -288,6 +298,11 @@ def _template(info: TemplateInfo, embedding: bytes | None) -> dict[str, Any]:
     return document
 
 
+def _code(code: StoredCode) -> dict[str, Any]:
+    """Without the hash, which is no use but to somebody who guesses."""
+    return {"kind": code.kind, "number": code.number, "created_at": code.created_at, "failures": code.failures}
+
+
 def _event(row: AttendanceRow) -> dict[str, Any]:
     return {
         "seq": row.seq,
@@ -300,6 +315,7 @@ def _event(row: AttendanceRow) -> dict[str, Any]:
         "site": row.site,
         "device": row.device,
         "delivery": row.delivery,
+        "method": row.evidence.get("method", Method.FACE),
         **{name: row.evidence.get(name) for name in _MEASURES},
     }
 
@@ -323,6 +339,8 @@ def _print_person(document: dict[str, Any]) -> None:
         click.echo(f"due to be erased: {_due_words(enrolled['due'])}")
     for template in document["templates"]:
         click.echo(f"template: {template['model']}, {template['created_at']}")
+    for code in document["codes"]:
+        click.echo(f"code: {code['kind']}, {code['created_at']}")
     click.echo(f"events: {len(document['events'])}")
     click.echo(f"decisions about others that name this person as alike: {document['resembled']}")
     for change in document["changes"]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ import click
 
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.clock import SystemClock
+from kiosk.codes import Kind, StoredCode
 from kiosk.commands.options import PATH, ask, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
@@ -24,7 +25,7 @@ _DATE = click.DateTime(["%Y-%m-%d"])
 
 @click.group("subjects")
 def command() -> None:
-    """List, show, rename, re-enroll or remove people; consent."""
+    """List, add, rename, re-enroll or remove people; codes, consent."""
 
 
 @command.command("list")
@@ -34,17 +35,21 @@ def list_subjects(*, as_json: bool, config_path: Path | None, verbose: int) -> N
     """List everybody who is enrolled; say whom the model in use cannot recognize."""
     config = load(config_path, verbose)
     with open_store(config) as store:
-        subjects, models, lapsed = store.subjects(), store.subject_models(), _lapsed(store, config)
+        subjects, models = store.subjects(), store.subject_models()
+        lapsed, codes = _lapsed(store, config), _codes_by_subject(store)
     in_use = _model_in_use(config)
     if as_json:
-        documents = [_document(subject, models.get(subject.id, {}), in_use, lapsed) for subject in subjects]
+        documents = [
+            _document(subject, models.get(subject.id, {}), in_use, lapsed, codes[subject.id]) for subject in subjects
+        ]
         print_json({"model": in_use, "subjects": documents})
         return
     for subject in subjects:
         note = _describe_models(models.get(subject.id, {}), in_use)
         if subject.id in lapsed:
             note = f"\tNOT RECOGNIZED: consent ended on {subject.consent_until}"
-        click.echo(f"{subject.id}\t{subject.name or ''}\t{count(subject.templates, 'template')}{note}")
+        ways = "".join(f", {_describe_code(code)}" for code in codes[subject.id])
+        click.echo(f"{subject.id}\t{subject.name or ''}\t{count(subject.templates, 'template')}{ways}{note}")
     if not subjects:
         click.echo("nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls", err=True)
 
@@ -70,15 +75,80 @@ def show(*, subject_id: str, as_json: bool, config_path: Path | None, verbose: i
     for template in templates if isinstance(templates, list) else []:
         note = " (of another model: not compared)" if template["compared"] is False else ""
         click.echo(f"template {template['id']}: {template['model']}, {template['created_at']}{note}")
+    codes = document["codes"]
+    for one in codes if isinstance(codes, list) else []:
+        number = "" if one["number"] is None else f" with number {one['number']}"
+        click.echo(f"code: {one['kind']}{number}, {one['created_at']}{' (OFF: too often wrong)' if one['off'] else ''}")
     if subject.id in lapsed:
         click.echo(
             f"NOT RECOGNIZED: the consent ended on {subject.consent_until}; `kiosk subjects consent` renews it",
             err=True,
         )
-    elif document["recognized"] is False:
+    elif document["recognized"] is False and document["models"]:
         click.echo(
             f"NOT RECOGNIZED by the model in use, {in_use}; `kiosk subjects reenroll DIR` enrolls again", err=True
         )
+
+
+@command.command("add")
+@click.argument("subject_id")
+@click.option("--name", help="Shown in lists. Default: the id.")
+@common_options
+def add(*, subject_id: str, name: str | None, config_path: Path | None, verbose: int) -> None:
+    """Add a person without a photo: for who is not to be recognized by the face.
+
+    Nothing biometric is stored, so no consent to that is asked for. `kiosk subjects code` gives the person a code.
+    """
+    config = load(config_path, verbose)
+    wanted = parse_subject_id(subject_id)
+    with open_store(config, writable=True) as store:
+        if store.subject(wanted) is not None:
+            raise InputError(f"{wanted}: is there already; `kiosk subjects show {wanted}`")
+        store.enroll(wanted, [], name=name or wanted)
+    click.echo(f"{wanted} added without a face; `kiosk subjects code {wanted}` makes a code")
+
+
+@command.command("code")
+@click.argument("subject_id")
+@click.option("--card", is_flag=True, help="Read the id of a card or badge from standard input, instead of a PIN.")
+@click.option(
+    "--qr", type=PATH, metavar="FILE", help="Write a QR code for a badge to this file (.svg or .png), instead of a PIN."
+)
+@click.option("--remove", "taken", is_flag=True, help="Take PIN and badge away.")
+@json_option
+@common_options
+def code(
+    *,
+    subject_id: str,
+    card: bool,
+    qr: Path | None,
+    taken: bool,
+    as_json: bool,
+    config_path: Path | None,
+    verbose: int,
+) -> None:
+    """Give a person a PIN, or a badge: the second way in, which counts as much as the face.
+
+    The PIN is printed once, with the number that is typed before it; only a hash is kept. A person may have one PIN
+    and one badge; a new one takes the place of the old. Codes are entered where code.reader or code.camera is set; a
+    running kiosk knows a new one at once.
+    """
+    from kiosk.commands import code as codes
+
+    if card + taken + (qr is not None) > 1:
+        raise UsageError("subjects code: only one of --card, --qr and --remove")
+    config = load(config_path, verbose)
+    with open_store(config) as reader:
+        subject = _find(reader, subject_id)
+    with open_store(config, writable=True) as store:
+        if taken:
+            codes.take_away(store, subject.id, as_json=as_json)
+        elif card:
+            codes.give_card(store, subject.id, as_json=as_json)
+        elif qr is not None:
+            codes.give_qr(store, subject.id, qr, as_json=as_json)
+        else:
+            codes.give_pin(store, subject.id, as_json=as_json)
 
 
 @command.command("rename")
@@ -170,7 +240,7 @@ def reenroll(
 def remove(
     *, subject_id: str | None, due: bool, yes: bool, as_json: bool, config_path: Path | None, verbose: int
 ) -> None:
-    """Erase a person: name and templates, also from the file's bytes.
+    """Erase a person: name, templates and codes, also from the file's bytes.
 
     Attendance stays under the bare id. A running kiosk forgets the person within seconds. Prints a receipt, which the
     store keeps, too: `kiosk privacy report`.
@@ -242,8 +312,29 @@ def _recognized(
     return None if in_use is None else in_use in models and subject.id not in lapsed
 
 
+def _codes_by_subject(store: Store) -> dict[str, list[StoredCode]]:
+    found: dict[str, list[StoredCode]] = defaultdict(list)
+    for code in store.codes():
+        found[code.subject_id].append(code)
+    return found
+
+
+def _describe_code(code: StoredCode) -> str:
+    if code.kind is Kind.BADGE:
+        return "badge"
+    return f"PIN with number {code.number}{' (OFF: too often wrong)' if code.spent else ''}"
+
+
+def _code_document(code: StoredCode) -> dict[str, object]:
+    return {"kind": code.kind, "number": code.number, "off": code.spent, "created_at": code.created_at}
+
+
 def _document(
-    subject: Subject, models: Mapping[ModelId, int], in_use: ModelId | None, lapsed: Collection[SubjectId]
+    subject: Subject,
+    models: Mapping[ModelId, int],
+    in_use: ModelId | None,
+    lapsed: Collection[SubjectId],
+    codes: Sequence[StoredCode],
 ) -> dict[str, object]:
     return {
         "subject_id": subject.id,
@@ -251,6 +342,7 @@ def _document(
         "templates": subject.templates,
         "models": models,
         "recognized": _recognized(subject, models, in_use, lapsed),
+        "codes": [_code_document(code) for code in codes],
         "created_at": subject.created_at,
     }
 
@@ -272,6 +364,7 @@ def _full_document(
         "last_event": None if last is None else f"{last.event_type} at {last.occurred_at}",
         "models": dict(models),
         "recognized": _recognized(subject, models, in_use, lapsed),
+        "codes": [_code_document(code) for code in _codes_by_subject(store)[subject.id]],
         "templates": [
             {
                 "id": info.id,

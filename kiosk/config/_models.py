@@ -212,6 +212,19 @@ class PadSection(Section):
     )
 
 
+class CodeSection(Section):
+    """The second way in, for who is not to be recognized by the face (docs/second-way.md); off by default."""
+
+    reader: FilePath | None = Field(
+        default=None,
+        description="Device that gives codes as lines: a serial card or QR reader (`/dev/ttyACM0`), a keypad's "
+        "terminal; null: none.",
+    )
+    camera: bool = Field(
+        default=False, description="Also read badges of `kiosk subjects code --qr` in the camera's pictures."
+    )
+
+
 class AttendanceSection(Section):
     """What a recognized person does."""
 
@@ -350,7 +363,7 @@ class MqttSection(Section):
     topic_root: TopicRoot = Field(default="kiosk/v1", description="First levels of every topic.")
     home_assistant: bool = Field(default=True, description="Publish the Home Assistant discovery document.")
     rejected_events: bool = Field(
-        default=False, description="Also publish faces that led to no check-in (no subject told)."
+        default=False, description="Also publish faces and codes that led to no check-in (no subject told)."
     )
     include_names: bool = Field(default=False, description="Let names leave the device with the events.")
 
@@ -371,6 +384,7 @@ class Config(Section):
     model: ModelSection = ModelSection()
     match: MatchSection = MatchSection()
     pad: PadSection = PadSection()
+    code: CodeSection = CodeSection()
     attendance: AttendanceSection = AttendanceSection()
     store: StoreSection = StoreSection()
     privacy: PrivacySection = PrivacySection()

@@ -38,6 +38,8 @@ class Action(StrEnum):
     CONSENT = "consent"
     RENAME = "rename"
     REMOVE = "remove"
+    CODE = "code"
+    REMOVE_CODE = "remove_code"
     DROP_TEMPLATES = "drop_templates"
     CALIBRATE = "calibrate"
     RESET_CALIBRATION = "reset_calibration"

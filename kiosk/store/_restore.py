@@ -27,8 +27,8 @@ from sqlite_utils import Database
 from kiosk import integrity, migrations
 from kiosk.biometrics import Candidate, Reason, SubjectId, Verdict
 from kiosk.errors import KeyFileError, StoreError
-from kiosk.events import TIME_CORRECTION, AttendanceEvent, SubjectRef, TimeCorrection, utc_ms
-from kiosk.evidence import Evidence
+from kiosk.events import TIME_CORRECTION, AttendanceEvent, Method, SubjectRef, TimeCorrection, utc_ms
+from kiosk.evidence import CodeEvidence, Evidence
 from kiosk.packing import pack, unpack
 from kiosk.store import _mentions
 from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
@@ -59,8 +59,16 @@ _KEYS = {
     "rejections": "number",
     "calibrations": "id",
     "replays": "command_id",
+    "codes": "id",
     "audit": "seq",
 }
+
+_DROP_REMOVED_CODES = """
+    DELETE FROM codes
+    WHERE subject_id NOT IN (SELECT id FROM subjects)
+       OR (SELECT a.action FROM audit AS a WHERE a.subject_id = codes.subject_id AND a.action IN ('code', 'remove_code')
+           ORDER BY a.seq DESC LIMIT 1) = 'remove_code'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,6 +409,7 @@ class Merge:
             if self._scalar("SELECT COUNT(*) FROM erasures WHERE receipt_id = ?", row["receipt_id"]):
                 continue
             delete_templates(self._db, "subject_id = ?", [row["subject_id"]])
+            self._db.execute("DELETE FROM codes WHERE subject_id = ?", [row["subject_id"]])
             self._db.execute("DELETE FROM subjects WHERE id = ?", [row["subject_id"]])
             _mentions.forget_subject(self._db, SubjectId(row["subject_id"]))
             # Its bytes may still be in older backups.
@@ -499,12 +508,16 @@ class Merge:
             )
 
     def _mend(self, readings: dict[str, Reading]) -> None:
-        """Templates without their subject, which gets its bare id; events without their other half."""
+        """Templates without their subject, which gets its bare id; codes taken away since the backup, or nobody's;
+        events without their other half.
+        """
         self._db.execute(
             "INSERT INTO subjects (id, created_at) SELECT subject_id, MIN(created_at) FROM templates"
             " WHERE subject_id NOT IN (SELECT id FROM subjects) GROUP BY subject_id"
         )
         integrity.seal(self._db, "subjects", "digest IS NULL")
+        self._db.execute(_DROP_REMOVED_CODES)
+        migrations.name_methods(self._db)
         outbox = readings["outbox"]
         if not outbox.complete or outbox.unsound:
             for row in self._dicts("SELECT * FROM attendance WHERE seq NOT IN (SELECT seq FROM outbox) AND seq > ?"):
@@ -572,8 +585,9 @@ def _queue_again(db: Database, row: dict[str, Any]) -> None:
                 "event_type": row["event_type"],
                 "clock_synchronized": bool(row["clock_synchronized"]),
                 "subject": SubjectRef(id=row["subject_id"]),
+                "method": evidence.get("method", Method.FACE),
                 "match": evidence["match"],
-                "pad": evidence["pad"] or {},
+                "pad": evidence.get("pad") or {},
                 "clock": {"boot_id": row["boot_id"], "boottime_ms": row["boottime_ms"]},
             }
         ),
@@ -592,7 +606,7 @@ def _log_again(db: Database, row: dict[str, Any]) -> None:
         found = db.execute("SELECT subject_id FROM attendance WHERE seq = ?", [corrects["seq"]]).fetchone()
         subject_id, evidence = ("" if found is None else found[0]), {"corrects": corrects}
     else:
-        subject_id, evidence = payload["subject"]["id"], _evidence_of(payload).document()
+        subject_id, evidence = payload["subject"]["id"], _evidence_of(payload)
     db.execute(
         "INSERT INTO attendance (seq, event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"
         " boottime_ms, site, device, evidence, corrects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -615,8 +629,11 @@ def _log_again(db: Database, row: dict[str, Any]) -> None:
     integrity.seal(db, "attendance", "seq = ?", [row["seq"]])
 
 
-def _evidence_of(payload: dict[str, Any]) -> Evidence:
+def _evidence_of(payload: dict[str, Any]) -> dict[str, Any]:
     match = payload["match"]
+    if match is None:
+        # Whether it was a PIN or a badge, the event does not tell.
+        return CodeEvidence("code", Reason.MATCH).document()
     return Evidence(
         verdict=Verdict.IDENTIFIED,
         reason=Reason.MATCH,
@@ -626,4 +643,4 @@ def _evidence_of(payload: dict[str, Any]) -> Evidence:
         margin=match["margin"],
         gallery_size=match["gallery_size"],
         model=match["model"],
-    )
+    ).document()

@@ -15,6 +15,7 @@ from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
 from kiosk.store._audit import AuditLog
 from kiosk.store._calibrations import Calibrations
+from kiosk.store._codes import Codes
 from kiosk.store._corrections import CorrectionsTable
 from kiosk.store._files import free_bytes
 from kiosk.store._keys import KeyFile
@@ -23,7 +24,7 @@ from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, AuditLog):
+class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Codes, AuditLog):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod

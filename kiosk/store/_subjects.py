@@ -435,6 +435,7 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         "complete": False,
     }
     delete_templates(db, "subject_id = ?", [subject_id])
+    db.execute("DELETE FROM codes WHERE subject_id = ?", [subject_id])
     db.execute("DELETE FROM subjects WHERE id = ?", [subject_id])
     # Events hold the name where the kiosk was configured to send it.
     db.execute(
