@@ -173,7 +173,7 @@ def _write_bundle(
         name=folder.name,
         variant=variant,
         input_size_px=INPUT_SIZE_PX,
-        networks=tuple(networks),
+        networks=(networks[0], networks[1]),
         threshold=THRESHOLD,
         report={"built_with": _versions(), "parity": parity},
     )

@@ -42,11 +42,13 @@ class Presentation:
 
 @dataclass(frozen=True, slots=True)
 class PadResult:
-    """What was measured of the bundles; ``milliseconds``: each one's median for a face, detection not included."""
+    """What was measured of the bundles; ``milliseconds``: each one's median for a
+    face, detection not included; None without a face.
+    """
 
     bundles: Sequence[PadBundle]
     presentations: Sequence[Presentation]
-    milliseconds: Sequence[float]
+    milliseconds: Sequence[float | None]
     threads: int
 
 
@@ -76,7 +78,7 @@ def evaluate_pad(bundles: Sequence[PadBundle], folders: Mapping[str, Path], *, t
             scores.append(pad.score(image, face))
             spent_s.append(time.perf_counter() - started)
         presentations.append(Presentation(kind, path, tuple(scores)))
-    medians = [round(statistics.median(spent_s) * 1000, 2) if spent_s else float("nan") for spent_s in times_s]
+    medians = [round(statistics.median(spent_s) * 1000, 2) if spent_s else None for spent_s in times_s]
     return PadResult(bundles, presentations, medians, threads)
 
 
@@ -138,7 +140,7 @@ def pad_text(documents: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _paragraph(document: Mapping[str, Any]) -> str:
-    lines = [f"{document['model']}, threshold {document['threshold']}, {document['milliseconds']} ms a face"]
+    lines = [f"{document['model']}, threshold {document['threshold']}, {_milliseconds(document)} a face"]
     lines += [f"  {name:<14}{_told(rate)}" for name, rate in _named(document["at_threshold"])]
     lines += [f"  no face found  {count} of kind {kind}" for kind, count in document["undetected"].items() if count]
     lines.append(f"  lowest live score {document['lowest_live']}, highest of attacks {document['highest_attack']}")
@@ -146,6 +148,11 @@ def _paragraph(document: Mapping[str, Any]) -> str:
         told = ", ".join(f"{name} {rate['rate']:.2%}" for name, rate in _named(row))
         lines.append(f"  at {row['threshold']:.2f}: {told}")
     return "\n".join(lines)
+
+
+def _milliseconds(document: Mapping[str, Any]) -> str:
+    spent = document["milliseconds"]
+    return "- ms" if spent is None else f"{spent} ms"
 
 
 def _named(rates: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

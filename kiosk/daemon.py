@@ -50,6 +50,7 @@ from kiosk.pipeline import (
     build_recognizer,
     build_rule,
     describe_foreign,
+    describe_pad,
     explain_accuracy,
     explain_threshold,
 )
@@ -172,6 +173,8 @@ class GalleryWatcher:
         bundle = self._pipeline.bundle
         log.info("model %s, %s", self.gallery.model_id, explain_accuracy(bundle))
         log.info("gallery: %s", self.describe())
+        guarded, pad = describe_pad(self._config, self.recognizer.pad)
+        log.log(logging.INFO if guarded else logging.WARNING, "presentation attack detection: %s", pad)
         self._tell_foreign()
         self._tell_lapsed(frozenset())
 

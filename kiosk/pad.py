@@ -55,7 +55,7 @@ class PadManifest(_Record):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     variant: Literal["int8", "float32"]
     input_size_px: int = Field(ge=16, le=1024)
-    networks: tuple[PadNetwork, ...] = Field(min_length=1, max_length=4)
+    networks: tuple[PadNetwork, PadNetwork]
     threshold: float = Field(gt=0, lt=1)
     report: dict[str, Any] = Field(default_factory=dict)
 
@@ -69,8 +69,9 @@ class PadBundle:
 
     @property
     def model_id(self) -> str:
-        """``name@`` and the first six hex digits of the hash of the networks' hashes."""
-        joined = "".join(network.sha256 for network in self.manifest.networks)
+        """``name@`` and the first six hex digits of a hash of all that decides: networks, their crops, threshold."""
+        decides = [f"{network.sha256} {network.scale}" for network in self.manifest.networks]
+        joined = "\n".join([*decides, f"{self.manifest.input_size_px} {self.manifest.threshold}"])
         return f"{self.manifest.name}@{hashlib.sha256(joined.encode()).hexdigest()[:6]}"
 
 
@@ -103,7 +104,8 @@ def find_pad_bundle(models_folder: Path) -> PadBundle | None:
         ModelError: it is damaged.
     """
     folders = (models_folder / f"pad-{variant}" for variant in ("int8", "float32"))
-    folder = next((folder for folder in folders if folder.is_dir()), None)
+    # What stands there and is no bundle is told: a guard that somebody believes in must not be missing in silence.
+    folder = next((folder for folder in folders if folder.exists() or folder.is_symlink()), None)
     return None if folder is None else read_pad_bundle(folder)
 
 
@@ -157,10 +159,10 @@ def live_score(logits: NDArray[np.float32]) -> float:
 def _open(bundle: PadBundle, network: PadNetwork, threads: int, runtime: Runtime) -> Interpreter:
     path = bundle.folder / network.file
     interpreter = make_interpreter(path, threads=threads, runtime=runtime)
-    (given,), (got,) = interpreter.get_input_details(), interpreter.get_output_details()
     size = bundle.manifest.input_size_px
-    found = tuple(map(int, given["shape"])), tuple(map(int, got["shape"]))
-    floats = np.dtype(given["dtype"]) == np.dtype(got["dtype"]) == np.float32
-    if found != ((1, size, size, 3), (1, 3)) or not floats:
-        raise ModelError(f"{path}: takes and gives {found}, not float32 (1, {size}, {size}, 3) and (1, 3); {_AGAIN}")
+    tensors = [*interpreter.get_input_details(), *interpreter.get_output_details()]
+    found = [f"{np.dtype(tensor['dtype'])} {tuple(map(int, tensor['shape']))}" for tensor in tensors]
+    wanted = [f"float32 {(1, size, size, 3)}", "float32 (1, 3)"]
+    if found != wanted:
+        raise ModelError(f"{path}: takes and gives {', '.join(found)}, not {' and '.join(wanted)}; {_AGAIN}")
     return interpreter

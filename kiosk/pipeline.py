@@ -15,7 +15,7 @@ from kiosk.embedder import TfliteEmbedder, embedding_model_id
 from kiosk.errors import ConfigError
 from kiosk.gallery import Gallery, Readiness
 from kiosk.pad import TflitePad, find_pad_bundle
-from kiosk.ports import Detector
+from kiosk.ports import Detector, Pad
 from kiosk.quality import ENROLLMENT_GATE, PROBE_GATE, QualityGate
 from kiosk.recognition import Recognizer
 
@@ -122,6 +122,19 @@ def build_pad(config: Config) -> TflitePad | None:
     """
     bundle = find_pad_bundle(models_folder(config)) if config.pad.enabled else None
     return None if bundle is None else TflitePad(bundle, threads=config.model.threads, runtime=config.model.runtime)
+
+
+def describe_pad(config: Config, pad: Pad | None) -> tuple[bool, str]:
+    """Whether a picture of a face is refused, and in words by what or why not."""
+    folder = models_folder(config)
+    if not config.pad.enabled:
+        return False, "off (pad.enabled): a photo may pass for a face"
+    if pad is None:
+        return False, f"no pad bundle in {folder}: a photo may pass for a face (kiosk-convert build pad --out {folder})"
+    threshold = pad.threshold if config.pad.threshold == "auto" else config.pad.threshold
+    if threshold <= 0:
+        return False, f"{pad.model_id}, but pad.threshold is 0: a photo may pass for a face"
+    return True, f"{pad.model_id}, a face is live from {threshold:g}"
 
 
 def model_id_of(config: Config, bundle: Bundle) -> ModelId:

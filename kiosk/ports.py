@@ -75,6 +75,10 @@ class Embedder(Protocol):
 
 class Pad(Protocol):
     @property
+    def model_id(self) -> str:
+        """Of the bundle."""
+
+    @property
     def threshold(self) -> float:
         """The score from which a face counts as live."""
 

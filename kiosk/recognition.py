@@ -67,7 +67,8 @@ class Recognizer:
         self._same_face_score = same_face_score
         self._frames = frames
         self._window_s = window_s
-        self._pad = pad
+        self.pad = pad
+        """What tells pictures from people, where there is something that does."""
         self._live_score = pad.threshold if pad is not None and live_score is None else live_score
         self._tracker = Tracker(min_samples=frames)
         self._frame_size: tuple[int, ...] | None = None
@@ -127,9 +128,9 @@ class Recognizer:
         return self._rule.decide(candidates, frames=len(samples), quality=samples[-1].quality, pad=pad)
 
     def _judge_pad(self, image: Image, face: Face) -> PadScore | None:
-        if self._pad is None or self._live_score is None:
+        if self.pad is None or self._live_score is None:
             return None
-        return PadScore(self._pad.score(image, face), self._live_score)
+        return PadScore(self.pad.score(image, face), self._live_score)
 
     def _with_frames(self, report: FaceReport, track: Track) -> FaceReport:
         """A final report with what its frames say one by one; searching for that at every frame would be waste."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,10 +22,14 @@ from kiosk.biometrics import (
     Template,
     Verdict,
 )
+from kiosk.config import Config
 from kiosk.decision import DecisionRule
+from kiosk.errors import ModelError
 from kiosk.events import Moment, Origin, Rejection, pad_of, rejected_event
 from kiosk.evidence import advise, explain_outcome, gather_evidence
 from kiosk.gallery import Gallery
+from kiosk.pad import find_pad_bundle
+from kiosk.pipeline import describe_pad
 from kiosk.recognition import Recognizer
 
 FLAT = 0.01
@@ -34,6 +39,7 @@ FLAT = 0.01
 class Scripted:
     """Plays back live scores, one a look; the last one stays."""
 
+    model_id = "scripted@000000"
     threshold = 0.4
 
     def __init__(self, scores: Sequence[float]) -> None:
@@ -139,7 +145,7 @@ def test_the_longest_wait_for_a_person_who_takes_a_prints_place() -> None:
     door = GuardedDoor(*[FLAT] * 100, 0.9)
     door.see(100)
     assert door.scene.embedded < 100, "the print is looked at rarely by now"
-    door.recognizer._pad = Scripted([0.9])
+    door.recognizer.pad = Scripted([0.9])
     began_s = door.now_s
     while not (finals := door.see(1)):
         assert door.now_s - began_s < 10
@@ -203,3 +209,28 @@ def test_what_is_told_of_a_spoof() -> None:
         "not accepted: this looks like a picture of a face, not like a person (live score 0.010 of 1)"
     )
     assert "pad.threshold" in str(advise(evidence))
+
+
+def test_what_stands_in_a_bundles_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pad-int8").write_text("not a folder", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"pad-int8.pad.json: cannot be read"):
+        find_pad_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "guarded", "told"),
+    [
+        ({}, True, "scripted@000000, a face is live from 0.4"),
+        ({"threshold": 0.0}, False, "pad.threshold is 0"),
+        ({"enabled": False}, False, "off"),
+    ],
+)
+def test_who_guards_the_door_in_words(settings: dict[str, object], told: str, *, guarded: bool) -> None:
+    config = Config.model_validate({"pad": settings})
+    assert describe_pad(config, Scripted([0.9]))[0] is guarded
+    assert told in describe_pad(config, Scripted([0.9]))[1]
+
+
+def test_a_door_without_a_guard_says_so() -> None:
+    guarded, told = describe_pad(Config(), None)
+    assert (guarded, "kiosk-convert build pad" in told) == (False, True)

@@ -559,6 +559,7 @@ def test_an_event_survives_in_either_half(path: Path, table: str, half: str) -> 
             payload = json.loads(db.execute("SELECT payload FROM outbox WHERE seq = 300").fetchone()[0])
         assert payload["event_id"] == event_id
         assert payload["subject"] == {"id": "late"}
+        assert row.evidence["pad"] == payload["pad"] != {}
 
 
 def test_whatever_interrupts_the_exchange_the_next_start_finishes_it(

@@ -43,9 +43,9 @@ from kiosk.pipeline import (
     check_threshold,
     describe_foreign,
     describe_kept,
+    describe_pad,
     explain_accuracy,
     explain_threshold,
-    models_folder,
     open_bundle,
 )
 from kiosk.ports import EndOfStream
@@ -221,18 +221,10 @@ class Doctor:
             )
 
     def _check_pad(self) -> Iterator[Finding]:
-        if not self._config.pad.enabled:
-            yield Finding("pad", Status.OK, "off (pad.enabled): a photo may pass for a face")
-            return
-        pad = build_pad(self._config)
-        if pad is None:
-            folder = models_folder(self._config)
-            message = f"no pad bundle in {folder}: a photo may pass for a face (kiosk-convert build pad --out {folder})"
-            yield Finding("pad", Status.WARN, message)
-            return
-        configured = self._config.pad.threshold
-        threshold = pad.threshold if configured == "auto" else configured
-        yield Finding("pad", Status.OK, f"{pad.model_id}, a face is live from {threshold:g}")
+        guarded, message = describe_pad(self._config, build_pad(self._config))
+        # Switched off is somebody's decision; believed to be on is none.
+        intended = guarded or not self._config.pad.enabled
+        yield Finding("pad", Status.OK if intended else Status.WARN, message)
 
     def _check_code(self) -> Iterator[Finding]:
         reader, camera = self._config.code.reader, self._config.code.camera

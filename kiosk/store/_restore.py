@@ -643,4 +643,5 @@ def _evidence_of(payload: dict[str, Any]) -> dict[str, Any]:
         margin=match["margin"],
         gallery_size=match["gallery_size"],
         model=match["model"],
+        pad=payload.get("pad"),
     ).document()

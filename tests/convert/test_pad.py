@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from converter import Command
@@ -17,6 +19,7 @@ from convert.pad_build import NETWORKS
 from convert.pad_evaluate import THRESHOLDS, wilson
 from convert.pad_reference import reference_logits, synthetic_crops
 from convert.torch_pth import read_pth
+from kiosk.detector import BLAZEFACE
 from kiosk.errors import InputError, ModelError
 from kiosk.pad import TflitePad, read_pad_bundle
 
@@ -179,10 +182,39 @@ def test_damaged_bundles_are_refused(bundle: Path) -> None:
         (bundle / "pad.json").write_text(json.dumps(manifest | change), encoding="utf-8")
         with pytest.raises(ModelError, match=rf"pad.json: {told}: "):
             read_pad_bundle(bundle)
+    for networks in (manifest["networks"][:1], manifest["networks"] * 2):
+        (bundle / "pad.json").write_text(json.dumps(manifest | {"networks": networks}), encoding="utf-8")
+        with pytest.raises(ModelError, match=r"pad.json: networks"):
+            read_pad_bundle(bundle)
     manifest["networks"][0]["file"] = "../../model.tflite"
     (bundle / "pad.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(ModelError, match=r"pad.json: networks.0.file"):
         read_pad_bundle(bundle)
+
+
+def test_a_threshold_that_was_changed_makes_another_model(bundle: Path) -> None:
+    path = bundle / "pad.json"
+    before = read_pad_bundle(bundle).model_id
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"threshold": 0.1}), encoding="utf-8")
+    assert read_pad_bundle(bundle).model_id != before
+
+
+def test_a_network_with_another_number_of_outputs_is_refused(bundle: Path) -> None:
+    """The face detector's has two."""
+    content = BLAZEFACE.read_bytes()
+    manifest = json.loads((bundle / "pad.json").read_text(encoding="utf-8"))
+    manifest["networks"][0]["sha256"] = hashlib.sha256(content).hexdigest()
+    (bundle / manifest["networks"][0]["file"]).write_bytes(content)
+    (bundle / "pad.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"takes and gives float32 .*, float32 .*, float32 .*, not float32"):
+        TflitePad(read_pad_bundle(bundle))
+
+
+def test_evaluation_that_finds_no_face_is_valid_json(command: Command, pad_bundles: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((240, 320, 3), 128, np.uint8))
+    options = ("--live", tmp_path, "--attack", f"print={tmp_path}", "--json")
+    assert command("evaluate-pad", pad_bundles / "pad-int8", *options) == 0
+    assert command.json()["milliseconds"] is None
 
 
 def test_manifest_of_another_network_is_refused(bundle: Path) -> None:
