@@ -12,6 +12,9 @@ NO_MATTER_OF_QUALITY = {
     Reason.AMBIGUOUS,
     Reason.EMPTY_GALLERY,
     Reason.SPOOF,
+    Reason.CODE_WRONG,
+    Reason.CODE_LOCKED,
+    Reason.CODE_PAUSED,
 }
 FAILURES = [reason for reason in Reason if reason not in NO_MATTER_OF_QUALITY]
 MEASURED = Quality(31, 5, 10, 0.9, None, 12.4, 3.2, 0.7, 0.1, 0.55)
