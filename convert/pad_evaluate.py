@@ -143,7 +143,8 @@ def _paragraph(document: Mapping[str, Any]) -> str:
     lines = [f"{document['model']}, threshold {document['threshold']}, {_milliseconds(document)} a face"]
     lines += [f"  {name:<14}{_told(rate)}" for name, rate in _named(document["at_threshold"])]
     lines += [f"  no face found  {count} of kind {kind}" for kind, count in document["undetected"].items() if count]
-    lines.append(f"  lowest live score {document['lowest_live']}, highest of attacks {document['highest_attack']}")
+    highest = ", ".join(f"{kind} {score}" for kind, score in document["highest_attack"].items())
+    lines.append(f"  lowest live score {document['lowest_live']}, highest of attacks: {highest}")
     for row in document["curve"]:
         told = ", ".join(f"{name} {rate['rate']:.2%}" for name, rate in _named(row))
         lines.append(f"  at {row['threshold']:.2f}: {told}")
