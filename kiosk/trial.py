@@ -38,7 +38,7 @@ Kind = Literal["embedder", "pad"]
 
 # A Raspberry Pi needs some seconds for the largest; this is for what never ends.
 _TIMEOUT_S = 60.0
-# Of private memory, used or not: FaceNet in float32, the largest there is, asks for 0.5 GiB with four threads.
+# Of private memory, used or not: FaceNet in float32, the largest there is, asks for 0.3 GiB with four threads.
 _MAX_DATA_BYTES = 1 << 30
 _MAX_WRITTEN = 1 << 20
 _MAX_VERDICTS = 32
