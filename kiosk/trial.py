@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast
 
 import numpy as np
 
@@ -96,7 +96,7 @@ def _read_verdicts(path: Path) -> list[str]:
     """What has been survived; nothing where anybody but this user and root may have written it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             about = os.fstat(descriptor)
             if about.st_uid not in {0, os.geteuid()} or about.st_mode & _WRITABLE_BY_OTHERS:
                 return []
@@ -111,7 +111,7 @@ def _write_verdicts(path: Path, survived: list[str]) -> None:
     with contextlib.suppress(OSError):
         descriptor, draft = tempfile.mkstemp(prefix=".tried-", dir=path.parent)
         try:
-            with open(descriptor, "w", encoding="ascii") as file:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 json.dump(survived[-_MAX_VERDICTS:], file)
             Path(draft).replace(path)
         except OSError:
@@ -126,9 +126,7 @@ def main(arguments: list[str]) -> int:
     _limit()
     kind, folder, threads, runtime = arguments
     try:
-        if kind not in get_args(Kind) or runtime not in get_args(Runtime):
-            raise ModelError(f"cannot try {kind} with {runtime}")
-        _exercise(Path(folder), kind, int(threads), runtime)
+        _exercise(Path(folder), kind, int(threads), cast("Runtime", runtime))
     except KioskError as error:
         print(error)  # noqa: T201 - for the parent
         return error.exit_code

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kiosk.biometrics import Image
+from kiosk.encoded import MAX_FILE_BYTES, decode, read_header
 from kiosk.errors import CameraError
 from kiosk.opencv import cv2
 
@@ -117,9 +118,12 @@ class FolderMedia:
 
     def retrieve(self) -> Image | None:
         try:
-            return cv2.imread(str(self._files[self._next - 1]), cv2.IMREAD_COLOR)  # type: ignore[return-value]
-        except cv2.error:
+            with self._files[self._next - 1].open("rb") as file:
+                data = file.read(MAX_FILE_BYTES)
+        except OSError:
             return None
+        header = read_header(data)
+        return decode(data, header) if header is not None and header.fits else None
 
     def close(self) -> None:
         self._files = []

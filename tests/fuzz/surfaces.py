@@ -199,7 +199,14 @@ class CameraStream(Surface):
         return [_part(picture), _wrapped(progressive), _wrapped(large), _part(picture) * 3]
 
     def mutators(self) -> tuple[Mutator, ...]:
-        words = [b"\r\n", b"--frame", b"Content-Length: 99999999\r\n", b"Content-Length: -1\r\n", b"\xff\xd8", b"\xff\xd9"]
+        words = [
+            b"\r\n",
+            b"--frame",
+            b"Content-Length: 99999999\r\n",
+            b"Content-Length: -1\r\n",
+            b"\xff\xd8",
+            b"\xff\xd9",
+        ]
         return (*BYTES, splice(words))
 
     def damaged(self, rng: random.Random, seeds: list[bytes]) -> bytes:
@@ -281,9 +288,7 @@ class _Feed:
     def _answer(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
             client.recv(4096)
-            client.sendall(
-                b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
-            )
+            client.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
             while not self._closed.wait(0.004):
                 with self._lock:
                     data = self._once.pop(0) if self._once else self._good
@@ -330,10 +335,50 @@ class Videos(Surface):
 
 
 _KEYS = ["device", "camera", "model", "face", "match", "pad", "attendance", "store", "mqtt", "privacy", "site", "id"]
-_KEYS += ["timezone", "source", "width", "fps", "rotate", "threshold", "frames", "path", "host", "port", "tls", "ca_file"]
+_KEYS += [
+    "timezone",
+    "source",
+    "width",
+    "fps",
+    "rotate",
+    "threshold",
+    "frames",
+    "path",
+    "host",
+    "port",
+    "tls",
+    "ca_file",
+]
 _KEYS += ["password_file", "topic_root", "backups", "every_h", "fpir", "margin", "retention_days", "pace", "loop"]
-_YAML_WORDS = [b"&a ", b"*a ", b"!!python/object:os.system ", b"---\n", b"? ", b"- ", b"<<: ", b"|\n", b">-\n", b"{", b"["]
-_YAML_WORDS += [b"]", b"}", b": ", b"\t", b"'", b'"', b"\\x00", b".nan", b".inf", b"0o17", b"22:30", b"1e999", b"null", b"~"]
+_YAML_WORDS = [
+    b"&a ",
+    b"*a ",
+    b"!!python/object:os.system ",
+    b"---\n",
+    b"? ",
+    b"- ",
+    b"<<: ",
+    b"|\n",
+    b">-\n",
+    b"{",
+    b"[",
+]
+_YAML_WORDS += [
+    b"]",
+    b"}",
+    b": ",
+    b"\t",
+    b"'",
+    b'"',
+    b"\\x00",
+    b".nan",
+    b".inf",
+    b"0o17",
+    b"22:30",
+    b"1e999",
+    b"null",
+    b"~",
+]
 
 
 def _scalars() -> SearchStrategy[Any]:
@@ -366,7 +411,9 @@ class Configurations(Surface):
         def dump(tree: Any) -> bytes:
             return yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
 
-        token = st.sampled_from([word.decode() for word in _YAML_WORDS] + [f"{key}: " for key in _KEYS] + ["\n  ", "\n"])
+        token = st.sampled_from(
+            [word.decode() for word in _YAML_WORDS] + [f"{key}: " for key in _KEYS] + ["\n  ", "\n"]
+        )
         soup = st.lists(token | st.text(max_size=5), max_size=40).map(lambda parts: "".join(parts).encode())
         trees = st.dictionaries(st.sampled_from(_KEYS) | st.text(max_size=9), _trees(), max_size=6).map(dump)
         names = st.sampled_from(_variables()) | st.text(max_size=20).map(lambda text: f"KIOSK_{text}")
@@ -479,7 +526,9 @@ class Commands(Surface):
 
     def strategy(self) -> SearchStrategy[bytes]:
         word = st.text(max_size=70) | st.text(st.characters(categories=["Cc", "Cf", "Zs", "Mn", "Co"]), max_size=9)
-        word |= st.from_regex(r"[A-Za-z0-9._+#$/ -]{0,70}", fullmatch=True) | st.integers().map(str) | st.dates().map(str)
+        word |= (
+            st.from_regex(r"[A-Za-z0-9._+#$/ -]{0,70}", fullmatch=True) | st.integers().map(str) | st.dates().map(str)
+        )
         word |= st.sampled_from(["", ".", "..", "-", "--", "E1", "E1\n", "CON", "$SYS", "é", "é", "A" * 300])
         known = [line.decode().split("\0") for line in self.seeds()]
         options = ["--since", "--until", "--subject", "--name", "--json", "--format", "--limit", "--consent", "--debug"]
@@ -511,7 +560,7 @@ class Commands(Surface):
             os.chdir(here)
         if code not in DOCUMENTED_EXITS:
             raise Defect(f"exit code {code} of {line}")
-        return TAKEN if code == 0 else REFUSED
+        return f"exit {code}"
 
 
 class Replays(Surface):
@@ -533,7 +582,18 @@ class Replays(Surface):
         return [b'{"from_seq": 1, "to_seq": 99, "id": "a"}', b'{"id":"0198f2c6","from_seq":5,"to_seq":5}']
 
     def mutators(self) -> tuple[Mutator, ...]:
-        words = [b'"from_seq"', b"1e5", b"-1", b"NaN", b"true", b"null", b"9" * 400, b"[" * 2000, b"\\ud800", b"\xef\xbb\xbf"]
+        words = [
+            b'"from_seq"',
+            b"1e5",
+            b"-1",
+            b"NaN",
+            b"true",
+            b"null",
+            b"9" * 400,
+            b"[" * 2000,
+            b"\\ud800",
+            b"\xef\xbb\xbf",
+        ]
         return (*BYTES, splice(words))
 
     def strategy(self) -> SearchStrategy[bytes]:
@@ -687,15 +747,37 @@ class Manifests(Surface):
         return [json.dumps(manifest).encode(), b"\0" + json.dumps(pad).encode()]
 
     def mutators(self) -> tuple[Mutator, ...]:
-        words = [b"NaN", b"Infinity", b"-1e400", b"1e-320", b"[]", b"{}", b"null", b'""', b"0", b"-0.0", b"../", b"9" * 400]
+        words = [
+            b"NaN",
+            b"Infinity",
+            b"-1e400",
+            b"1e-320",
+            b"[]",
+            b"{}",
+            b"null",
+            b'""',
+            b"0",
+            b"-0.0",
+            b"../",
+            b"9" * 400,
+        ]
         return (*BYTES, splice(words))
 
     def strategy(self) -> SearchStrategy[bytes]:
         """One or two places of a valid manifest hold something else."""
         documents = [json.loads(seed.removeprefix(b"\0")) for seed in self.seeds()]
         places = [(number, path) for number, document in enumerate(documents) for path in _places(document)]
-        value = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.floats(), max_size=3)
-        value |= st.sampled_from([[], {}, 0, -1, 1e-9, 1, 2, 1e308, float("nan"), float("inf"), "../../etc/passwd", "a" * 500])
+        value = (
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats()
+            | st.text(max_size=9)
+            | st.lists(st.floats(), max_size=3)
+        )
+        value |= st.sampled_from(
+            [[], {}, 0, -1, 1e-9, 1, 2, 1e308, float("nan"), float("inf"), "../../etc/passwd", "a" * 500]
+        )
 
         @st.composite
         def changed(draw: Callable[[SearchStrategy[Any]], Any]) -> bytes:
@@ -736,7 +818,9 @@ class Manifests(Surface):
 def _places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if path:
         yield path
-    items = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    items = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
     for key, value in items:
         yield from _places(value, (*path, key))
 
@@ -781,7 +865,9 @@ class Models(Surface):
             if rng.random() < 0.5:
                 data[at + rng.randrange(4)] ^= 1 << rng.randrange(8)
             else:
-                data[at : at + 4] = rng.choice([0, 1, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 20]).to_bytes(4, "little")
+                data[at : at + 4] = rng.choice(
+                    [0, 1, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 20]
+                ).to_bytes(4, "little")
         return bytes(data)
 
     def check(self, data: bytes) -> str:
@@ -822,7 +908,15 @@ class Stores(Surface):
         return [(self.folder / "source" / "kiosk.db").read_bytes()]
 
     def mutators(self) -> tuple[Mutator, ...]:
-        words = [b"CREATE TABLE", b"CREATE TRIGGER", b"CREATE VIEW", b"sqlite_", b"NOT NULL", b"\xff\xff", b"WITHOUT ROWID"]
+        words = [
+            b"CREATE TABLE",
+            b"CREATE TRIGGER",
+            b"CREATE VIEW",
+            b"sqlite_",
+            b"NOT NULL",
+            b"\xff\xff",
+            b"WITHOUT ROWID",
+        ]
         return (*BYTES, _damage_page, _damage_page, splice(words))
 
     def check(self, data: bytes) -> str:
@@ -908,7 +1002,17 @@ class Evidence(Surface):
 SURFACES: dict[str, type[Surface]] = {
     surface.name: surface
     for surface in (
-        Photos, CameraStream, Videos, Configurations, Secrets, Commands, Replays, Brokers, Manifests, Models, Stores, Evidence,
+        Photos,
+        CameraStream,
+        Videos,
+        Configurations,
+        Secrets,
+        Commands,
+        Replays,
+        Brokers,
+        Manifests,
+        Models,
+        Stores,
+        Evidence,
     )
 }
-

@@ -99,7 +99,11 @@ def _make_up(surface: Surface, number: int, count: int) -> list[bytes]:
 
     @seed(number)
     @settings(
-        max_examples=count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
     @given(surface.strategy())
     def collect(data: bytes) -> None:
