@@ -14,7 +14,9 @@ import random
 import shutil
 import socket
 import threading
+import zlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -177,8 +179,8 @@ class CameraStream(Surface):
     """An HTTP camera that sends anything: the daemon's own camera object, over a real connection."""
 
     name = "camera"
-    # Broken streams are opened again; between them the camera waits.
-    limit_s = 10.0
+    # A stream that stalls is opened again after half a second here; the daemon's loop goes on meanwhile.
+    limit_s = 5.0
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -186,7 +188,7 @@ class CameraStream(Surface):
         from kiosk.detector import BlazeFaceDetector
 
         self._detector = BlazeFaceDetector()
-        self._feed = _Feed(_part(_picture(0)))
+        self._feed = Feed([_part(_picture(0))])
         self._camera = open_camera(source=self._feed.url, open_timeout_s=2, read_timeout_s=0.5, frozen_after_s=0)
         self._number = 0
 
@@ -196,7 +198,7 @@ class CameraStream(Surface):
         picture = _picture(1)
         progressive = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
         large = cv2.imencode(".jpg", cv2.resize(picture, (3840, 2160)), [cv2.IMWRITE_JPEG_QUALITY, 20])[1].tobytes()
-        return [_part(picture), _wrapped(progressive), _wrapped(large), _part(picture) * 3]
+        return [_part(picture), wrapped(progressive), wrapped(large), _part(picture) * 3]
 
     def mutators(self) -> tuple[Mutator, ...]:
         words = [
@@ -216,14 +218,15 @@ class CameraStream(Surface):
         if draw < 0.5:
             # The frame around it is right: it is the decoder that meets the damage.
             jpeg = cv2.imencode(".jpg", _picture(rng.randrange(99)))[1].tobytes()
-            return _wrapped(damage_jpeg(jpeg, rng) if draw < 0.25 else mutate(jpeg, rng))
+            return wrapped(damage_jpeg(jpeg, rng) if draw < 0.25 else mutate(jpeg, rng))
         return super().damaged(rng, seeds)
 
     def check(self, data: bytes) -> str:
         """The stream goes on with good pictures: they must come through."""
         self._number += 1
         good = _picture(self._number)
-        self._feed.send(data, _part(good))
+        self._feed.send(data)
+        self._feed.good = [_part(good)]
         seen = 0
         for _ in range(200):
             frame = self._camera.read(0.05)
@@ -249,29 +252,32 @@ def _picture(number: int) -> Any:
 def _part(picture: Any) -> bytes:
     from kiosk.opencv import cv2
 
-    return _wrapped(cv2.imencode(".jpg", picture)[1].tobytes())
+    return wrapped(cv2.imencode(".jpg", picture)[1].tobytes())
 
 
-def _wrapped(jpeg: bytes) -> bytes:
+def wrapped(jpeg: bytes) -> bytes:
     return b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg)
 
 
-class _Feed:
-    """An HTTP server for one client after the other: first what is to be sent once, then good parts for ever."""
+class Feed:
+    """An HTTP camera: sends what is to be sent once, and good parts, one after the other, all the time."""
 
-    def __init__(self, good: bytes) -> None:
-        self._good = good
-        self._once: list[bytes] = []
-        self._lock = threading.Lock()
+    def __init__(self, good: list[bytes], *, interval_s: float = 0.004) -> None:
+        self.good = good
+        self._interval_s = interval_s
+        self._once: deque[bytes] = deque()
         self._closed = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/camera.mjpg"
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def send(self, once: bytes, good: bytes) -> None:
-        with self._lock:
-            self._once.append(once)
-            self._good = good
+    def send(self, once: bytes) -> None:
+        self._once.append(once)
+
+    @property
+    def waiting(self) -> int:
+        """How many have not been sent yet."""
+        return len(self._once)
 
     def close(self) -> None:
         self._closed.set()
@@ -289,10 +295,12 @@ class _Feed:
         with client, contextlib.suppress(OSError):
             client.recv(4096)
             client.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
-            while not self._closed.wait(0.004):
-                with self._lock:
-                    data = self._once.pop(0) if self._once else self._good
-                client.sendall(data)
+            number = 0
+            while not self._closed.wait(self._interval_s):
+                with contextlib.suppress(IndexError):
+                    client.sendall(self._once.popleft())
+                client.sendall(self.good[number % len(self.good)])
+                number += 1
 
 
 class Videos(Surface):
@@ -494,6 +502,33 @@ class Secrets(Surface):
         return outcome
 
 
+_COMMANDS = (
+    "subjects show <E1>",
+    "subjects list --json",
+    "subjects rename <E1> <Ana>",
+    "subjects consent <E1> <DOC-1>",
+    "subjects consent E1 DOC-1 --date <2026-01-01> --version <3> --until <2027-01-01>",
+    "subjects remove <E9> --yes",
+    "enroll <E2> --name <Bo> photo.jpg",
+    "enroll <E2> <photo.jpg>",
+    "enroll E2 --consent <DOC-2> --consent-until <2027-01-01> photo.jpg",
+    "identify <photo.jpg> <photo.jpg>",
+    "verify <photo.jpg> photo.jpg",
+    "events --since <2026-03-02> --until <7d>",
+    "events --subject <E1> --format <json>",
+    "why <1>",
+    "outbox list",
+    "outbox retry <1>",
+    "audit list --since <7d>",
+    "audit verify --head <1:00ff>",
+    "privacy report --subject <E1> --json",
+    "calibrate --fpir <0.001>",
+    "model info <nobody>",
+    "model remove <nobody> --yes",
+)
+"""What stands in angle brackets is the user's own."""
+
+
 class Commands(Surface):
     """``kiosk ...``: ids, names, times, references, numbers as a shell hands them over."""
 
@@ -515,32 +550,39 @@ class Commands(Surface):
         (folder / "photo.jpg").write_bytes(b"no photo")
 
     def seeds(self) -> list[bytes]:
-        lines = ["subjects show E1", "subjects rename E1 Ana", "events --since 2026-03-02 --subject E1", "why 1"]
-        lines += ["enroll E2 --name Bo photo.jpg", "outbox list", "audit --since 7d", "privacy report --subject E1"]
-        lines += ["subjects consent E1 DOC-1 --until 2027-01-01", "subjects remove E9 --yes", "model info nobody"]
-        return ["\0".join(line.split()).encode() for line in lines]
+        return ["\0".join(line.replace("<", "").replace(">", "").split()).encode() for line in _COMMANDS]
 
-    def mutators(self) -> tuple[Mutator, ...]:
-        words = [b"\0", b"--", b"../", b"'; DROP TABLE subjects; --", b"%s", b"\xff", "김".encode(), b"\n", b"9" * 40]
-        return (*BYTES, splice(words))
+    def damaged(self, rng: random.Random, seeds: list[bytes]) -> bytes:  # noqa: ARG002
+        """Mostly what the words stand for, now and then the words."""
+        words = [word.encode() for word in rng.choice(_COMMANDS).split()]
+        hostile = [
+            b"--",
+            b"../",
+            b"'; DROP TABLE subjects; --",
+            b"%s",
+            b"\xff",
+            "김".encode(),
+            b"\n",
+            b"9" * 40,
+            b"\x1b[2J",
+        ]
+        for place, word in enumerate(words):
+            if word.startswith(b"<") or rng.random() < 0.02:
+                words[place] = mutate(word.strip(b"<>"), rng, (*BYTES, splice(hostile))).replace(b"\0", b"")
+        return b"\0".join(words)
 
     def strategy(self) -> SearchStrategy[bytes]:
         word = st.text(max_size=70) | st.text(st.characters(categories=["Cc", "Cf", "Zs", "Mn", "Co"]), max_size=9)
         word |= (
             st.from_regex(r"[A-Za-z0-9._+#$/ -]{0,70}", fullmatch=True) | st.integers().map(str) | st.dates().map(str)
         )
-        word |= st.sampled_from(["", ".", "..", "-", "--", "E1", "E1\n", "CON", "$SYS", "é", "é", "A" * 300])
-        known = [line.decode().split("\0") for line in self.seeds()]
-        options = ["--since", "--until", "--subject", "--name", "--json", "--format", "--limit", "--consent", "--debug"]
+        word |= st.sampled_from(["", ".", "..", "-", "--", "E1", "E1\n", "CON", "$SYS", "e\u0301", "\u202e", "A" * 300])
 
         @st.composite
         def lines(draw: Callable[[SearchStrategy[Any]], Any]) -> bytes:
-            line = list(draw(st.sampled_from(known)))
-            for _ in range(draw(st.integers(1, 3))):
-                line[draw(st.integers(1, len(line) - 1))] = draw(word)
-            if draw(st.booleans()):
-                line += [draw(st.sampled_from(options)), draw(word)]
-            return "\0".join(text.replace("\0", "") for text in line).encode("utf-8", "surrogateescape")
+            line = draw(st.sampled_from(_COMMANDS)).split()
+            words = [draw(word) if part.startswith("<") else part for part in line]
+            return "\0".join(text.replace("\0", "") for text in words).encode("utf-8", "surrogateescape")
 
         return lines()
 
@@ -579,6 +621,10 @@ class Replays(Surface):
         self._publisher = Publisher(self._store, _NoBroker(), wake=threading.Event(), clock=SystemClock())
 
     def seeds(self) -> list[bytes]:
+        return self.payload_seeds()
+
+    @staticmethod
+    def payload_seeds() -> list[bytes]:
         return [b'{"from_seq": 1, "to_seq": 99, "id": "a"}', b'{"id":"0198f2c6","from_seq":5,"to_seq":5}']
 
     def mutators(self) -> tuple[Mutator, ...]:
@@ -840,7 +886,7 @@ class Models(Surface):
 
     name = "model"
     # A child starts, loads and runs: 0.3 s where nothing else does.
-    limit_s = 20.0
+    limit_s = 5.0
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -980,20 +1026,32 @@ def _read_all(store: Any, model: Any) -> None:
 
 
 class Evidence(Surface):
-    """The packed evidence of one decision, as ``kiosk why`` unpacks it."""
+    """The evidence of one decision, as ``kiosk why`` unpacks it: damaged as it is packed, or before."""
 
     name = "evidence"
+    made_up_share = 0.3
 
     def seeds(self) -> list[bytes]:
         from kiosk.packing import pack
 
-        return [pack({"match": {"score": 0.8}, "decision": "identified", "candidates": []}), pack({"a": "b" * 4000})]
+        document = {
+            "match": {"score": 0.8},
+            "decision": "identified",
+            "candidates": [{"subject_id": "E1", "score": 0.8}],
+        }
+        return [json.dumps(document).encode(), pack(document), pack({"a": "b" * 4000})]
+
+    def strategy(self) -> SearchStrategy[bytes]:
+        return json_documents(["match", "candidates", "decision", "reason", "frame_evidence", "pad"])
 
     def check(self, data: bytes) -> str:
-        from kiosk.packing import unpack
+        from kiosk import packing
 
+        if data[:1] in {b"{", b"[", b'"'}:
+            packer = zlib.compressobj(zdict=packing._DICTIONARY)
+            data = packing._DEFLATED + packer.compress(data) + packer.flush()
         try:
-            unpack(data)
+            packing.unpack(data)
         except KioskError as error:
             return refusal(error)
         return TAKEN

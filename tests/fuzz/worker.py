@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from fuzz.surfaces import SURFACES, Defect, Surface
 
-_REFUSED_DEFECT_CHARS = 300
+_DEFECT_CHARS = 300
 
 
 def main(arguments: list[str]) -> None:
@@ -46,6 +46,7 @@ class _Worker:
         self._current = folder / "current"
         self._write = write
         self._said = said
+        self._read = 0
 
     def run(self, number: int, first: int, count: int) -> None:
         """Inputs ``first`` to ``count``. Each follows from its number alone, so that another worker can go on."""
@@ -78,14 +79,23 @@ class _Worker:
             frames = traceback.extract_tb(error.__traceback__)
             where = next((frame for frame in reversed(frames) if "/kiosk/" in frame.filename), frames[-1])
             defect = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno} {where.name})"
+        defect = defect or self._look_at_output()
         self._tell(
             event="input",
             index=index,
             seconds=round(time.perf_counter() - began_s, 4),
             outcome=outcome,
-            defect=None if defect is None else defect[:_REFUSED_DEFECT_CHARS],
+            defect=None if defect is None else defect[:_DEFECT_CHARS],
             peak_kib=_memory_kib(),
         )
+
+    def _look_at_output(self) -> str | None:
+        """A thread that ends in a traceback tells nobody else."""
+        with self._said.open("rb") as file:
+            file.seek(self._read)
+            text = file.read()
+        self._read += len(text)
+        return text[text.index(b"Traceback") :].decode(errors="replace") if b"Traceback" in text else None
 
     def _tell(self, **document: Any) -> None:
         self._write(json.dumps(document) + "\n")
