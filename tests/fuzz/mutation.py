@@ -119,7 +119,7 @@ def _edge_header(rng: random.Random) -> bytes:
     return struct.pack(">IIBBBBB", rng.choice(side), rng.choice(side), depth, colour, 0, 0, rng.choice([0, 1, 2]))
 
 
-def damage_jpeg(data: bytes, rng: random.Random) -> bytes:
+def damage_jpeg(data: bytes, rng: random.Random) -> bytes:  # noqa: PLR0911 - one a kind of damage
     """A segment with a wrong length, content or place; other sizes in the frame header."""
     segments, at = [], 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:

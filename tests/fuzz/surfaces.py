@@ -72,7 +72,7 @@ class Surface(ABC):
     def damaged(self, rng: random.Random, seeds: list[bytes]) -> bytes:
         return mutate(rng.choice(seeds), rng, self.mutators())
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most hold nothing
         """Let go of what it holds."""
 
 
@@ -901,7 +901,7 @@ class Models(Surface):
         return [(MODELS / "dlib-resnet29-int8" / "model.tflite").read_bytes()]
 
     def damaged(self, rng: random.Random, seeds: list[bytes]) -> bytes:
-        """Mostly in the tables, which tell the runtime what to do; seldom in the weights, which are nearly all of it."""
+        """Mostly in the tables, which tell the runtime what to do; seldom in the weights, nearly all of it."""
         data = bytearray(seeds[0])
         places = [at for at in range(0, len(data) - 64, 64) if data[at : at + 64].count(0) > 24]
         if rng.random() < 0.15:
