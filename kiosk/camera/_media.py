@@ -57,7 +57,7 @@ class VideoMedia:
         # Absolute: in a name like a:b.avi FFmpeg would take a for a protocol.
         capture = cv2.VideoCapture(str(self._path.absolute()), cv2.CAP_FFMPEG)
         if not capture.isOpened():
-            raise CameraError(f"{self._path}: not a video that can be read (AVI, MP4, MPEG-TS); set camera.source to another")
+            raise CameraError(f"{self._path}: not a video that can be read (AVI, MP4, MPEG-TS); use another file")
         stated_fps = capture.get(cv2.CAP_PROP_FPS)
         if 0 < stated_fps <= _MAX_FPS:
             self.interval_s = 1 / stated_fps

@@ -96,7 +96,8 @@ def chain_hash(previous: str, values: Iterable[object]) -> str:
 
     In the order of the table's columns; without spaces, in ASCII with escapes: ``["",1,"2026-...",1,...]``.
     """
-    return hashlib.sha256(json.dumps([previous, *values], separators=(",", ":")).encode()).hexdigest()
+    # Damage can make a value bytes, of which no row was ever made: any text for them gives another hash.
+    return hashlib.sha256(json.dumps([previous, *values], separators=(",", ":"), default=repr).encode()).hexdigest()
 
 
 def _head(db: Database) -> tuple[int, str]:

@@ -103,6 +103,7 @@ def _run_worker(result: Result, work: Path, numbers: tuple[int, int, int], kept:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
+        process.stdout.close()
     return following
 
 
@@ -159,8 +160,9 @@ def _keep(result: Result, index: int, what: str, work: Path, kept: Path | None) 
     if len(result.defects) >= _MOST_KEPT:
         return
     file = None
-    if kept is not None and (work / "current").exists():
+    source = next((path for path in (work / str(index), work / "current") if path.exists()), None)
+    if kept is not None and source is not None:
         kept.mkdir(parents=True, exist_ok=True)
         file = kept / f"{result.surface}-{index}"
-        shutil.copyfile(work / "current", file)
+        shutil.copyfile(source, file)
     result.defects.append({"index": index, "what": what, "file": None if file is None else file.name})
