@@ -85,7 +85,7 @@ audit:
     # A registry that carries no advisories knows of no vulnerability at all: first one that everybody knows of.
     echo requests==2.19.0 > "$canary"
     if ! grep -q '^requests 2\.19\.0' <<< "$(ask "$canary" || true)"; then
-        echo "NOT CHECKED for vulnerabilities: the advisory service of pypi.org cannot be reached from here" >&2
+        echo "NOT CHECKED for vulnerabilities: the advisory service cannot be reached from here" >&2
         exit 69
     fi
     ask "$installed"

@@ -40,9 +40,10 @@ Secrets never stand in the file: `mqtt.password_file` names a file that holds th
 credential `mqtt-password` is taken. (A camera stream's login is part of its address; set `KIOSK_CAMERA__SOURCE` from a
 protected environment file instead.)
 
-Nothing is sent without TLS to a broker on another machine, unless `mqtt.allow_plaintext` is true; such a configuration
-is refused (exit code 78). This machine is `localhost`, 127.0.0.0/8 and `::1`; other names for it do not count. Wherever
-such a name leads, the other end of the connection is looked at before anything is sent.
+Nothing is sent without TLS to a broker on another machine, unless `mqtt.allow_plaintext` is true: `kiosk run`
+and `kiosk check` refuse it (exit code 78), commands that only use the store go on. This machine is `localhost`,
+127.0.0.0/8 and `::1`; other names for it do not count. Wherever such a name leads, the other end of the connection is
+looked at before anything is sent.
 
 The file is plain YAML: mappings, lists, quoted and unquoted values up to 64 KiB. Anchors, aliases, tags, repeated keys
 and several documents are errors. Unquoted words like `no` and `on` are text; only `true` and `false` are booleans.

@@ -86,7 +86,11 @@ def _asyncapi_text() -> str:
             "Check-ins, and corrections of their time; QoS 1, at least once, in order, never retained.",
             None,
         ),
-        "rejected": (f"{_ADDRESS}/{REJECTED}", "Faces that led to no check-in; only with mqtt.rejected_events.", None),
+        "rejected": (
+            f"{_ADDRESS}/{REJECTED}",
+            "Faces and codes that led to no check-in; only with mqtt.rejected_events.",
+            None,
+        ),
         "health": (f"{_ADDRESS}/{HEALTH}", "How the kiosk is; every minute and with each problem; QoS 1.", None),
         "replay": (
             f"{_ADDRESS}/{REPLAY}",

@@ -11,9 +11,20 @@ from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
 from kiosk.biometrics import Decision, FaceReport, ModelId, SubjectId
+from kiosk.codes import CodeAnswer, Kind
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError
-from kiosk.events import AttendanceEvent, EventType, Moment, Origin, Pad, RejectedEvent, pad_of, rejected_event
+from kiosk.events import (
+    AttendanceEvent,
+    EventType,
+    Moment,
+    Origin,
+    Pad,
+    RejectedEvent,
+    pad_of,
+    rejected_code,
+    rejected_event,
+)
 from kiosk.gallery import Gallery
 from kiosk.ports import Clock
 
@@ -52,6 +63,20 @@ class Register(Protocol):
         pad: Pad | None,
         threshold_source: str | None,
     ) -> AttendanceEvent | None: ...
+
+    def record_code_check_in(
+        self,
+        subject_id: SubjectId,
+        kind: Kind,
+        *,
+        event_type: EventType,
+        moment: Moment,
+        origin: Origin,
+        include_name: bool,
+        outbox: bool,
+    ) -> AttendanceEvent | None: ...
+
+    def record_code_rejection(self, kind: Kind, event: RejectedEvent, *, moment: Moment, origin: Origin) -> None: ...
 
     def record_rejection(
         self,
@@ -137,6 +162,22 @@ class AttendanceBook:
         else:
             self._record(report, subject_id, gallery, captured_s, threshold_source)
 
+    def consider_code(self, answer: CodeAnswer) -> None:
+        """Act on a code as on a face: record a new visit, keep and count what is none.
+
+        Nothing is owed after a failure of the store: whoever stands there enters the code again.
+        """
+        self.counts[answer.reason] += 1
+        subject_id = answer.subject_id
+        if subject_id is None:
+            self._on_rejected(self._keep_code(answer))
+        elif not self._refractory.admits(subject_id, answer.at_s):
+            self.counts["refractory"] += 1
+        else:
+            self._attempt(
+                subject_id, answer.at_s, lambda moment: self._commit_code(answer.kind, subject_id, moment), told=False
+            )
+
     def follow_clock(self) -> bool:
         """Once the clock is set, correct what was recorded before. True: there is something new to send.
 
@@ -167,32 +208,56 @@ class AttendanceBook:
     ) -> None:
         owed = report.track_id, subject_id
         decision = self._owed.get(owed, report.decision)
+        told = owed in self._owed
+        if self._attempt(
+            subject_id,
+            captured_s,
+            lambda moment: self._commit(decision, subject_id, gallery, threshold_source, moment),
+            told=told,
+        ):
+            return
+        self._owed[owed] = decision
+        while len(self._owed) > _MOST_OWED:
+            del self._owed[next(iter(self._owed))]
+
+    def _attempt(
+        self,
+        subject_id: SubjectId,
+        at_s: float,
+        commit: Callable[[Moment], AttendanceEvent | None],
+        *,
+        told: bool,
+    ) -> bool:
+        """Record a visit and tell of it; False when it could not be stored. ``told``: the log says so already."""
         try:
-            event = self._commit(decision, subject_id, gallery, threshold_source)
+            event = commit(self._moment())
         except KioskError as error:
-            if owed not in self._owed:
+            if not told:
                 log.error("check-in of %s not recorded: %s", subject_id, error)  # noqa: TRY400 - told in one line
             self.counts["store_failures"] += 1
             self.fault = f"check-ins are not recorded: {error}"
-            self._owed[owed] = decision
-            while len(self._owed) > _MOST_OWED:
-                del self._owed[next(iter(self._owed))]
-            return
+            return False
         if self.fault is not None:
             log.info("check-ins are recorded again")
         self.fault = None
-        self._owed.pop(owed, None)
+        # By whichever way it has been paid.
+        self._owed = {owed: decision for owed, decision in self._owed.items() if owed[1] != subject_id}
         if event is None:
             log.info("%s was erased a moment ago; nothing recorded", subject_id)
-            return
-        self._refractory.note(subject_id, captured_s)
+            return True
+        self._refractory.note(subject_id, at_s)
         self.counts["check_ins"] += 1
         self._on_check_in(event)
+        return True
 
     def _commit(
-        self, decision: Decision, subject_id: SubjectId, gallery: Gallery, threshold_source: str | None
+        self,
+        decision: Decision,
+        subject_id: SubjectId,
+        gallery: Gallery,
+        threshold_source: str | None,
+        moment: Moment,
     ) -> AttendanceEvent | None:
-        moment = self._moment()
         return self._register.record_check_in(
             decision,
             event_type=self._event_type(subject_id, moment),
@@ -206,14 +271,22 @@ class AttendanceBook:
             threshold_source=threshold_source,
         )
 
+    def _commit_code(self, kind: Kind, subject_id: SubjectId, moment: Moment) -> AttendanceEvent | None:
+        return self._register.record_code_check_in(
+            subject_id,
+            kind,
+            event_type=self._event_type(subject_id, moment),
+            moment=moment,
+            origin=self._settings.origin,
+            include_name=self._settings.include_name,
+            outbox=self._settings.outbox,
+        )
+
     def _keep(self, decision: Decision, gallery: Gallery, threshold_source: str | None) -> RejectedEvent:
-        """Store a decision without a check-in. It is worth no repetition, and no more than one line a fault."""
         moment = self._moment()
         event = rejected_event(decision, moment=moment, origin=self._settings.origin)
-        if not self._settings.keep_rejections:
-            return event
-        try:
-            self._register.record_rejection(
+        self._store_rejection(
+            lambda: self._register.record_rejection(
                 decision,
                 event,
                 moment=moment,
@@ -222,6 +295,23 @@ class AttendanceBook:
                 gallery_size=len(gallery),
                 threshold_source=threshold_source,
             )
+        )
+        return event
+
+    def _keep_code(self, answer: CodeAnswer) -> RejectedEvent:
+        moment, origin = self._moment(), self._settings.origin
+        event = rejected_code(answer.reason, moment=moment, origin=origin)
+        self._store_rejection(
+            lambda: self._register.record_code_rejection(answer.kind, event, moment=moment, origin=origin)
+        )
+        return event
+
+    def _store_rejection(self, record: Callable[[], None]) -> None:
+        """Store a decision without a check-in. It is worth no repetition, and no more than one line a fault."""
+        if not self._settings.keep_rejections:
+            return
+        try:
+            record()
         except KioskError as error:
             if not self._told_unkept:
                 log.error("decisions without a check-in are not kept: %s", error)  # noqa: TRY400 - told in one line
@@ -229,7 +319,6 @@ class AttendanceBook:
             self._told_unkept = True
         else:
             self._told_unkept = False
-        return event
 
     def _moment(self) -> Moment:
         # Asked first: a clock that is set between the two questions must not vouch for the time it showed before.

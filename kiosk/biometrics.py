@@ -81,7 +81,7 @@ class Face:
 
 
 class Reason(StrEnum):
-    """Why a face did not lead to an identified subject (or, ``MATCH``, that it did)."""
+    """Why a face or a code did not lead to an identified subject (or, ``MATCH``, that it did)."""
 
     MATCH = "match"
     NO_FACE = "no_face"
@@ -96,6 +96,11 @@ class Reason(StrEnum):
     AMBIGUOUS = "ambiguous"
     EMPTY_GALLERY = "empty_gallery"
     SPOOF = "spoof"
+    CODE_WRONG = "code_wrong"
+    CODE_LOCKED = "code_locked"
+    """Too many wrong PINs for one number."""
+    CODE_PAUSED = "code_paused"
+    """Too many wrong codes altogether."""
 
 
 class Verdict(StrEnum):

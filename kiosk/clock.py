@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from datetime import date, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 _TIMESYNCD_MARK = Path("/run/systemd/timesync/synchronized")
 _KERNEL_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -28,6 +30,10 @@ class SystemClock:
     def synchronized(self) -> bool:
         """Whether systemd-timesyncd or the kernel (chrony, ntpd) says so; False when neither can be asked."""
         return _TIMESYNCD_MARK.exists() or _kernel_synchronized()
+
+    def trusted_date(self, timezone: str) -> date | None:
+        """The date in an IANA time zone; None while nobody has set the clock."""
+        return datetime.now(ZoneInfo(timezone)).date() if self.synchronized() else None
 
     def boot_id(self) -> str:
         """Identifies this boot, so that ``boottime_s`` values can be compared; empty where it is not known.

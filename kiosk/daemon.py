@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date
 from pathlib import Path
-from typing import Any, Self
-from zoneinfo import ZoneInfo
+from typing import Any
+
+from pydantic import BaseModel
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
-from kiosk.biometrics import Frame
+from kiosk.badges import BadgeFinder
+from kiosk.biometrics import Frame, SubjectId
 from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
+from kiosk.code_reader import CodeReader
+from kiosk.codes import CodeDesk
 from kiosk.config import Config
 from kiosk.decision import RefractoryPeriod
-from kiosk.errors import KioskError, StoreError
+from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
 from kiosk.events import (
     AttendanceEvent,
     CameraHealth,
@@ -37,6 +42,7 @@ from kiosk.events import (
 )
 from kiosk.gallery import Gallery, Readiness
 from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
+from kiosk.hosts import is_loopback
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
     Pipeline,
@@ -51,7 +57,7 @@ from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
-from kiosk.store import BackupKeeper, Limits, Store, Unsent
+from kiosk.store import BackupKeeper, KeyFile, Limits, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +83,7 @@ def run_daemon(config: Config) -> None:
     Raises:
         KioskError: a part the kiosk cannot do without cannot be had.
     """
+    connection = broker_settings(config) if config.mqtt.enabled else None
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_signals())
         pipeline = build_pipeline(config)
@@ -89,11 +96,14 @@ def run_daemon(config: Config) -> None:
         _note_settings(config, pipeline, store)
         watcher.announce()
         wake = threading.Event()
-        heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([_PUBLISHER] if config.mqtt.enabled else []))
-        publisher = (
-            _start_publisher(stack, config, store, watcher, wake, heartbeat=heartbeat) if config.mqtt.enabled else None
-        )
+        heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([] if connection is None else [_PUBLISHER]))
+        publisher = None
+        if connection is not None:
+            publisher = _start_publisher(
+                stack, config, connection, store=store, watcher=watcher, wake=wake, heartbeat=heartbeat
+            )
         book = _open_book(config, store, publisher, wake)
+        codes = _open_codes(stack, config, store)
         notifier = Notifier()
         daemon = Daemon(
             camera=camera,
@@ -102,8 +112,9 @@ def run_daemon(config: Config) -> None:
             store=store,
             notifier=notifier,
             heartbeat=heartbeat,
-            retention=Retention.of(config),
+            retention=Retention(config.store.retention_days, config.store.rejected_days),
             wake=wake,
+            codes=codes,
         )
         if publisher is not None:
             daemon.report_health(config.device.site, config.device.id, publisher)
@@ -123,29 +134,38 @@ class GalleryWatcher:
         self._store = store
         self._stale = False
         self._foreign: str | None = None
+        self._day: date | None = None
+        self.key_fault: str | None = None
+        """Why the templates cannot be decrypted."""
         self.gallery: Gallery = self._load()
         self.threshold_source = self._explain_threshold()
         self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
 
     def follow(self) -> bool:
-        """Take over what was enrolled or removed since the last look; a failed look is repeated by the next.
+        """Take over what was enrolled or removed since the last look, and whose consent has ended.
 
-        True: another process has written to the store.
+        A failed look is repeated by the next. True: something has changed.
         """
-        self._stale = self._stale or self._store.changed()
+        self._stale = self._stale or self._store.changed() or self._consent_has_ended() or self._key_is_back()
         if not self._stale:
             return False
+        lapsed_before = self.gallery.lapsed
         self.gallery = self._load()
         self.threshold_source = self._explain_threshold()
         self.recognizer.use(self.gallery, build_rule(self._config, self._pipeline.bundle, self.gallery))
         self._stale = False
         log.info("gallery reloaded: %s", self.describe())
         self._tell_foreign()
+        self._tell_lapsed(lapsed_before)
         return True
 
-    def reload_soon(self) -> None:
-        """Who is enrolled has been changed by this process itself, which :meth:`follow` would not notice."""
-        self._stale = True
+    def _key_is_back(self) -> bool:
+        if self.key_fault is None:
+            return False
+        try:
+            return self._store.key_ring() is not None
+        except KeyFileError:
+            return False
 
     def announce(self) -> None:
         """Log what recognizes, how well, and what it cannot use."""
@@ -153,6 +173,7 @@ class GalleryWatcher:
         log.info("model %s, %s", self.gallery.model_id, explain_accuracy(bundle))
         log.info("gallery: %s", self.describe())
         self._tell_foreign()
+        self._tell_lapsed(frozenset())
 
     def describe(self) -> str:
         """Size and threshold in words."""
@@ -168,24 +189,70 @@ class GalleryWatcher:
             log.warning("%s", foreign)
         self._foreign = foreign
 
+    def _tell_lapsed(self, before: frozenset[SubjectId]) -> None:
+        """Whose consent has ended, once."""
+        lapsed = self.gallery.lapsed - before
+        if lapsed:
+            log.warning(
+                "not recognized any more, for the consent has ended: %s; `kiosk subjects consent` renews it, "
+                "`kiosk subjects remove --due` erases",
+                ", ".join(sorted(lapsed)),
+            )
+
+    def _consent_has_ended(self) -> bool:
+        """Whether a day has begun on which others may be recognized than yesterday."""
+        today = self._today()
+        if today is None or today == self._day:
+            return False
+        changed = self._store.lapsed(today) != self.gallery.lapsed
+        self._day = today
+        return changed
+
+    def _today(self) -> date | None:
+        """The date by a clock that was set; while it is not (any more), the last one known."""
+        return SystemClock().trusted_date(self._config.device.timezone) or self._day
+
     def _load(self) -> Gallery:
-        return self._store.gallery(self._pipeline.embedder.model_id)
+        """Without the key of the templates nobody is recognized; everything else goes on, and they are tried again."""
+        self._day = self._today()
+        model_id = self._pipeline.embedder.model_id
+        try:
+            gallery = self._store.gallery(model_id, today=self._day)
+        except KeyFileError as error:
+            if str(error) != self.key_fault:
+                log.error("nobody is recognized: %s", error)  # noqa: TRY400 - told in one line
+            self.key_fault = str(error)
+            return self.gallery if hasattr(self, "gallery") else Gallery(model_id, ())
+        self.key_fault = None
+        return gallery
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long what is kept, days. ``unseen_days``: people not seen; None: for ever. ``timezone``: the site's."""
+    """How long what is kept, days."""
 
     attendance_days: int
     rejected_days: int
-    unseen_days: int | None = None
-    timezone: str = "UTC"
 
-    @classmethod
-    def of(cls, config: Config) -> Self:
-        """As configured."""
-        store, privacy = config.store, config.privacy
-        return cls(store.retention_days, store.rejected_days, privacy.unseen_days, config.device.timezone)
+
+class SecondWay:
+    """The desk that judges codes, and where they come from: a reader, the camera, or both."""
+
+    def __init__(self, desk: CodeDesk, reader: CodeReader | None, badges: BadgeFinder | None) -> None:
+        self.desk = desk
+        self._reader = reader
+        self._badges = badges
+
+    @property
+    def reader_fault(self) -> str | None:
+        """Why the reader brings nothing at the moment."""
+        return None if self._reader is None else self._reader.condition.fault
+
+    def look(self, frame: Frame) -> None:
+        """Have a badge in the picture judged, beside the loop: that takes longer than a frame may."""
+        token = None if self._badges is None else self._badges.find(frame.image, frame.captured_s)
+        if token is not None:
+            threading.Thread(target=self.desk.hear, args=(token,), name="badge", daemon=True).start()
 
 
 class Daemon:
@@ -202,6 +269,7 @@ class Daemon:
         heartbeat: Heartbeat,
         retention: Retention,
         wake: threading.Event,
+        codes: SecondWay | None = None,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
@@ -210,8 +278,10 @@ class Daemon:
         self._heartbeat = heartbeat
         self._retention = retention
         self._wake = wake
+        self._codes = codes
         self._clock = SystemClock()
         self._fault: str | None = None
+        self._reader_fault: str | None = None
         self._store_fault: str | None = None
         self._unsent = Unsent()
         self._kept_seqs: tuple[int | None, int | None] = None, None
@@ -242,7 +312,7 @@ class Daemon:
                 store=self._store_health(),
                 outbox=self._outbox_health(),
                 clock_synchronized=self._clock.synchronized(),
-                decisions=dict(self.book.counts),
+                decisions={**self.book.counts, **({} if self._codes is None else self._codes.desk.counts)},
                 temperature_c=read_temperature_c(),
             )
 
@@ -283,6 +353,7 @@ class Daemon:
         """Work until told to stop, or until a finite source has come to its end."""
         while not stopping.is_set():
             self._keep_house()
+            self._take_codes()
             try:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
@@ -302,12 +373,28 @@ class Daemon:
                 captured_s=frame.captured_s,
                 threshold_source=self._watcher.threshold_source,
             )
+        if self._codes is not None:
+            self._codes.look(frame)
         self._frame_times.note(time.perf_counter() - began_s)
         self.frames += 1
         self._heartbeat.beat(_RECOGNITION)
         if self.frames == 1:
             self._get_ready()
-            self._notifier.status(f"watching; {self._watcher.describe()}")
+            self._tell_status()
+
+    def _take_codes(self) -> None:
+        if self._codes is None:
+            return
+        for answer in self._codes.desk.take():
+            self.book.consider_code(answer)
+        fault = self._codes.reader_fault
+        if fault != self._reader_fault:
+            self._reader_fault = fault
+            if fault is None:
+                self._tell(logging.INFO, "the code reader is back")
+            else:
+                self._tell(logging.WARNING, f"no codes: {fault}")
+            self._tell_status()
 
     def _give_signs_of_life(self, attempts: int) -> None:
         """Only what has been achieved counts.
@@ -334,11 +421,14 @@ class Daemon:
         self._fault = fault
         if fault is None:
             self._tell(logging.INFO, "pictures are back")
-            self._notifier.status(f"watching; {self._watcher.describe()}")
         else:
             self._tell(logging.WARNING, f"no pictures: {fault}")
             self._get_ready()
-            self._notifier.status(f"no pictures: {fault}")
+        self._tell_status()
+
+    def _tell_status(self) -> None:
+        what = f"watching; {self._watcher.describe()}" if self._fault is None else f"no pictures: {self._fault}"
+        self._notifier.status(what if self._reader_fault is None else f"{what}; no codes: {self._reader_fault}")
 
     def _tell(self, level: int, text: str) -> None:
         """A camera that comes and goes all the time must not fill the log: the same words once a minute."""
@@ -389,9 +479,12 @@ class Daemon:
         problems: list[Problem] = []
         if self._fault is not None:
             problems.append(Problem(part="camera", what=self._fault))
+        code_fault = self._reader_fault or (None if self._codes is None else self._codes.desk.fault)
+        if code_fault is not None:
+            problems.append(Problem(part="reader", what=code_fault))
         with suppress(KioskError):
             self._unsent = self._store.unsent()
-        store_fault = self._store_fault or self._store.condition().fault or self.book.fault
+        store_fault = self._store_fault or self._watcher.key_fault or self._store.condition().fault or self.book.fault
         if store_fault is not None:
             problems.append(Problem(part="store", what=store_fault))
         if self._unsent.parked:
@@ -412,26 +505,9 @@ class Daemon:
             self._store.prune_rejections(retention.rejected_days, now_ms=now_ms)
         if not synchronized:
             return
-        # First, for it asks when people were seen last.
-        self._erase_due(now_ms)
         deleted = self._store.prune(retention.attendance_days, now_ms=now_ms)
         if deleted:
             log.info("%s events older than %s days deleted", deleted, retention.attendance_days)
-
-    def _erase_due(self, now_ms: int) -> None:
-        """One subject at most; whoever else is due goes at the next looks, with frames in between.
-
-        The keeper of the backups clears these and the write-ahead log, which closes the receipt.
-        """
-        today = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(self._retention.timezone)).date()
-        erased, why = self._store.erase_expired(today), "the consent has ended"
-        if erased is None and self._retention.unseen_days is not None:
-            erased = self._store.erase_unseen(self._retention.unseen_days, now_ms=now_ms)
-            why = f"not seen for {self._retention.unseen_days} days"
-        if erased is not None:
-            log.warning("subject %s is erased: %s", erased, why)
-            self._watcher.reload_soon()
-            self._next_housekeeping_s = 0.0
 
 
 def open_configured_camera(config: Config) -> Camera:
@@ -461,7 +537,13 @@ def open_store_verified(config: Config) -> Store:
     Raises:
         StoreError: it is damaged and no backup is good; or it cannot be opened.
     """
-    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config))
+    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config), keys=config_keys(config))
+
+
+def config_keys(config: Config) -> KeyFile:
+    """Where the key of the templates is."""
+    store = config.store
+    return KeyFile.of(Path(store.path), key_file=store.key_file, master_file=store.master_key_file)
 
 
 def store_limits(config: Config) -> Limits:
@@ -479,22 +561,43 @@ def _start_keeper(stack: ExitStack, config: Config, store: Store) -> None:
 def _note_settings(config: Config, pipeline: Pipeline, store: Store) -> None:
     """Have the audit log tell what decides from now on. On a full disk the next start does: the door stays open."""
     try:
-        store.note_settings(deciding_settings(config), pipeline.embedder.model_id)
+        store.note_settings(noted_settings(config), pipeline.embedder.model_id)
     except KioskError as error:
         log.error("settings not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
 
 
-def deciding_settings(config: Config) -> dict[str, Any]:
-    """What decides who is let in and how long anything is kept, by dotted name. Without secrets."""
-    sections = config.model_dump(mode="json", include={"match", "pad", "attendance", "privacy"})
-    settings = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
-    kept = {"store.retention_days": config.store.retention_days, "store.rejected_days": config.store.rejected_days}
-    return settings | kept
+def noted_settings(config: Config) -> dict[str, Any]:
+    """The configuration by dotted name, for the audit log. Without what may hold a secret."""
+    return dict(_flatten(config)) | {"camera.source": shown_source(config)}
+
+
+def _flatten(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    plain = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif field.repr:
+            yield f"{prefix}{name}", plain[name]
+
+
+def shown_source(config: Config) -> str:
+    """Where pictures come from, without a login and password that an address may hold."""
+    return re.sub(r"://.*@", "://***@", str(config.camera.source)).partition("?")[0]
 
 
 def broker_settings(config: Config) -> BrokerSettings:
-    """Where and as whom to connect."""
+    """Where and as whom to connect.
+
+    Raises:
+        ConfigError: to another machine without TLS. Commands that connect to nobody never ask.
+    """
     mqtt = config.mqtt
+    if mqtt.tls is None and not (mqtt.allow_plaintext or is_loopback(mqtt.host)):
+        raise ConfigError(
+            f"mqtt.host: {mqtt.host} is another machine and TLS is off, so that anybody on the network could read who "
+            "comes and goes; add a mqtt.tls section, or set mqtt.allow_plaintext: true"
+        )
     tls = None if mqtt.tls is None else Tls(mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file)
     password_file = mqtt.password_file or _credential(_PASSWORD_CREDENTIAL)
     return BrokerSettings(mqtt.host, mqtt.port, mqtt.username, password_file, tls, mqtt.allow_plaintext)
@@ -510,17 +613,18 @@ def _credential(name: str) -> Path | None:
 def _start_publisher(
     stack: ExitStack,
     config: Config,
+    connection: BrokerSettings,
+    *,
     store: Store,
     watcher: GalleryWatcher,
     wake: threading.Event,
-    *,
     heartbeat: Heartbeat,
 ) -> Publisher:
     topics = Topics(config.mqtt.topic_root, config.device.site, config.device.id)
     births = [(topics.info, _info(config, watcher).encode())]
     if config.mqtt.home_assistant:
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
-    broker = MqttBroker(broker_settings(config), topics, births=tuple(births), on_change=wake.set)
+    broker = MqttBroker(connection, topics, births=tuple(births), on_change=wake.set)
     publisher = Publisher(store, broker, wake=wake, clock=SystemClock(), beat=lambda: heartbeat.beat(_PUBLISHER))
     broker.hear_replays(publisher.obey)
     broker.start()
@@ -538,7 +642,13 @@ def _info(config: Config, watcher: GalleryWatcher) -> Info:
         model=watcher.gallery.model_id,
         timezone=config.device.timezone,
         started_at=events.utc_text(SystemClock().utc_ms()),
-        capabilities=["attendance", "replay", "health", *(["rejected"] if config.mqtt.rejected_events else [])],
+        capabilities=[
+            "attendance",
+            "replay",
+            "health",
+            *(["rejected"] if config.mqtt.rejected_events else []),
+            *(["code"] if config.code.reader is not None or config.code.camera else []),
+        ],
     )
 
 
@@ -548,7 +658,8 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
 
     def tell_check_in(event: AttendanceEvent) -> None:
         wake.set()
-        log.info("%s of %s (event %s, score %.3f)", event.event_type, event.subject.id, event.seq, event.match.score)
+        how = "by code" if event.match is None else f"score {event.match.score:.3f}"
+        log.info("%s of %s (event %s, %s)", event.event_type, event.subject.id, event.seq, how)
 
     def tell_rejected(event: RejectedEvent) -> None:
         score = "" if event.score is None else f", best score {event.score:.3f}"
@@ -571,6 +682,20 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
         on_check_in=tell_check_in,
         on_rejected=tell_rejected,
     )
+
+
+def _open_codes(stack: ExitStack, config: Config, store: Store) -> SecondWay | None:
+    """The second way in, where there is one."""
+    if config.code.reader is None and not config.code.camera:
+        return None
+    clock = SystemClock()
+    desk = CodeDesk(store, clock=clock, boot_id=clock.boot_id())
+    desk.open()
+    reader = None if config.code.reader is None else CodeReader(config.code.reader, desk.hear)
+    if reader is not None:
+        reader.start()
+        stack.callback(reader.stop)
+    return SecondWay(desk, reader, BadgeFinder() if config.code.camera else None)
 
 
 def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> RefractoryPeriod:

@@ -59,3 +59,15 @@ class ConfigError(KioskError):
     """The configuration is wrong; the message lists every problem, one a line."""
 
     exit_code = 78
+
+
+class KeyFileError(KioskError):
+    """The key of the templates is missing, damaged or sealed with something else: templates cannot be read."""
+
+    exit_code = 78
+
+
+class KeyPermissionError(KeyFileError):
+    """The key of the templates may not be read by this user."""
+
+    exit_code = 77

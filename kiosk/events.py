@@ -54,6 +54,13 @@ TIME_CORRECTION = "time_correction"
 """Event type of a :class:`TimeCorrection`; it shares topic and ``seq`` with the events it corrects."""
 
 
+class Method(StrEnum):
+    """Which way somebody was known. Both count the same."""
+
+    FACE = "face"
+    CODE = "code"
+
+
 class Rejection(StrEnum):
     """Event types of the rejected topic."""
 
@@ -61,6 +68,7 @@ class Rejection(StrEnum):
     SPOOF = "spoof"
     QUALITY = "quality"
     AMBIGUOUS = "ambiguous"
+    CODE = "code"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +161,8 @@ class AttendanceEvent(_Document):
     site: Id
     device: Id
     subject: SubjectRef
-    match: Match
+    method: Method = Method.FACE
+    match: Match | None = Field(description="null where no face was compared: somebody came by a code")
     pad: Pad = Pad()
     clock: ClockReading = ClockReading()
 
@@ -183,7 +192,7 @@ class TimeCorrection(_Document):
 
 
 class RejectedEvent(_Document):
-    """A face that led to no check-in. Carries no subject; sent at most once."""
+    """A face or a code that led to no check-in. Carries no subject, and nothing of the code; sent at most once."""
 
     event_type: Rejection
     event_id: Uuid
@@ -193,14 +202,14 @@ class RejectedEvent(_Document):
     site: Id
     device: Id
     reason: Reason
-    threshold: Score
+    threshold: Score | None = Field(description="null for a code")
     score: Score | None = Field(description="best score against the gallery; null when none was searched")
 
 
 class Problem(_Document):
     """Something that needs somebody's attention. ``what`` is one line; it names no person."""
 
-    part: Literal["camera", "store", "outbox", "broker", "clock"]
+    part: Literal["camera", "reader", "store", "outbox", "broker", "clock"]
     what: str
 
 
@@ -331,8 +340,9 @@ def attendance_event(
     moment: Moment,
     origin: Origin,
     subject: SubjectRef,
-    match: Match,
+    match: Match | None,
     pad: Pad | None = None,
+    method: Method = Method.FACE,
 ) -> AttendanceEvent:
     """The event as committed; ``replayed`` is decided anew each time it is sent."""
     return AttendanceEvent(
@@ -345,6 +355,7 @@ def attendance_event(
         site=origin.site,
         device=origin.device,
         subject=subject,
+        method=method,
         match=match,
         pad=pad or Pad(),
         clock=ClockReading(boot_id=moment.boot_id, boottime_ms=moment.boottime_ms),
@@ -390,11 +401,30 @@ def rejected_event(decision: Decision, *, moment: Moment, origin: Origin) -> Rej
     )
 
 
+def rejected_code(reason: Reason, *, moment: Moment, origin: Origin) -> RejectedEvent:
+    """The event for a code that was not accepted; says neither what was entered nor for whom."""
+    return RejectedEvent(
+        event_type=rejection_of(reason),
+        event_id=uuid7(moment.utc_ms),
+        occurred_at=utc_text(moment.utc_ms),
+        tz=origin.timezone,
+        clock_synchronized=moment.synchronized,
+        site=origin.site,
+        device=origin.device,
+        reason=reason,
+        threshold=None,
+        score=None,
+    )
+
+
 _REJECTIONS: dict[str, Rejection] = {
     Reason.UNKNOWN: Rejection.UNKNOWN,
     Reason.EMPTY_GALLERY: Rejection.UNKNOWN,
     Reason.AMBIGUOUS: Rejection.AMBIGUOUS,
     Reason.SPOOF: Rejection.SPOOF,
+    Reason.CODE_WRONG: Rejection.CODE,
+    Reason.CODE_LOCKED: Rejection.CODE,
+    Reason.CODE_PAUSED: Rejection.CODE,
 }
 
 

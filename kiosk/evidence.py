@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Quality, Reason, SubjectId, Verdict
-from kiosk.events import Pad, pad_of, rounded_score
+from kiosk.events import Method, Pad, pad_of, rounded_score
 
 ERASED = SubjectId("(erased)")
 """Stands for a subject that has been erased since; no subject id can have parentheses. In JSON it is null."""
@@ -44,6 +44,15 @@ _ADVICE: dict[str, str] = {
     Reason.LOW_CONTRAST: "clean the lens; have no bright light behind the head",
     Reason.TURNED: "look towards the camera; mount it at the height of faces",
     Reason.UNCLEAR: "uncover the face and hold the head upright, in even light",
+    Reason.CODE_WRONG: "enter number and PIN again (104-482913); kiosk subjects code ID makes a new one",
+    Reason.CODE_LOCKED: "wait 15 minutes, or come by face or badge; kiosk subjects code ID makes a new one at once",
+    Reason.CODE_PAUSED: "wait a minute; faces are recognized meanwhile",
+}
+
+_CODE_REFUSALS: dict[str, str] = {
+    Reason.CODE_WRONG: "this {kind} is nobody's, or does not go with the number",
+    Reason.CODE_LOCKED: "too many wrong PINs were entered for this number",
+    Reason.CODE_PAUSED: "too many wrong codes were entered",
 }
 
 
@@ -103,6 +112,44 @@ class Evidence:
             "quality": _figures(self.quality),
             "pad": self.pad,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class CodeEvidence:
+    """What a decision about a code rests on: nothing that could be entered again, and nothing of a face.
+
+    ``kind`` and ``reason``: of a :class:`kiosk.codes.Kind` and a :class:`Reason`, or the text of another version's.
+    """
+
+    kind: str
+    reason: str
+
+    def document(self) -> dict[str, Any]:
+        """As the store keeps it."""
+        verdict = Verdict.IDENTIFIED if self.reason == Reason.MATCH else Verdict.REJECTED
+        return {
+            "method": Method.CODE.value,
+            "code": str(self.kind),
+            "decision": verdict.value,
+            "reason": str(self.reason),
+            "match": None,
+            "candidates": [],
+        }
+
+
+def read_code_evidence(document: Mapping[str, Any]) -> CodeEvidence | None:
+    """None where the document is about a face."""
+    if document.get("method", Method.FACE) != Method.CODE:
+        return None
+    return CodeEvidence(document["code"], document["reason"])
+
+
+def explain_code(evidence: CodeEvidence) -> str:
+    """The outcome and its reason in one plain ASCII sentence."""
+    kind = {"pin": "PIN", "badge": "badge"}.get(evidence.kind, evidence.kind)
+    if evidence.reason == Reason.MATCH:
+        return f"accepted: by the subject's own {kind}; no face was compared"
+    return f"not accepted: {_CODE_REFUSALS.get(evidence.reason, evidence.reason).format(kind=kind)}"
 
 
 def gather_evidence(
@@ -177,7 +224,7 @@ def explain_outcome(evidence: Evidence) -> str:
     return f"not accepted: {_refusal_words(evidence)}"
 
 
-def advise(evidence: Evidence) -> str | None:
+def advise(evidence: Evidence | CodeEvidence) -> str | None:
     """What to do about a decision that was not accepted, None where there is nothing to do."""
     return _ADVICE.get(evidence.reason)
 

@@ -25,13 +25,23 @@ class Gallery:
     ``score_shift``: by how much strangers score higher here than where the model's error rates were measured
     (``kiosk calibrate``); added to automatic thresholds.
 
+    ``lapsed``: subjects who are left out because their consent has ended.
+
     Templates of another model are counted in ``foreign`` and never compared.
     """
 
-    def __init__(self, model_id: ModelId, templates: Iterable[Template], *, score_shift: float = 0.0) -> None:
+    def __init__(
+        self,
+        model_id: ModelId,
+        templates: Iterable[Template],
+        *,
+        score_shift: float = 0.0,
+        lapsed: frozenset[SubjectId] = frozenset(),
+    ) -> None:
         by_subject: dict[SubjectId, list[Embedding]] = {}
         self.model_id = model_id
         self.score_shift = score_shift
+        self.lapsed = lapsed
         self.foreign = 0
         self.template_count = 0
         for template in templates:

@@ -26,7 +26,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "consent_version",
         "consent_until",
     ),
-    "templates": ("id", "subject_id", "model_id", "embedding", "quality", "source_sha256", "created_at"),
+    "templates": ("id", "subject_id", "model_id", "embedding", "quality", "source_sha256", "created_at", "key_id"),
     "attendance": (
         "seq",
         "event_id",
@@ -72,6 +72,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "details",
         "hash",
     ),
+    "codes": ("id", "subject_id", "kind", "number", "salt", "hash", "failures", "created_at"),
     "marks": ("name", "document"),
 }
 """What each table's digest covers. A step of the migrations that changes this seals the table anew.
@@ -89,6 +90,10 @@ AUDIT_HEAD = "audit_head"
 """Mark: ``seq`` and ``hash`` of the audit log's last row, so that a cut end shows."""
 NOTED = "noted"
 """Mark: the settings and the model that the daemon last noted in the audit log."""
+STALE_KEYS = "stale_keys"
+"""Mark: ``key_ids`` that sealed templates which have been erased since. There while keys or copies are left to drop."""
+CODE_FAILURES = "code_failures"
+"""Mark: the last wrong codes, each with the number it was for and when, by the clock of which boot."""
 
 _DIGEST_BYTES = 16
 
@@ -152,6 +157,10 @@ def set_mark(db: Database, name: str, document: Mapping[str, Any]) -> None:
     """Keep a small document under a name, in place of the one before."""
     db.execute("INSERT OR REPLACE INTO marks (name, document) VALUES (?, ?)", [name, json.dumps(document)])
     seal(db, "marks", "name = ?", [name])
+
+
+def clear_mark(db: Database, name: str) -> None:
+    db.execute("DELETE FROM marks WHERE name = ?", [name])
 
 
 def mark(db: Database, name: str) -> dict[str, Any] | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from sqlite_utils import Database
 
@@ -14,6 +15,16 @@ from kiosk.errors import StoreError
 from kiosk.packing import pack
 
 Step = Callable[[Database], None]
+
+
+class SealingKey(Protocol):
+    """Encrypts an embedding for its row, as :class:`kiosk.store._sealing.Key` does."""
+
+    @property
+    def id(self) -> str: ...
+
+    def seal(self, embedding: bytes, row: Mapping[str, object]) -> bytes: ...
+
 
 APPLICATION_ID = 0x4B494F53
 """Written to the file's header ("KIOS"), so that another program's database is never taken for ours."""
@@ -283,9 +294,90 @@ def _add_audit(db: Database) -> None:
 
 def _add_consent_terms(db: Database) -> None:
     """Which text was agreed to, and until which day (included)."""
+    sound = integrity.sound("subjects", columns=integrity.present(db, "subjects"))
     for column in ("consent_version", "consent_until"):
         db.execute(f"ALTER TABLE subjects ADD COLUMN {column} TEXT")
-    integrity.seal(db, "subjects", columns=integrity.present(db, "subjects"))
+    # A row that was damaged before stays so: a new digest would vouch for it.
+    integrity.seal(db, "subjects", sound, columns=integrity.present(db, "subjects"))
+
+
+_ENCRYPTED_TEMPLATES = (
+    # embedding: sealed by the key of that id (kiosk.store._sealing); the key itself is not in the store.
+    """
+    CREATE TABLE new_templates (
+        id INTEGER PRIMARY KEY,
+        subject_id TEXT NOT NULL REFERENCES subjects(id) ON DELETE CASCADE,
+        model_id TEXT NOT NULL,
+        embedding BLOB NOT NULL,
+        quality TEXT,
+        source_sha256 TEXT,
+        created_at TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        digest BLOB
+    ) STRICT
+    """,
+    """
+    INSERT INTO new_templates (id, subject_id, model_id, embedding, quality, source_sha256, created_at, key_id)
+    SELECT id, subject_id, model_id,
+           sealed_template(id, subject_id, model_id, embedding, quality, source_sha256, created_at),
+           quality, source_sha256, created_at, sealing_key()
+    FROM templates
+    """,
+    # Secure deletion overwrites the whole of its pages, with whatever they held before.
+    "DROP TABLE templates",
+    "ALTER TABLE new_templates RENAME TO templates",
+    "CREATE INDEX templates_by_subject ON templates(subject_id)",
+)
+
+
+def _encrypt_templates(db: Database) -> None:
+    """The caller has seen to it that none is damaged: sealed, it would look sound."""
+    any_there = db.execute("SELECT EXISTS (SELECT 1 FROM templates)").fetchone()[0]
+    db.execute("PRAGMA secure_delete = ON")
+    for statement in _ENCRYPTED_TEMPLATES:
+        db.execute(statement)
+    integrity.seal(db, "templates", columns=integrity.present(db, "templates"))
+    if any_there:
+        # The write-ahead log and the backups hold them as they were; kiosk.store clears those.
+        integrity.set_mark(db, integrity.STALE_KEYS, {"key_ids": []})
+
+
+def _add_codes(db: Database) -> None:
+    """The second way in; and events say from now on which way somebody came."""
+    # Number and hash are unique by the store's rule, not by a constraint: a restore brings together rows of two times.
+    db.execute(
+        """
+        CREATE TABLE codes (
+            id TEXT PRIMARY KEY,
+            subject_id TEXT NOT NULL REFERENCES subjects(id) ON DELETE CASCADE,
+            kind TEXT NOT NULL CHECK (kind IN ('pin', 'badge')),
+            number INTEGER,
+            salt BLOB NOT NULL,
+            hash BLOB NOT NULL,
+            failures INTEGER NOT NULL DEFAULT 0,
+            created_at TEXT NOT NULL,
+            digest BLOB
+        ) STRICT
+        """
+    )
+    name_methods(db)
+
+
+def name_methods(db: Database) -> None:
+    """Say in events of earlier versions that it was a face, for they may be sent, or asked for again, from now on."""
+    # A row that is damaged is left as it is, for its digest to tell.
+    sound = integrity.sound("outbox")
+    unnamed = f"""
+        SELECT seq FROM outbox
+        WHERE {sound} AND json_extract(payload, '$.event_type') IN ('check_in', 'check_out')
+          AND json_extract(payload, '$.method') IS NULL
+    """  # noqa: S608 - names from the code
+    db.execute(f"CREATE TEMP TABLE unnamed AS {unnamed}")
+    db.execute(
+        "UPDATE outbox SET payload = json_set(payload, '$.method', 'face') WHERE seq IN (SELECT seq FROM unnamed)"
+    )
+    integrity.seal(db, "outbox", "seq IN (SELECT seq FROM unnamed)")
+    db.execute("DROP TABLE unnamed")
 
 
 STEPS: tuple[Step, ...] = (
@@ -296,19 +388,29 @@ STEPS: tuple[Step, ...] = (
     _add_digests,
     _add_audit,
     _add_consent_terms,
+    _encrypt_templates,
+    _add_codes,
 )
 
 SEALED_SINCE = STEPS.index(_add_digests) + 1
 """From this schema version on every row carries a digest."""
+AUDITED_SINCE = STEPS.index(_add_audit) + 1
+"""From this schema version on there is an audit log."""
+
+ENCRYPTED_SINCE = STEPS.index(_encrypt_templates) + 1
+"""From this schema version on templates are encrypted."""
 
 
-def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> None:
+def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS, *, key: SealingKey | None = None) -> None:
     """Bring the schema up to date, one transaction a step. The caller keeps other writers out.
+
+    ``key``: for the templates of a version that did not encrypt them; None where there are none.
 
     Raises:
         StoreError: see :func:`check`.
     """
     integrity.install(db)
+    _install_sealing(db, key)
     for number in range(check(db, path, steps), len(steps)):
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -338,6 +440,19 @@ def check(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> int:
             f"install the newer version again or restore a backup"
         )
     return version
+
+
+def _install_sealing(db: Database, key: SealingKey | None) -> None:
+    names = ("id", "subject_id", "model_id", "embedding", "quality", "source_sha256", "created_at")
+
+    def sealed_template(*values: Any) -> bytes:  # noqa: ANN401 - whatever the columns hold
+        if key is None:
+            raise ValueError("no key")
+        row = dict(zip(names, values, strict=True))
+        return key.seal(row["embedding"], row)
+
+    db.conn.create_function("sealed_template", len(names), sealed_template)
+    db.conn.create_function("sealing_key", 0, lambda: None if key is None else key.id)
 
 
 def _pragma(db: Database, name: str) -> int:

@@ -219,13 +219,14 @@ def build_recognizer(
 def explain_threshold(config: Config, bundle: Bundle, gallery: Gallery) -> str:
     """The threshold in force and why, for a log line or a person."""
     rule = build_rule(config, bundle, gallery)
+    left_out = f"; {len(gallery.lapsed)} not searched for, their consent has ended" if gallery.lapsed else ""
     if config.match.threshold != "auto":
-        return f"threshold {rule.threshold:.3f} (match.threshold)"
+        return f"threshold {rule.threshold:.3f} (match.threshold){left_out}"
     why = f"FPIR {config.match.fpir:g} with {len(gallery)} subjects of {_templates_text(gallery)}"
     if gallery.score_shift:
         why += f", {gallery.score_shift:+.3f} by `kiosk calibrate`"
     crowd = f"{rule.crowd_weight:g} of the mean score of the next {rule.crowd_size}"
-    return f"threshold {rule.threshold:.3f} and {crowd} ({why})"
+    return f"threshold {rule.threshold:.3f} and {crowd} ({why}){left_out}"
 
 
 def _templates_text(gallery: Gallery) -> str:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -137,8 +137,11 @@ class Publisher:
         self._wake.set()
 
     def obey(self, command: Command) -> None:
-        """Take a wish from the broker. Callable from any thread; of a flood the newest few are heard."""
-        self._commands.append(command)
+        """Take a wish from the broker. Callable from any thread; of a flood the newest few are heard.
+
+        Of one that is too long only so much waits as shows that it is: a few large ones shall not fill the memory.
+        """
+        self._commands.append(replace(command, payload=command.payload[: _MAX_COMMAND_BYTES + 1]))
         self._wake.set()
 
     def _run(self) -> None:

@@ -16,12 +16,13 @@ from kiosk.biometrics import (
     Image,
     PadScore,
     Quality,
+    Reason,
     Verdict,
 )
 from kiosk.decision import DecisionRule
 from kiosk.gallery import Gallery
 from kiosk.ports import Detector, Embedder, Pad
-from kiosk.tracks import Sample, Track, Tracker
+from kiosk.tracks import Sample, Track, Tracker, fuse_samples, weigh
 
 # A person who was told to be somebody or nobody keeps standing there: look again now and then, in case another steps
 # into the same place, or turns a better face. Rarely, because every look is another try for a stranger.
@@ -95,7 +96,7 @@ class Recognizer:
         if quality.failure is not None:
             return self._rule.reject(quality.failure, quality)
         candidates = self._gallery.search(self._embedder.embed(image, face))
-        return self._rule.decide(candidates, quality=quality, pad=self._judge_pad(self._score_pad(image, face)))
+        return self._rule.decide(candidates, quality=quality, pad=self._judge_pad(image, face))
 
     def _advance(self, frame: Frame, face: Face, track: Track) -> FaceReport:
         quality = self._gate.assess(frame.image, face)
@@ -107,7 +108,7 @@ class Recognizer:
         embedding = self._embedder.embed_frame(frame.image, face, mirrored=track.views % 2 == 1)
         track.views += 1
         track = self._settle(face, track, embedding, frame.captured_s)
-        track.add(Sample(frame.captured_s, embedding, quality, self._score_pad(frame.image, face)))
+        track.add(Sample(frame.captured_s, embedding, quality, self._judge_pad(frame.image, face)))
         return self._with_frames(self._report(face, track, self._decide(track)), track)
 
     def _settle(self, face: Face, track: Track, embedding: Embedding, captured_s: float) -> Track:
@@ -119,31 +120,31 @@ class Recognizer:
         return track
 
     def _decide(self, track: Track) -> Decision:
-        candidates = self._gallery.search(track.probe())
-        quality, pad = track.samples[-1].quality, self._judge_pad(track.live_score())
-        return self._rule.decide(candidates, frames=len(track.samples), quality=quality, pad=pad)
+        """What the frames say that are live, or where most are not, what those say."""
+        pad = track.pad()
+        samples = track.evidence(pad)
+        candidates = self._gallery.search(fuse_samples(samples))
+        return self._rule.decide(candidates, frames=len(samples), quality=samples[-1].quality, pad=pad)
 
-    def _score_pad(self, image: Image, face: Face) -> float | None:
-        return None if self._pad is None else self._pad.score(image, face)
-
-    def _judge_pad(self, score: float | None) -> PadScore | None:
-        return None if score is None or self._live_score is None else PadScore(score, self._live_score)
+    def _judge_pad(self, image: Image, face: Face) -> PadScore | None:
+        if self._pad is None or self._live_score is None:
+            return None
+        return PadScore(self._pad.score(image, face), self._live_score)
 
     def _with_frames(self, report: FaceReport, track: Track) -> FaceReport:
         """A final report with what its frames say one by one; searching for that at every frame would be waste."""
         if not report.final:
             return report
-        weights = track.weights()
-        total = sum(weights)
-        newest = list(zip(track.samples, weights, strict=True))[-_FRAMES_TOLD:]
+        samples = track.evidence(report.decision.pad)
+        total = sum(weigh(sample.quality) for sample in samples)
         frames = tuple(
             FrameEvidence(
                 offset_s=sample.captured_s - track.started_s,
                 quality=sample.quality,
-                weight=weight / total,
+                weight=weigh(sample.quality) / total,
                 candidates=self._frame_candidates(sample.embedding, report.decision.candidates[:2]),
             )
-            for sample, weight in newest
+            for sample in samples[-_FRAMES_TOLD:]
         )
         return replace(report, decision=replace(report.decision, frame_evidence=frames))
 
@@ -155,13 +156,18 @@ class Recognizer:
         return (*best, *sorted(others, key=lambda candidate: -candidate.score))
 
     def _report(self, face: Face, track: Track, decision: Decision) -> FaceReport:
-        """Final once a track: as soon as enough frames identify, or when the window has passed without."""
+        """Final once a track and outcome.
+
+        As soon as enough frames identify or are a spoof's, or when the window has passed without.
+        """
         if not self._rule.has_enough(decision, self._frames):
             return FaceReport(face, decision, track.id)
         identified = decision.verdict is Verdict.IDENTIFIED
-        if not identified and track.embedded_s - track.evidence_s < self._window_s:
+        waited = track.embedded_s - track.evidence_s >= self._window_s
+        if not identified and not waited and decision.reason is not Reason.SPOOF:
             return FaceReport(face, decision, track.id)
-        track.settled = True
+        # A person whose first frames were poor is looked at again at once, until the window has passed.
+        track.settled = track.settled or identified or waited
         # The subject is part of the outcome: should the evidence later turn to another, that is news.
         final = track.tell_once(f"{decision.subject_id}" if identified else decision.reason)
         return FaceReport(face, decision, track.id, final=final)

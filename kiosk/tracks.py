@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from kiosk.biometrics import Box, Embedding, Face, Quality, Reason
+from kiosk.biometrics import Box, Embedding, Face, PadScore, Quality, Reason
 from kiosk.gallery import fuse
 
 # Overlap of one person's boxes in successive frames: at 15 frames/s and walking speed above 0.5; half a second apart
@@ -25,8 +26,8 @@ class Sample:
     captured_s: float
     embedding: Embedding
     quality: Quality
-    live_score: float | None = None
-    """How live the face is, 0-1; None where that is not checked."""
+    pad: PadScore | None = None
+    """This frame's own; None where nothing is checked."""
 
 
 @dataclass(slots=True)
@@ -55,21 +56,32 @@ class Track:
         self.evidence_s = min(self.evidence_s, sample.captured_s)
         self.embedded_s = sample.captured_s
 
-    def weights(self) -> list[float]:
-        """What each sample counts in the fusion."""
-        return [weigh(sample.quality) for sample in self.samples]
-
     def probe(self) -> Embedding:
-        """The samples fused, each with its weight."""
-        return fuse([s.embedding for s in self.samples], self.weights())
+        """All samples fused, each with its weight."""
+        return fuse_samples(self.samples)
 
-    def live_score(self) -> float | None:
-        """What most of the samples reach: the median, of two in the middle the lower one.
+    def pad(self) -> PadScore | None:
+        """What most of the samples reach: the median, of two in the middle the lower one. None: nothing is checked.
 
-        One lucky frame makes no attack live, not even beside a single other one. None where nothing was checked.
+        Most by number, and most by what they count in the fusion: few large pictures of a face must not hide behind
+        many small live views, nor the other way round.
         """
-        scores = sorted(sample.live_score for sample in self.samples if sample.live_score is not None)
-        return scores[(len(scores) - 1) // 2] if scores else None
+        scores = [sample.pad for sample in self.samples if sample.pad is not None]
+        if not scores:
+            return None
+        weights = [weigh(sample.quality) for sample in self.samples]
+        values = [pad.score for pad in scores]
+        reached = min(_lower_median(values, [1.0] * len(values)), _lower_median(values, weights))
+        return PadScore(reached, scores[-1].threshold)
+
+    def evidence(self, pad: PadScore | None) -> list[Sample]:
+        """The samples that say themselves what ``pad`` says of all; all of them where nothing is checked.
+
+        Whoever shows a live face and then a print is not to be identified by the print.
+        """
+        if pad is None:
+            return list(self.samples)
+        return [sample for sample in self.samples if sample.pad is not None and sample.pad.passed == pad.passed]
 
     def resembles(self, embedding: Embedding, same_face_score: float) -> bool:
         """Whether an embedding can be of this person; true while nothing is known."""
@@ -81,6 +93,22 @@ class Track:
             return False
         self.told.add(outcome)
         return True
+
+
+def fuse_samples(samples: Iterable[Sample]) -> Embedding:
+    """The embeddings of samples fused, each with its weight."""
+    kept = list(samples)
+    return fuse([sample.embedding for sample in kept], [weigh(sample.quality) for sample in kept])
+
+
+def _lower_median(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The highest value that more than half of the weight reaches."""
+    half, reached = sum(weights) / 2, 0.0
+    for value, weight in sorted(zip(values, weights, strict=True), reverse=True):
+        reached += weight
+        if reached > half:
+            return value
+    return min(values)
 
 
 def weigh(quality: Quality) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -62,17 +63,20 @@ class Kiosk:
         assert "--- Logging error ---" not in result.stderr, result.stderr
         return result
 
-    def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start ``kiosk ARGUMENTS`` and leave it running; the test ends it."""
-        return subprocess.Popen(
-            self._command(arguments),
-            env=self._environment_with(env),
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
+    def start(
+        self, *arguments: str | Path, env: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> subprocess.Popen[str]:
+        """Start ``kiosk ARGUMENTS`` and leave it running; the test ends it. With ``log`` all it prints goes there."""
+        with contextlib.nullcontext() if log is None else log.open("ab") as file:
+            return subprocess.Popen(
+                self._command(arguments),
+                env=self._environment_with(env),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if file is None else file,
+                stderr=subprocess.PIPE if file is None else file,
+                encoding="utf-8",
+            )
 
     @staticmethod
     def _command(arguments: tuple[str | Path, ...]) -> list[str]:

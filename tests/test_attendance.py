@@ -25,6 +25,7 @@ from kiosk.biometrics import (
     Template,
     Verdict,
 )
+from kiosk.codes import CodeAnswer, Kind
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import StoreError
 from kiosk.events import AttendanceEvent, EventType, Origin, RejectedEvent
@@ -211,6 +212,12 @@ class Failing:
             raise StoreError("no space left")
         return self.store.record_check_in(*args, **kwargs)  # type: ignore[arg-type]
 
+    def record_code_check_in(self, *args: object, **kwargs: object) -> AttendanceEvent | None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreError("no space left")
+        return self.store.record_code_check_in(*args, **kwargs)  # type: ignore[arg-type]
+
     def record_rejection(self, *args: object, **kwargs: object) -> None:
         if self.failures:
             self.failures -= 1
@@ -250,6 +257,76 @@ def test_of_what_cannot_be_stored_only_so_much_is_remembered(
     assert len(book._owed) == 64
     assert book.counts["store_failures"] == 500
     assert told.check_ins == []
+
+
+def _code(reason: Reason = Reason.MATCH, *, at_s: float = 100) -> CodeAnswer:
+    return CodeAnswer(Kind.PIN, reason, at_s, SubjectId("a") if reason is Reason.MATCH else None)
+
+
+def test_a_code_is_recorded_as_a_face_is(store: Store, told: Told) -> None:
+    book = _book(store, told, mode="alternate")
+    book.consider_code(_code())
+    book.consider(_seen(), gallery=GALLERY, captured_s=200)
+    book.consider_code(_code(at_s=300))
+    assert [(event.seq, event.event_type, event.method) for event in told.check_ins] == [
+        (1, "check_in", "code"),
+        (2, "check_out", "face"),
+        (3, "check_in", "code"),
+    ]
+    assert [row.event_id for row in store.attendance()] == [event.event_id for event in told.check_ins]
+    assert store.attendance()[0].evidence == {
+        "method": "code", "code": "pin", "decision": "identified", "reason": "match", "match": None, "candidates": [],
+    }  # fmt: skip
+    assert [row.payload for row in store.lend_pending(10)] == [event.payload() for event in told.check_ins]
+
+
+def test_face_and_code_share_the_refractory_period(store: Store, told: Told) -> None:
+    book = _book(store, told, period_s=60)
+    book.consider_code(_code(at_s=100))
+    book.consider(_seen(), gallery=GALLERY, captured_s=159)
+    book.consider(_seen(track_id=2), gallery=GALLERY, captured_s=160)
+    book.consider_code(_code(at_s=219))
+    assert [event.method for event in told.check_ins] == ["code", "face"]
+    assert book.counts["refractory"] == 2
+
+
+@pytest.mark.parametrize("keep_rejections", [True, False])
+def test_a_code_that_is_not_accepted_is_told_and_kept_as_wanted(
+    store: Store, told: Told, *, keep_rejections: bool
+) -> None:
+    book = _book(store, told, keep_rejections=keep_rejections)
+    for reason in (Reason.CODE_WRONG, Reason.CODE_LOCKED, Reason.CODE_PAUSED):
+        book.consider_code(_code(reason))
+    assert [(event.event_type, event.reason) for event in told.rejected] == [
+        ("code", "code_wrong"),
+        ("code", "code_locked"),
+        ("code", "code_paused"),
+    ]
+    kept = [(row.event_id, row.reason) for row in store.rejections()]
+    assert kept == ([(event.event_id, event.reason) for event in told.rejected] if keep_rejections else [])
+    assert store.attendance() == []
+
+
+def test_a_code_that_could_not_be_recorded_is_entered_again(
+    store: Store, told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = _book(Failing(store, 1), told)  # type: ignore[arg-type]
+    book.consider_code(_code())
+    assert (told.check_ins, book.fault) == ([], "check-ins are not recorded: no space left")
+    book.consider_code(_code(at_s=101))
+    assert len(told.check_ins) == 1
+    assert book.fault is None
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_face_that_is_owed_is_paid_by_a_code(store: Store, told: Told) -> None:
+    book = _book(Failing(store, 1), told)  # type: ignore[arg-type]
+    book.consider(_seen(), gallery=GALLERY, captured_s=100)
+    book.consider_code(_code(at_s=101))
+    for captured_s in (101, 102, 500):
+        book.consider(_seen(final=False), gallery=GALLERY, captured_s=captured_s)
+    assert [event.method for event in told.check_ins] == ["code"]
+    assert book.counts["refractory"] == 0
 
 
 def test_check_out_mode(store: Store, told: Told) -> None:

@@ -20,6 +20,8 @@ from test_store import ANA, MODEL, check_in, embedding, file_bytes, reject, temp
 from kiosk import integrity, migrations
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.clip import Scene, write_clip
+from kiosk.config import load
+from kiosk.daemon import noted_settings
 from kiosk.errors import InputError, StoreError
 from kiosk.store import Action, AuditProblem, AuditRow, Consent, NewTemplate, Store, chain_hash
 from kiosk.store._damage import find_damage
@@ -189,11 +191,10 @@ def test_what_was_changed_taken_out_or_cut_off_shows(
     with Store.open(five) as store:
         assert list(store.verify_audit().problems) == [AuditProblem(*problem) for problem in problems]
         # Whatever is written later hides none of it.
-        store.enroll(SubjectId("later"), [])
+        for number in range(3):
+            store.enroll(SubjectId(f"later-{number}"), [])
         found = store.verify_audit().problems
-        assert {(p.first, p.last) for p in found} >= {(p[0], p[1]) for p in problems if "end" not in p[2]}
-        if "end" not in problems[0][2]:
-            assert found
+        assert {(p.first, p.last) for p in found} >= {(p[0], p[1]) for p in problems}
 
 
 def test_a_forger_who_hashes_the_row_anew_breaks_the_next_one_or_the_end(five: Path) -> None:
@@ -206,12 +207,60 @@ def test_a_forger_who_hashes_the_row_anew_breaks_the_next_one_or_the_end(five: P
         tamper(five, f"UPDATE audit SET subject_id = 'E9', hash = '{forged}' WHERE seq = {seq}")  # noqa: S608
         with Store.open(five) as store:
             assert [problem.first for problem in store.verify_audit().problems] == ([4] if seq == 3 else [4, 5])
+    with Store.open(five) as store:
+        # The next row follows from the end that was recorded, not from the forged row.
+        store.enroll(SubjectId("later"), [])
+        assert [problem.first for problem in store.verify_audit().problems] == [4, 6]
+
+
+def test_rows_put_behind_the_recorded_end_do_not_become_part_of_the_log(five: Path) -> None:
+    with Store.open(five) as store:
+        last = store.audit_rows()[-1]
+    values = [6, last.occurred_at, 1, 0, "root", None, "command", "remove", "E1", "{}"]
+    forged = chain_hash(last.hash, values)
+    columns = ", ".join("NULL" if value is None else repr(value) for value in [*values, forged])
+    tamper(five, f"INSERT INTO audit VALUES ({columns}, NULL)")  # noqa: S608 - our own values
+    with Store.open(five) as store:
+        assert [problem.first for problem in store.verify_audit().problems] == [6]
+        store.enroll(SubjectId("later"), [])
+        assert [problem.first for problem in store.verify_audit().problems] == [7]
+
+
+def test_a_cut_tail_is_not_healed_although_the_record_of_the_end_is_gone_too(five: Path) -> None:
+    tamper(five, "DELETE FROM audit WHERE seq > 3", "DELETE FROM marks WHERE name = 'audit_head'")
+    with Store.open(five) as store:
+        for number in range(3):
+            store.enroll(SubjectId(f"later-{number}"), [])
+        assert actions(store)[3] == (Action.END_LOST, None)
+        (problem,) = store.verify_audit().problems
+        assert problem == AuditProblem(4, 4, "follows where the record of the log's end was gone: rows may be lost")
+
+
+@pytest.mark.parametrize("column", ["login", "action", "subject_id", "details", "hash"])
+def test_text_that_is_no_longer_utf_8_is_told_with_its_row(kiosk: Kiosk, column: str) -> None:
+    with Store.open(kiosk.store) as store:
+        for number in range(3):
+            store.enroll(SubjectId(f"E{number}"), [])
+    tamper(kiosk.store, f"UPDATE audit SET {column} = CAST(x'c328' AS TEXT) WHERE seq = 2")  # noqa: S608
+    result = kiosk("audit", "verify")
+    assert result.returncode == 65
+    assert "row 2 is not as it was written" in assert_one_line_error(result.stderr)
+    for command in (("audit", "list"), ("audit", "list", "--json"), ("privacy", "report")):
+        assert (kiosk(*command).returncode, command) == (0, command)
+    json.loads(kiosk("audit", "list", "--json").stdout)
+    with Store.open(kiosk.store) as store:
+        store.enroll(SubjectId("later"), [])
+        assert store.verify_audit().problems[0] == AuditProblem(2, 2, "is not as it was written")
 
 
 def test_a_whole_new_log_shows_only_to_whom_kept_the_head(five: Path) -> None:
     with Store.open(five) as store:
         head = store.verify_audit().head
-    tamper(five, "DELETE FROM audit", "DELETE FROM marks WHERE name = 'audit_head'")
+    tamper(
+        five,
+        "DELETE FROM audit",
+        """UPDATE marks SET document = '{"seq": 0, "hash": ""}' WHERE name = 'audit_head'""",
+    )
     with Store.open(five) as store:
         for number in range(7):
             store.enroll(SubjectId(f"F{number}"), [])
@@ -307,6 +356,44 @@ def test_a_store_of_the_version_before_is_no_damage_and_gets_its_log(path: Path)
     assert find_damage(path) is None
 
 
+def test_an_upgrade_does_not_vouch_for_a_row_that_was_damaged_before(path: Path) -> None:
+    old_store(path, 3)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE subjects SET name = 'y' WHERE id = 'E1'")
+    before = find_damage(path)
+    assert before == "row 2 of subjects differs from what was written"
+    # As a command opens it, which restores nothing.
+    with Store.open(path) as store:
+        assert len(store.subjects()) == 3
+        assert store.integrity_problem() == before
+    assert find_damage(path) == before
+
+
+def test_a_backup_without_an_audit_log_is_no_proof_that_there_was_none(path: Path) -> None:
+    old_store(path, 2)
+    backup = path.with_name("backups") / "kiosk-000001-20260101T000000Z.db"
+    backup.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(backup)) as target:
+        source.backup(target)
+    with Store.open(path) as store:
+        for number in range(3):
+            store.rename_subject("E1", f"Eve {number}")
+    # The first page is lost, and those that told of the log are as they were before the upgrade: the version and the
+    # definitions that are found are the backup's.
+    old, now = backup.read_bytes(), bytearray(path.read_bytes())
+    for at in range(0, len(now), 1024):
+        page = bytes(now[at : at + 1024])
+        if b"CREATE TABLE audit" in page or b"audit_head" in page:
+            now[at : at + 1024] = old[at : at + 1024].ljust(1024, b"\0")
+    now[:1024] = bytes(1024)
+    path.write_bytes(now)
+    with Store.open(path, verified=True) as store:
+        assert store.restored is not None
+        assert store.audit_rows()[-1].detail()["log_complete"] is False
+        (problem,) = store.verify_audit().problems
+        assert "rows before it may be lost" in problem.what
+
+
 def test_a_damaged_store_of_the_version_before_is_restored_with_all_its_people(path: Path) -> None:
     old_store(path, 3)
     backups = path.with_name("backups")
@@ -400,4 +487,16 @@ def test_the_daemon_notes_its_settings_and_the_model_in_use(home: Kiosk) -> None
         ("settings", "daemon"),
     ]
     assert rows[2]["details"]["changed"] == {"match.margin": [0.05, 0.1]}
+    assert rows[0]["details"]["settings"]["camera.source"] == str(home.folder / "room.avi")
     assert home("audit", "verify").returncode == 0
+
+
+def test_no_secret_of_the_configuration_is_noted(kiosk: Kiosk) -> None:
+    kiosk.configure(
+        camera={"source": "rtsp://canary:canary@10.0.0.7/stream?token=canary"},
+        mqtt={"username": "canary", "password_file": str(kiosk.folder / "password")},
+    )
+    noted = noted_settings(load(kiosk.config, {}))
+    assert noted["camera.source"] == "rtsp://***@10.0.0.7/stream"
+    assert "canary" not in json.dumps(noted)
+    assert noted["mqtt.host"] == "localhost"

@@ -48,12 +48,14 @@ def test_a_kiosk_that_would_run(healthy: Kiosk, tmp_path: Path) -> None:
         "model",
         "detector",
         "camera",
+        "key",
         "store",
         "backups",
         "outbox",
         "broker",
         "clock",
         "pad",
+        "code",
     ]
     assert {checks[name][0] for name in ("config", "model", "detector", "camera", "store", "outbox", "broker")} == {
         "ok"
@@ -68,7 +70,7 @@ def test_in_words_one_line_each(healthy: Kiosk) -> None:
     result = healthy("check")
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 11
     assert all(line.split()[0] in {"OK", "WARN"} for line in lines)
 
 
@@ -138,10 +140,16 @@ def test_password_handed_over_by_systemd(healthy: Kiosk, tmp_path: Path) -> None
 
 def test_plaintext_to_another_machine(healthy: Kiosk, own_address: str) -> None:
     healthy.configure(mqtt={"enabled": True, "host": own_address, "port": 1883})
-    status, message = _check(healthy, 78)["config"]
+    status, message = _check(healthy, 78)["broker"]
     assert (status, "mqtt.allow_plaintext" in message) == ("fail", True)
-    assert "mqtt.allow_plaintext" in assert_one_line_error(healthy("run").stderr)
-    assert healthy("run").returncode == 78
+    refused = healthy("run")
+    assert refused.returncode == 78
+    assert "mqtt.allow_plaintext" in assert_one_line_error(refused.stderr)
+    # Who connects to nobody is not concerned.
+    assert healthy("subjects", "list").returncode == 0
+    assert healthy("outbox", "list").returncode == 0
+    healthy.configure(mqtt={"enabled": False})
+    assert _check(healthy, 0)["broker"][0] == "warn"
 
 
 def test_allowed_plaintext_is_still_told(healthy: Kiosk, tmp_path: Path, own_address: str) -> None:

@@ -199,9 +199,10 @@ def test_times(text: str, expected: datetime) -> None:
 
 def test_a_date_as_end_includes_the_day() -> None:
     assert parse_time("2026-03-02", SEOUL, NOON, end_of_day=True) == datetime(2026, 3, 3, tzinfo=SEOUL)
+    assert parse_time("9999-12-31", SEOUL, NOON, end_of_day=True) == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("text", ["", "soon", "7", "d", "2026-13-01", "999999d", "9999-12-31x", "-1d"])
+@pytest.mark.parametrize("text", ["", "soon", "7", "d", "2026-13-01", "999999d", "9999-12-31x", "-1d", "0001-01-01"])
 def test_no_times(text: str) -> None:
     with pytest.raises(UsageError, match="use 2026-03-02"):
         parse_time(text, SEOUL, NOON)

@@ -1,28 +1,33 @@
-"""Consent and its end; people nobody has seen for long: who is refused, who is erased, and who is not."""
+"""Consent and its end; people nobody has seen for long: who is refused, not recognized, due, and erased."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from command_line import Kiosk
-from runner import assert_one_line_error, copy_store, dump, enroll_people
+from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process
 from test_audit import old_store
-from test_store import ANA, DAY_MS, MODEL, check_in, file_bytes, moment, template
+from test_store import ANA, MODEL, check_in, file_bytes, moment, template
 
 from kiosk.biometrics import Box, SubjectId
 from kiosk.clip import Person, Scene, Walk, write_clip
 from kiosk.clock import SystemClock
 from kiosk.config import load
-from kiosk.daemon import run_daemon
+from kiosk.daemon import GalleryWatcher, run_daemon
 from kiosk.errors import ConfigError, InputError
+from kiosk.events import Moment
 from kiosk.opencv import cv2
-from kiosk.store import Action, Consent, Store
+from kiosk.pipeline import build_pipeline
+from kiosk.store import Action, Consent, DueReason, Store
 from kiosk.store._damage import find_damage
-from kiosk.store._subjects import _UNSEEN
 
 TODAY = date(2026, 3, 1)
 
@@ -63,8 +68,9 @@ def test_all_of_a_consent_is_stored_sealed_and_replaced_as_a_whole(store: Store)
     with store._writing() as db:
         db.execute("UPDATE subjects SET consent_until = '2020-01-01'")
     assert "row 1 of subjects" in str(store.integrity_problem())
-    # Nobody is erased for what is only damage.
-    assert store.erase_expired(TODAY) is None
+    # For what is only damage nobody is due, and everybody is recognized.
+    assert store.due(TODAY) == []
+    assert store.lapsed(TODAY) == frozenset()
 
 
 def test_an_older_stores_people_have_no_terms_and_stay(path: Path) -> None:
@@ -72,7 +78,7 @@ def test_an_older_stores_people_have_no_terms_and_stay(path: Path) -> None:
     with Store.open(path, verified=True) as store:
         assert store.restored is None
         assert [(s.consent_version, s.consent_until) for s in store.subjects()] == [(None, None)] * 2
-        assert store.erase_expired(date(2099, 1, 1)) is None
+        assert store.due(date(2099, 1, 1)) == []
     assert find_damage(path) is None
 
 
@@ -106,79 +112,203 @@ def test_where_consent_is_needed(
     assert store.templates(MODEL) == []
 
 
-def test_who_consents_no_more_is_erased_on_the_day_after_from_all_bytes(store: Store) -> None:
+def test_who_consents_no_more_is_due_on_the_day_after_and_erased_from_all_bytes(store: Store) -> None:
     with store.backups.alone():
         for name, until in (("E1", "2026-02-28"), ("E2", "2026-03-01"), ("E3", None), ("E0", "2026-01-01")):
             store.enroll(SubjectId(name), [template()], name=f"Canary-{name}", consent=agreed(until))
         store.backups.take()
-    assert [store.erase_expired(TODAY) for _ in range(3)] == ["E0", "E1", None]
+    due = store.due(TODAY)
+    assert [(one.subject_id, one.reason, one.templates) for one in due] == [
+        ("E0", DueReason.CONSENT_ENDED, 1),
+        ("E1", DueReason.CONSENT_ENDED, 1),
+    ]
+    assert store.lapsed(TODAY) == {"E0", "E1"}
+    assert all(store.remove_due(one) is not None for one in due)
     assert [subject.id for subject in store.subjects()] == ["E2", "E3"]
     assert store.finish_erasures()
     assert [(r.subject_id, r.templates_erased, r.complete) for r in store.receipts()] == [
         ("E0", 1, True),
         ("E1", 1, True),
     ]
-    assert [row.detail()["reason"] for row in store.audit_rows()[-2:]] == ["consent_expired"] * 2
+    assert [row.detail()["reason"] for row in store.audit_rows()[-2:]] == ["consent_ended"] * 2
     everything = file_bytes(store.path) + b"".join(backup.path.read_bytes() for backup in store.backups.all())
     assert b"Canary-E2" in everything
     assert b"Canary-E1" not in everything
     assert b"Canary-E0" not in everything
 
 
+def test_who_agreed_or_came_by_after_the_look_stays(store: Store) -> None:
+    for name in ("agreed", "came", "enrolled", "renamed"):
+        store.enroll(SubjectId(name), [template()], consent=agreed("2026-02-28"))
+    due = store.due(TODAY)
+    store.set_consent("agreed", agreed())
+    check_in(store, "came")
+    store.enroll(SubjectId("enrolled"), [template(1)])
+    assert [one.subject_id for one in due if store.remove_due(one) is not None] == ["renamed"]
+
+
+def test_a_gallery_without_those_whose_consent_has_ended(store: Store) -> None:
+    for name, until in (("ended", "2026-02-28"), ("holds", "2026-03-01"), ("none", None)):
+        store.enroll(SubjectId(name), [template()], consent=agreed(until))
+    gallery = store.gallery(MODEL, today=TODAY)
+    assert (gallery.subjects, gallery.lapsed) == (["holds", "none"], {"ended"})
+    # Without a clock that can be trusted nobody is left out.
+    assert len(store.gallery(MODEL)) == 3
+
+
 # --- not seen for long
 
 
-def now_ms() -> int:
-    return round(datetime.now(UTC).timestamp() * 1000)
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-@pytest.mark.usefixtures("trusted")
-def test_who_is_not_seen_for_so_many_days_is_erased(store: Store) -> None:
-    for name in ("absent", "enrolled-again", "seen"):
+def day(number: int) -> date:
+    return (START + timedelta(days=number)).date()
+
+
+def at_day(number: float, **options: bool) -> Moment:
+    return moment(round((START + timedelta(days=number)).timestamp() * 1000), **options)
+
+
+@pytest.fixture
+def set_day(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """What is written from now on is written on that day, by a clock that was set or was not."""
+
+    def use(number: float, *, synchronized: bool = True) -> None:
+        now_ns = round((START + timedelta(days=number)).timestamp()) * 1_000_000_000
+        monkeypatch.setattr("time.time_ns", lambda: now_ns)
+        monkeypatch.setattr(SystemClock, "synchronized", lambda _: synchronized)
+
+    return use
+
+
+def use_daily(store: Store, first: int, last: int, subject: str = "daily") -> None:
+    for number in range(first, last + 1):
+        check_in(store, subject, at_day(number), outbox=False)
+
+
+def unseen(store: Store, today: int) -> dict[str, int]:
+    history = store.history(day(today))
+    return {subject.id: history.unseen_days(subject.id) for subject in store.subjects()}
+
+
+@pytest.fixture
+def door(store: Store, set_day: Callable[..., None]) -> Store:
+    """Enrolled on day 0: one who comes daily, one who came until day 10, one who never did."""
+    set_day(0)
+    for name in ("daily", "left", "never"):
         store.enroll(SubjectId(name), [template()])
-    later_ms = now_ms() + 40 * DAY_MS
-    check_in(store, "absent", moment(later_ms - 31 * DAY_MS))
-    check_in(store, "seen", moment(later_ms - 29 * DAY_MS))
-    with store._writing() as db:
-        again = (datetime.now(UTC) + timedelta(days=20)).isoformat()
-        db.execute("UPDATE templates SET created_at = ? WHERE subject_id = 'enrolled-again'", [again])
-    assert store.erase_unseen(50, now_ms=later_ms) is None
-    assert store.erase_unseen(30, now_ms=later_ms) == "absent"
-    assert store.erase_unseen(30, now_ms=later_ms) is None
-    assert store.audit_rows()[-1].detail()["reason"] == "unseen"
-    presences = store.presences()
-    assert {subject: presence.events for subject, presence in presences.items()} == {"absent": 1, "seen": 1}
+    for number in range(11):
+        check_in(store, "left", at_day(number), outbox=False)
+        check_in(store, "daily", at_day(number + 0.1), outbox=False)
+    return store
 
 
-@pytest.mark.usefixtures("trusted")
-def test_a_visit_or_an_enrollment_before_the_clock_was_set_is_not_taken_for_old(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+def test_days_count_on_which_others_were_seen(door: Store) -> None:
+    use_daily(door, 11, 41)
+    assert unseen(door, 41) == {"daily": 0, "left": 31, "never": 41}
+    assert [(one.subject_id, one.unseen_days) for one in door.due(day(41), 30)] == [("left", 31), ("never", 41)]
+    assert [one.subject_id for one in door.due(day(41), 40)] == ["never"]
+    assert door.due(day(41), 42) == []
+    assert door.due(day(41)) == []
+
+
+def test_while_the_kiosk_stands_idle_no_day_counts(door: Store) -> None:
+    # Off for 200 days, then used for ten; nor does it matter how long ago that was.
+    use_daily(door, 211, 221)
+    assert unseen(door, 221) == unseen(door, 900) == {"daily": 0, "left": 10, "never": 20}
+    # A weekend does count.
+    use_daily(door, 224, 225)
+    assert unseen(door, 225)["left"] == 14
+
+
+def test_a_new_enrollment_or_consent_begins_anew(door: Store, set_day: Callable[..., None]) -> None:
+    use_daily(door, 11, 40)
+    set_day(30)
+    door.enroll(SubjectId("never"), [template(1)])
+    assert unseen(door, 40) == {"daily": 0, "left": 30, "never": 10}
+    set_day(35)
+    door.set_consent("left", agreed())
+    assert unseen(door, 40) == {"daily": 0, "left": 5, "never": 10}
+
+
+def test_a_restore_begins_anew_for_everybody(path: Path, set_day: Callable[..., None]) -> None:
+    set_day(0)
+    with Store.open(path) as store:
+        for name in ("daily", "left"):
+            store.enroll(SubjectId(name), [template()])
+        use_daily(store, 0, 60)
+        assert unseen(store, 60)["left"] == 60
+        with store.backups.alone():
+            store.backups.take()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DROP INDEX templates_by_subject")
+    set_day(60)
+    with Store.open(path, verified=True) as store:
+        assert store.restored is not None
+        assert unseen(store, 60) == {"daily": 0, "left": 0}
+        use_daily(store, 61, 65)
+        assert unseen(store, 65)["left"] == 5
+
+
+def test_events_that_retention_has_deleted_might_have_been_anybodys(door: Store) -> None:
+    # Seen until day 50, then not; nothing of that is left but an event that was never sent, of day 5.
+    for number in range(11, 51):
+        check_in(door, "left", at_day(number), outbox=False)
+    parked = [check_in(door, "daily", at_day(number)).seq for number in (51, 53, 55)]
+    use_daily(door, 56, 110)
+    assert unseen(door, 110)["left"] == 59
+    door.mark_sent(parked[1:2])
+    door.prune(30, now_ms=at_day(110).utc_ms)
+    kept = [row.seq for row in door.attendance()]
+    assert kept[:2] == [parked[0], parked[2]]
+    # Raising the retention again brings nothing back: the last 30 days are all there is.
+    assert unseen(door, 110) == {"daily": 0, "left": 30, "never": 30}
+    assert door.due(day(110), 31) == []
+
+
+def test_a_clock_that_jumps_ahead_makes_nobody_due(door: Store) -> None:
+    use_daily(door, 11, 13)
+    use_daily(door, 3000, 3002)
+    # Its time is put right again.
+    use_daily(door, 14, 16)
+    assert unseen(door, 16)["left"] == 6
+    assert unseen(door, 3003)["left"] == 8
+    # Nor does it make anybody unseen whose own last visit it dated wrongly.
+    check_in(door, "never", at_day(-5000), outbox=False)
+    assert unseen(door, 16)["never"] == 0
+
+
+def test_visits_under_a_clock_that_was_not_set_count_by_their_place_in_the_log(door: Store) -> None:
+    use_daily(door, 11, 40)
+    check_in(door, "left", at_day(-20000, synchronized=False), outbox=False)
+    use_daily(door, 41, 45)
+    # From the first visit of somebody else after it.
+    assert unseen(door, 45) == {"daily": 0, "left": 4, "never": 45}
+
+
+def test_an_enrollment_of_an_unknown_time_counts_from_the_next_known_one(
+    door: Store, set_day: Callable[..., None]
 ) -> None:
-    later_ms = now_ms() + 400 * DAY_MS
-    store.enroll(ANA, [template()])
-    store.enroll(SubjectId("E2"), [template()])
-    check_in(store, "E2", moment(later_ms - 300 * DAY_MS))
-    # After a visit that is known to be 300 days old; its own time says 1970, and may be a minute ago.
-    check_in(store, ANA, moment(1000, synchronized=False))
-    assert store.erase_unseen(100, now_ms=later_ms) == "E2"
-    with monkeypatch.context() as unset:
-        unset.setattr(SystemClock, "synchronized", lambda _: False)
-        store.enroll(SubjectId("E3"), [template()])
-    assert store.erase_unseen(100, now_ms=later_ms) is None
-    # Something done later, under a clock that was set, tells how old the enrollment is at least.
-    store.enroll(SubjectId("E4"), [])
-    check_in(store, "E4", moment(later_ms - 200 * DAY_MS))
-    assert [store.erase_unseen(100, now_ms=later_ms) for _ in range(4)] == ["E1", "E3", "E4", None]
+    use_daily(door, 11, 40)
+    set_day(-9000, synchronized=False)
+    door.enroll(SubjectId("new"), [template()])
+    assert unseen(door, 40)["new"] == 0
+    set_day(35)
+    door.rename_subject("daily", "Dan")
+    assert unseen(door, 40)["new"] == 5
 
 
-def test_nobody_is_looked_for_in_the_whole_log(store: Store) -> None:
-    with store._reading() as db:
-        plan = [str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {_UNSEEN}", {"cutoff": "2026"})]
-    assert [step for step in plan if step.startswith("SCAN")] == [
-        "SCAN s USING INDEX sqlite_autoindex_subjects_1",
-        "SCAN e",
-    ]
-    assert sum("attendance_by_subject" in step for step in plan) == 2
+def test_who_was_enrolled_before_there_was_an_audit_log_counts_from_its_beginning(
+    door: Store, set_day: Callable[..., None]
+) -> None:
+    use_daily(door, 11, 40)
+    with door._writing() as db:
+        db.execute("DELETE FROM audit")
+    assert unseen(door, 40)["never"] == 0
+    set_day(25)
+    door.rename_subject("daily", "Dan")
+    assert unseen(door, 40)["never"] == 15
 
 
 # --- the commands
@@ -219,6 +349,7 @@ def test_enrollment_without_consent_is_refused_before_a_photo_is_looked_at(kiosk
         ["--consent-until", "2099-01-01"],
         ["--consent", "HR", "--consent-until", "2020-01-01"],
         ["--consent", "HR", "--consent-date", "2099-01-02", "--consent-until", "2099-01-01"],
+        ["--consent", "HR", "--consent-date", "2099-01-02"],
         ["--consent", "two\nlines"],
         ["--consent", "HR", "--consent-version", " "],
     ],
@@ -246,37 +377,159 @@ def test_consent_of_somebody_enrolled_and_what_check_says(home: Kiosk) -> None:
     assert dump(home.store) == before
 
 
-def test_unseen_days_beyond_the_events_kept_are_refused(kiosk: Kiosk) -> None:
-    kiosk.configure(privacy={"unseen_days": 366})
-    with pytest.raises(ConfigError, match=r"privacy: unseen_days \(366\) must not be more than store.retention_days"):
+@pytest.mark.parametrize(("unseen_days", "retention_days"), [(352, 365), (17, 30)])
+def test_unseen_days_that_the_events_kept_cannot_tell_are_refused(
+    kiosk: Kiosk, unseen_days: int, retention_days: int
+) -> None:
+    kiosk.configure(privacy={"unseen_days": unseen_days}, store={"retention_days": retention_days})
+    with pytest.raises(
+        ConfigError, match=rf"privacy: unseen_days \({unseen_days}\) must be at least 14 less than store"
+    ):
         load(kiosk.config, {})
-    kiosk.configure(privacy={"unseen_days": 365})
-    assert load(kiosk.config, {}).privacy.unseen_days == 365
+    kiosk.configure(privacy={"unseen_days": unseen_days - 1})
+    assert load(kiosk.config, {}).privacy.unseen_days == unseen_days - 1
+
+
+# --- erasing who is due
+
+
+@pytest.fixture
+def ended(home: Kiosk) -> Kiosk:
+    """Obama's consent has ended, Biden's ends later."""
+    with Store.open(home.store) as store:
+        store.set_consent("obama", agreed("2026-02-28"))
+        store.set_consent("biden", agreed("2999-12-31"))
+        check_in(store, "obama")
+        check_in(store, "biden")
+    return home
+
+
+@pytest.mark.usefixtures("trusted")
+def test_who_is_due_is_shown_and_erased_with_receipts(
+    ended: Kiosk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(ended.folder / "room.avi", [Scene(0.3)])
+    ended.configure(camera={"source": str(ended.folder / "room.avi")})
+    config = ("--config", str(ended.config))
+    run_in_process("check", "--json", *config)
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["erasure"]["status"] == "warn"
+    assert checks["erasure"]["message"] == (
+        "1 subject due: obama (consent ended on 2026-02-28); `kiosk subjects remove --due` shows and erases them"
+    )
+    run_in_process("privacy", "report", "--json", *config)
+    reported = {one["subject_id"]: one["due"] for one in json.loads(capsys.readouterr().out)["subjects"]}
+    assert reported["obama"]["reason"] == "consent_ended"
+    assert reported["biden"] is None
+    # Nobody there to be asked: nothing happens.
+    before = dump(ended.store)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert run_in_process("subjects", "remove", "--due", *config) == 65
+    told = capsys.readouterr()
+    assert "obama (Barack Obama): consent ended on 2026-02-28; 1 template" in told.err
+    assert "Erase 1 of 2 subjects?" in told.err
+    assert dump(ended.store) == before
+    assert run_in_process("subjects", "remove", "--due", "--yes", "--json", *config) == 0
+    document = json.loads(capsys.readouterr().out)
+    with Store.open(ended.store) as store:
+        assert [asdict(receipt) for receipt in store.receipts()] == document["receipts"]
+        assert document["receipts"][0]["complete"] is True
+        assert [subject.id for subject in store.subjects()] == ["biden"]
+        assert [(row.subject_id, row.detail()["reason"]) for row in store.audit_rows()[-1:]] == [
+            ("obama", "consent_ended")
+        ]
+        assert [row.subject_id for row in store.attendance()] == ["obama", "biden"]
+        assert store.verify_audit().problems == ()
+    everything = b"".join(path.read_bytes() for path in ended.folder.rglob("kiosk*") if path.is_file())
+    assert b"Barack" not in everything
+    assert run_in_process("subjects", "remove", "--due", *config) == 0
+    assert capsys.readouterr().out == "nobody is due\n"
+
+
+def test_under_a_clock_nobody_has_set_nobody_is_due(
+    ended: Kiosk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SystemClock, "synchronized", lambda _: False)
+    config = ("--config", str(ended.config))
+    before = dump(ended.store)
+    assert run_in_process("subjects", "remove", "--due", "--yes", *config) == 69
+    assert "`kiosk subjects remove ID`" in assert_one_line_error(capsys.readouterr().err)
+    assert dump(ended.store) == before
+    assert run_in_process("privacy", "report", *config) == 0
+    assert "nobody can be told to be due" in capsys.readouterr().out
+    run_in_process("check", "--json", *config)
+    checks = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["name"] == "consent"]
+    assert "has ended, if the clock is right: obama on 2026-02-28" in checks[0]["message"]
+
+
+def test_remove_wants_one_subject_or_all_who_are_due(ended: Kiosk) -> None:
+    for arguments in ((), ("obama", "--due")):
+        result = ended("subjects", "remove", *arguments, "--yes")
+        assert result.returncode == 64
+        assert "SUBJECT_ID, or --due" in assert_one_line_error(result.stderr)
 
 
 @pytest.mark.parametrize("synchronized", [True, False])
-def test_the_daemon_erases_and_recognizes_no_more_only_under_a_trusted_clock(
-    home: Kiosk, samples: Path, monkeypatch: pytest.MonkeyPatch, *, synchronized: bool
+def test_who_consents_no_more_is_not_recognized_under_a_trusted_clock_and_nobody_is_erased(
+    home: Kiosk,
+    samples: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    synchronized: bool,
 ) -> None:
     monkeypatch.setattr(SystemClock, "synchronized", lambda _: synchronized)
     with Store.open(home.store) as store:
-        for name in ("obama", "biden"):
-            store.set_consent(name, agreed("2026-02-28"))
+        store.set_consent("obama", agreed("2026-02-28"))
     clip = home.folder / "clip.avi"
     obama = Person(cv2.imread(str(samples / "obama2.jpg")), Box(115, 181, 181, 181))  # type: ignore[arg-type]
-    write_clip(clip, [Scene(2.0), Scene(1.5, (Walk(obama, x=(0.45, 0.55), face_px=(120, 130)),))])
-    home.configure(camera={"source": str(clip), "pace": "realtime"})
+    write_clip(clip, [Scene(0.3), Scene(1.5, (Walk(obama, x=(0.45, 0.55), face_px=(120, 130)),)), Scene(2.0)])
+    home.configure(camera={"source": str(clip)}, match={"window_s": 0.5})
     run_daemon(load(home.config, {}))
     with Store.open(home.store) as store:
+        assert len(store.subjects()) == 2
+        assert store.receipts() == []
         if not synchronized:
             assert [row.subject_id for row in store.attendance()] == ["obama"]
-            assert len(store.subjects()) == 2
             return
         assert store.attendance() == []
-        assert store.subjects() == []
-        assert {receipt.subject_id for receipt in store.receipts()} == {"obama", "biden"}
-        removed = [row for row in store.audit_rows() if row.action == Action.REMOVE]
-        assert [(row.process, row.detail()["reason"]) for row in removed] == [("daemon", "consent_expired")] * 2
-        assert store.finish_erasures()
-        assert all(receipt.complete for receipt in store.receipts())
-        assert store.verify_audit().problems == ()
+        (number,) = {row.event_id for row in store.rejections()}
+    config = ("--config", str(home.config))
+    assert run_in_process("why", number, *config) == 0
+    assert "; 1 not searched for, their consent has ended" in capsys.readouterr().out
+    assert run_in_process("identify", str(samples / "obama2.jpg"), "--json", *config) == 0
+    assert json.loads(capsys.readouterr().out)["images"][0]["faces"][0]["subject_id"] is None
+    assert run_in_process("subjects", "list", *config) == 0
+    assert "obama\tBarack Obama\t1 template\tNOT RECOGNIZED: consent ended on 2026-02-28\n" in capsys.readouterr().out
+    assert run_in_process("subjects", "show", "obama", *config) == 0
+    shown = capsys.readouterr()
+    assert "recognized: False\n" in shown.out
+    assert "NOT RECOGNIZED: the consent ended on 2026-02-28; `kiosk subjects consent` renews it" in shown.err
+    # A new consent is all it takes.
+    with Store.open(home.store) as store:
+        store.set_consent("obama", agreed())
+    assert run_in_process("identify", str(samples / "obama2.jpg"), "--json", *config) == 0
+    assert json.loads(capsys.readouterr().out)["images"][0]["faces"][0]["subject_id"] == "obama"
+
+
+def test_the_running_kiosk_notices_that_a_consent_has_ended(
+    home: Kiosk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Store.open(home.store) as store:
+        store.set_consent("obama", agreed("2026-02-28"))
+        config, today = load(home.config, {}), [date(2026, 2, 28)]
+        monkeypatch.setattr(SystemClock, "trusted_date", lambda *_: today[0])
+        watcher = GalleryWatcher(config, build_pipeline(config), store)
+        assert len(watcher.gallery) == 2
+        today[0] = date(2026, 3, 1)
+        watcher.follow()
+        assert watcher.gallery.subjects == ["biden"]
+        assert "not recognized any more, for the consent has ended: obama;" in caplog.text
+        # The time server is gone: what was known of the date stays known.
+        today[0] = None  # type: ignore[call-overload]
+        assert not watcher.follow()
+        assert watcher.gallery.subjects == ["biden"]
+        # The clock had been wrong.
+        today[0] = date(2026, 2, 28)
+        watcher.follow()
+        assert len(watcher.gallery) == 2

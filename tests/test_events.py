@@ -17,6 +17,7 @@ from kiosk.events import (
     AttendanceEvent,
     EventType,
     Match,
+    Method,
     Moment,
     Origin,
     Topics,
@@ -24,6 +25,7 @@ from kiosk.events import (
     discovery_document,
     encode,
     match_of,
+    rejected_code,
     rejected_event,
     subject_ref,
     utc_text,
@@ -41,6 +43,7 @@ names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 @st.composite
 def events(draw: st.DrawFn) -> AttendanceEvent:
     utc_ms = draw(st.integers(0, 4_000_000_000_000))
+    method = draw(st.sampled_from(Method))
     return attendance_event(
         event_type=draw(st.sampled_from(EventType)),
         event_id=uuid7(utc_ms),
@@ -48,7 +51,10 @@ def events(draw: st.DrawFn) -> AttendanceEvent:
         moment=Moment(utc_ms, draw(st.booleans()), 0),
         origin=Origin(draw(ids), draw(ids), "Asia/Seoul"),
         subject=subject_ref(SubjectId(draw(ids)), draw(st.none() | names)),
-        match=Match(
+        method=method,
+        match=None
+        if method is Method.CODE
+        else Match(
             score=draw(scores),
             threshold=draw(scores),
             margin=draw(st.none() | st.floats(0, 2)),
@@ -78,7 +84,7 @@ def test_attendance_event_is_the_contracts_to_the_byte() -> None:
     assert example().encode().decode() == (
         '{"event_type":"check_in","event_id":"0198f2c6-7c1e-7d30-9a52-5e2f0c1b7a11","seq":4711,'
         '"occurred_at":"2026-03-02T07:58:13.412Z","tz":"Asia/Seoul","clock_synchronized":true,"replayed":false,'
-        '"site":"hq","device":"door-1","subject":{"id":"E1042"},'
+        '"site":"hq","device":"door-1","subject":{"id":"E1042"},"method":"face",'
         '"match":{"score":0.81,"threshold":0.62,"margin":0.27,"frames":5,"gallery_size":48,'
         '"model":"facenet512-int8@9f31c2"},"pad":{"checked":false,"passed":null,"score":null},'
         '"clock":{"boot_id":"","boottime_ms":BOOT,"corrected_by_ms":null}}'.replace("BOOT", str(MOMENT.boottime_ms))
@@ -164,6 +170,12 @@ def test_rejected_event_names_the_reason_and_nobody(reason: Reason, kind: str) -
     assert b"E1042" not in wire
     document = json.loads(wire)
     assert (document["event_type"], document["reason"], document["score"]) == (kind, reason.value, 0.55)
+
+
+@pytest.mark.parametrize("reason", [Reason.CODE_WRONG, Reason.CODE_LOCKED, Reason.CODE_PAUSED])
+def test_rejected_code_tells_neither_score_nor_threshold(reason: Reason) -> None:
+    event = rejected_code(reason, moment=MOMENT, origin=ORIGIN)
+    assert (event.event_type, event.reason, event.threshold, event.score) == ("code", reason, None, None)
 
 
 def test_topics() -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlite_utils import Database
 from test_events import example
 
-from kiosk import migrations
+from kiosk import integrity, migrations
 from kiosk.errors import StoreError
 from kiosk.store import Store
 
@@ -94,6 +94,36 @@ def test_the_log_keeps_its_rows_its_evidence_and_its_numbering(db: Database, tmp
             assert database.execute(numbering).fetchall() == [(5,)]
             assert database.execute("PRAGMA foreign_key_check").fetchall() == []
         assert store.integrity_problem() is None
+
+
+def test_events_of_before_the_second_way_in_say_that_it_was_a_face(db: Database, repo: Path) -> None:
+    migrations.migrate(db, PATH, migrations.STEPS[: migrations.STEPS.index(migrations._add_codes)])
+    old = example().payload()
+    del old["method"]
+    for seq in (1, 2, 3):
+        event_id = str(uuid.uuid4())
+        db.execute(
+            "INSERT INTO attendance (seq, event_id, event_type, subject_id, occurred_at, tz, clock_synchronized,"
+            " boot_id, boottime_ms, site, device, evidence)"
+            " VALUES (?, ?, 'check_in', 'E1', '', 'UTC', 1, '', 1, 'hq', 'door-1', x'00')",
+            [seq, event_id],
+        )
+        payload = {"event_type": "time_correction"} if seq == 2 else old | {"seq": seq, "event_id": event_id}
+        db.execute(
+            "INSERT INTO outbox (seq, event_id, topic, payload, created_at) VALUES (?, ?, 'event/attendance', ?, '')",
+            [seq, event_id, json.dumps(payload)],
+        )
+    integrity.seal(db, "attendance")
+    integrity.seal(db, "outbox")
+    db.execute("UPDATE outbox SET payload = replace(payload, 'hq', 'hQ') WHERE seq = 3")
+    migrations.migrate(db, PATH)
+    schema = json.loads((repo / "docs" / "schemas" / "attendance.schema.json").read_text())
+    payloads = [json.loads(text) for (text,) in db.execute("SELECT payload FROM outbox ORDER BY seq")]
+    jsonschema.validate(payloads[0], schema)
+    assert payloads[0]["method"] == "face"
+    assert payloads[1] == {"event_type": "time_correction"}
+    # What was damaged before is damaged still, and does not pass for sealed.
+    assert integrity.damaged_rows(db, "outbox") == [3]
 
 
 def test_migrating_twice_changes_nothing(db: Database) -> None:

@@ -379,7 +379,7 @@ def test_drop_old_waits_for_everybody_and_then_erases(changed: Kiosk, people: Pa
     early = changed("subjects", "reenroll", people, "--drop-old")
     assert early.returncode == 65
     assert "biden" in early.stderr.splitlines()[-1]
-    assert all(blob in _bytes_on_disk(changed) for blob in old)
+    assert _embeddings(changed.store, BUILT_IN_MODEL) == old
     assert changed("subjects", "reenroll", "--drop-old").returncode == 65
 
     (people / "biden").mkdir()
@@ -486,6 +486,37 @@ def test_remove_a_bundle_that_nobody_needs(home: Kiosk, other: Path) -> None:
     assert (installed.action, removed.action) == ("install_model", "remove_model")
     assert installed.detail() == {"bundle": OTHER, "model": OTHER_MODEL, "replaces": False}
     assert removed.detail() == {"bundle": OTHER}
+
+
+_UNLOGGABLE = {
+    # The row itself cannot be written, or (as where the disk is full) only the commit fails.
+    "row": ["CREATE TRIGGER no BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END"],
+    "commit": [
+        "CREATE TABLE wish (subject TEXT REFERENCES subjects(id) DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE TRIGGER no AFTER INSERT ON audit BEGIN INSERT INTO wish VALUES ('nobody'); END",
+    ],
+}
+
+
+@pytest.mark.parametrize("statements", _UNLOGGABLE.values(), ids=_UNLOGGABLE)
+def test_without_its_row_in_the_log_no_bundle_comes_or_goes(
+    home: Kiosk, other: Path, tmp_path: Path, statements: list[str]
+) -> None:
+    assert home("model", "install", other, "--yes").returncode == 0
+    again = _bundle(tmp_path / "again", OTHER, tail=b"again")
+    first_time = _bundle(tmp_path / "first", "first-int8")
+    before = (home.folder / "models" / OTHER / "manifest.json").read_bytes()
+    with Store.open(home.store) as store, store._writing() as db:
+        for statement in statements:
+            db.execute(statement)
+    for bundle in (again, first_time):
+        result = home("model", "install", bundle, "--yes", "--json")
+        assert (result.returncode, json.loads(result.stdout)["installed"]) == (73, False)
+    result = home("model", "remove", OTHER, "--yes", "--json")
+    assert (result.returncode, json.loads(result.stdout)["removed"]) == (73, False)
+    assert_one_line_error(result.stderr)
+    assert _installed(home) == [OTHER]
+    assert (home.folder / "models" / OTHER / "manifest.json").read_bytes() == before
 
 
 def test_removing_the_bundle_the_configuration_names(home: Kiosk, other: Path) -> None:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_recognition import ALICE, BOB, GOOD, HERE, MODEL, STRANGER, Scene
+from test_recognition import ALICE, BOB, GOOD, HERE, MODEL, STRANGER, Scene, like_alice
 
-from kiosk.biometrics import Embedding, Face, FaceReport, Frame, Image, Reason, SubjectId, Template, Verdict
+from kiosk.biometrics import (
+    Embedding,
+    Face,
+    FaceReport,
+    Frame,
+    Image,
+    Quality,
+    Reason,
+    SubjectId,
+    Template,
+    Verdict,
+)
 from kiosk.decision import DecisionRule
 from kiosk.events import Moment, Origin, Rejection, pad_of, rejected_event
 from kiosk.evidence import advise, explain_outcome, gather_evidence
@@ -52,12 +64,12 @@ class GuardedDoor:
         )
         self.now_s = 0.0
 
-    def see(self, times: int, who: Embedding = ALICE) -> list[FaceReport]:
+    def see(self, times: int, who: Embedding = ALICE, quality: Quality = GOOD) -> list[FaceReport]:
         """The final reports of so many frames."""
         finals = []
         for _ in range(times):
             self.now_s += 0.1
-            self.scene.rows = [(HERE, who, GOOD)]
+            self.scene.rows = [(HERE, who, quality)]
             reports = self.recognizer.process(Frame(np.zeros((1, 1, 3), np.uint8), self.now_s, round(self.now_s * 10)))
             finals += [report for report in reports if report.final]
         return finals
@@ -100,7 +112,66 @@ def test_a_person_whose_first_frames_fail_gets_in_with_the_next() -> None:
     door = GuardedDoor(FLAT, FLAT, 0.9)
     assert door.see(4) == []
     (report,) = door.see(1)
-    assert (report.decision.subject_id, report.decision.frames) == ("alice", 5)
+    # By the live frames alone.
+    assert (report.decision.subject_id, report.decision.frames) == ("alice", 3)
+    assert len(report.decision.frame_evidence) == 3
+
+
+def test_a_spoof_is_told_before_the_window_has_passed() -> None:
+    door = GuardedDoor(FLAT)
+    assert door.see(2) == []
+    (report,) = door.see(1)
+    assert (report.decision.reason, report.decision.frames) == (Reason.SPOOF, 3)
+    assert door.now_s < 2.0
+
+
+@pytest.mark.parametrize("poor", [3, 5, 9])
+def test_within_the_window_as_many_good_frames_and_one_outweigh_poor_ones(poor: int) -> None:
+    door = GuardedDoor(*[FLAT] * poor, 0.9)
+    (spoof,) = door.see(2 * poor)
+    assert spoof.decision.reason is Reason.SPOOF
+    (report,) = door.see(1)
+    assert (report.decision.subject_id, report.decision.frames) == ("alice", poor + 1)
+
+
+def test_the_longest_wait_for_a_person_who_takes_a_prints_place() -> None:
+    """docs/pad.md states it: thirty samples are kept, sixteen must be live, and looks are half a second apart."""
+    door = GuardedDoor(*[FLAT] * 100, 0.9)
+    door.see(100)
+    assert door.scene.embedded < 100, "the print is looked at rarely by now"
+    door.recognizer._pad = Scripted([0.9])
+    began_s = door.now_s
+    while not (finals := door.see(1)):
+        assert door.now_s - began_s < 10
+    assert finals[0].decision.subject_id == "alice"
+    assert door.now_s - began_s == pytest.approx(8.5, abs=0.5)
+
+
+def test_a_print_identifies_nobody_behind_a_live_face() -> None:
+    """Whoever shows his own face and then a print of a person alike has one track; what is live is he."""
+    mallory = like_alice(0.59)
+    for live, prints in ((15, 14), (6, 5)):
+        door = GuardedDoor(*[0.9] * live, *[FLAT] * prints, FLAT)
+        told = door.see(live, who=mallory) + door.see(prints)
+        assert len(door.recognizer._tracker._tracks) == 1
+        assert [report.decision.subject_id for report in told if report.decision.subject_id] == []
+
+
+def test_a_print_between_live_frames_identifies_nobody() -> None:
+    mallory = like_alice(0.59)
+    door = GuardedDoor(*[0.9, FLAT, 0.9] * 7)
+    told = []
+    for _ in range(7):
+        told += door.see(1, who=mallory) + door.see(1) + door.see(1, who=mallory)
+    assert {report.decision.reason for report in told} == {Reason.UNKNOWN}
+
+
+def test_few_near_prints_do_not_hide_behind_many_far_live_faces() -> None:
+    """A face counts by its size: what is live must be most of that, too."""
+    far, near = replace(GOOD, size_px=60), replace(GOOD, size_px=160)
+    door = GuardedDoor(*[0.9] * 15, FLAT, FLAT, FLAT, FLAT, 0.9)
+    told = door.see(15, who=like_alice(0.59), quality=far) + door.see(5, quality=near)
+    assert {report.decision.reason for report in told} == {Reason.SPOOF}
 
 
 def test_a_strangers_print_is_a_spoof_too() -> None:

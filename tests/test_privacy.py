@@ -6,7 +6,6 @@ import base64
 import json
 import sqlite3
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ def filled(kiosk: Kiosk) -> Kiosk:
         for subject in ("ana", "ana", "other", "cy"):
             check_in(store, subject, moment(NOW_MS))
         reject(store, "ana", "other")
+        store.set_badge(SubjectId("ana"), salt=b"salt", digest=b"hash", now_ms=NOW_MS)
         store.remove_subject("cy")
     return kiosk
 
@@ -55,20 +55,21 @@ def test_every_table_has_its_purpose_and_its_time(filled: Kiosk) -> None:
     assert holdings["attendance"]["kept"].startswith("365 days")
     assert [subject["subject_id"] for subject in document["subjects"]] == ["ana", "other"]
     ana, other = document["subjects"]
-    assert (ana["events"], ana["last_seen_at"], ana["erased_on"]) == (2, "2026-03-02T07:58:13.412Z", "2100-01-01")
+    assert (ana["events"], ana["last_seen_at"], ana["due"]) == (2, "2026-03-02T07:58:13.412Z", None)
     assert ana["consent"] == {"reference": "HR-17", "given_at": "2026-01-02", "version": "v3", "until": "2099-12-31"}
-    assert (other["consent"], other["erased_on"]) == (None, None)
+    assert (other["consent"], other["due"], other["unseen_days"]) == (None, None, 0)
     assert [receipt["subject_id"] for receipt in document["erased"]] == ["cy"]
     assert "Canary Cy" not in text
 
 
-def test_with_unseen_days_the_day_counts_from_the_last_contact(filled: Kiosk) -> None:
-    filled.configure(privacy={"unseen_days": 30}, device={"timezone": "Asia/Seoul"})
-    subjects = report(filled)[0]["subjects"]
-    # Enrolled today, which is later than the visits of the examples.
-    today = datetime.now(UTC)
-    days = {(today + timedelta(days=30, hours=9, minutes=minutes)).date().isoformat() for minutes in (-2, 0)}
-    assert {subject["erased_on"] for subject in subjects} <= days
+@pytest.mark.parametrize("until", ["9999-12-31", "2100-02-28"])
+def test_a_consent_may_last_for_ever(filled: Kiosk, until: str) -> None:
+    assert filled("subjects", "consent", "ana", "HR-18", "--until", until).returncode == 0
+    assert report(filled)[0]["subjects"][0]["consent"]["until"] == until
+    for command in (("privacy", "report"), ("privacy", "report", "--subject", "ana")):
+        result = filled(*command)
+        assert result.returncode == 0
+        assert f"until {until}" in result.stdout
 
 
 def test_one_persons_data_and_nobody_elses(filled: Kiosk) -> None:
@@ -78,7 +79,10 @@ def test_one_persons_data_and_nobody_elses(filled: Kiosk) -> None:
     assert document["events"][0]["match"]["score"] == 0.81
     assert len(document["templates"]) == 2
     assert document["resembled"] == 1
-    assert [change["action"] for change in document["changes"]] == ["enroll"]
+    assert [change["action"] for change in document["changes"]] == ["enroll", "code"]
+    assert [(code["kind"], code["failures"]) for code in document["codes"]] == [("badge", 0)]
+    kept = {purpose["name"]: (purpose["purpose"], purpose["kept"]) for purpose in document["purposes"]}
+    assert kept["rejections"] == ("to explain refusals (`kiosk why`)", "7 days, the newest 10,000")
     for word in ("other", "Canary Bo", "Canary Cy", "cy", "login", "uid", "embedding"):
         assert f'"{word}' not in text, word
 

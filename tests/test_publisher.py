@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 from broker import Message as Received
 from broker import Mosquitto, Subscriber, listening, wait_for
+from runner import dump
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Reason, SubjectId, Verdict
 from kiosk.clock import SystemClock
@@ -279,6 +280,22 @@ def test_a_broker_that_lost_what_it_acknowledged_gets_it_again(tmp_path: Path, s
         assert numbers(subscriber.wait_for(ATTENDANCE, 51))[50:] == [seq]
         assert subscriber.messages[-1].json()["replayed"] is False
         assert kiosk.store.next_replay(1) is None
+
+
+@pytest.mark.parametrize("size", [4096, 17_000, 1_000_000])
+def test_commands_that_are_too_large_make_nobody_deaf(tmp_path: Path, start: Starter, size: int) -> None:
+    """More than the broker has in flight to us: what it sends must be taken off its hands, whatever it is."""
+    with listening(tmp_path, TOPICS.attendance) as (mosquitto, subscriber):
+        kiosk = start(mosquitto)
+        kiosk.check_in()
+        subscriber.wait_for(ATTENDANCE, 1)
+        for number in range(25):
+            wish = {"from_seq": 1, "to_seq": 1, "id": f"large-{number}"}
+            subscriber.publish(TOPICS.replay, json.dumps(wish).encode() + b" " * size)
+        ask(subscriber, "valid", 1, 1)
+        subscriber.wait_for(ATTENDANCE, 2)
+        assert [message.json()["replayed"] for message in subscriber.messages] == [False, True]
+        assert [row[0] for row in dump(tmp_path / "kiosk.db")["replays"]] == ["valid"]
 
 
 def test_a_replay_goes_on_after_a_restart_and_gives_way_to_what_is_new(tmp_path: Path, start: Starter) -> None:
@@ -566,6 +583,13 @@ def test_commands_outlive_a_store_that_fails_and_expire(run: Runner) -> None:
     publisher.obey(Command(b'{"from_seq": 2, "to_seq": 2, "id": "next"}'))
     wait_for(lambda: len(asked) == 2)
     assert asked == ["kept 1 5", "next 2 2"]
+
+
+def test_what_waits_of_a_command_that_is_too_large_is_not_large(run: Runner) -> None:
+    publisher, _ = run(FakeOutbox(), FakeBroker())
+    publisher.stop()
+    publisher.obey(Command(b" " * 1_000_000))
+    assert [len(command.payload) for command in publisher._commands] == [4097]
 
 
 def test_idle_publisher_does_not_spin(run: Runner) -> None:

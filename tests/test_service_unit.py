@@ -70,7 +70,7 @@ def test_the_service_is_hardened(unit_file: Path) -> None:
 def test_it_runs_the_installed_command(service: Mapping[str, list[str]]) -> None:
     assert service["ExecStart"] == ["/opt/kiosk/venv/bin/kiosk run --config /etc/kiosk/config.yaml"]
     assert service["StateDirectory"] == ["kiosk"]  # /var/lib/kiosk: where store.path points by default
-    assert service["SupplementaryGroups"] == ["video"]
+    assert service["SupplementaryGroups"] == ["video dialout"]
 
 
 def test_it_is_watched_and_restarted_but_not_with_a_bad_configuration(service: Mapping[str, list[str]]) -> None:
@@ -82,7 +82,11 @@ def test_it_is_watched_and_restarted_but_not_with_a_bad_configuration(service: M
 
 def test_no_copy_of_the_memory_and_no_secret_is_left_about(service: Mapping[str, list[str]]) -> None:
     assert service["LimitCORE"] == ["0"]
-    assert service["LoadCredential"] == ["mqtt-password", "mqtt-key"]  # from /etc/credstore; none need be there
+    assert service["LoadCredential"] == [
+        "mqtt-password",
+        "mqtt-key",
+        "store-key",
+    ]  # from /etc/credstore; none need be there
     assert service["UMask"] == ["0077"]
     assert service["StateDirectoryMode"] == ["0700"]
 
@@ -127,4 +131,4 @@ def test_it_avoids_what_slows_or_kills_the_model_runtime(service: Mapping[str, l
     assert "@resources" not in denied or service["SystemCallErrorNumber"] == ["EPERM"]
     # It would hide the camera.
     assert service.get("PrivateDevices", ["no"]) == ["no"]
-    assert "char-video4linux rw" in service["DeviceAllow"]
+    assert service["DeviceAllow"] == ["char-video4linux rw", "char-ttyACM r", "char-ttyUSB r"]

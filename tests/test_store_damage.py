@@ -22,12 +22,14 @@ import pytest
 from command_line import Kiosk
 from runner import assert_one_line_error, enroll_people
 from sqlite_utils import Database
-from test_store import ANA, MODEL, NOW_MS, check_in, embedding, moment, reject, template
+from test_store import ANA, MODEL, NOW_MS, ORIGIN, check_in, embedding, moment, reject, template
 
 from kiosk import integrity, migrations
 from kiosk.biometrics import Box, SubjectId
 from kiosk.clip import Person, Scene, Walk, write_clip
+from kiosk.codes import Kind
 from kiosk.errors import StoreError, UnavailableError
+from kiosk.events import EventType
 from kiosk.opencv import cv2
 from kiosk.store import Action, Store, _restore
 from kiosk.store._damage import find_damage
@@ -56,6 +58,8 @@ def fill(path: Path) -> None:
         with store._writing() as db:
             db.execute("INSERT INTO calibrations (model_id, created_at, document) VALUES ('m', 'then', '{}')")
             integrity.seal(db, "calibrations")
+        for number in range(30, 40):
+            store.set_pin(SubjectId(f"E{number}"), salt=bytes(16), digest=bytes([number] * 32), now_ms=NOW_MS)
         store.remove_subject("E39")
         store.remove_subject("E38")
         with store.backups.alone():
@@ -316,7 +320,8 @@ def test_retention_that_deletes_everything_is_no_damage(tmp_path: Path) -> None:
 
 
 def test_a_damaged_template_is_named_and_never_compared(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before = embedding(7).astype("<f4").tobytes()
+    with Store.open(path) as store:
+        before = store._rows("SELECT embedding FROM templates WHERE subject_id = 'E7' ORDER BY id")[0]["embedding"]
     overwrite(path, before[:64], before[:63] + bytes([before[63] ^ 1]))
     with Store.open(path) as store:
         damaged = [t for t in store.templates(MODEL) if t.subject_id == "E7"]
@@ -490,6 +495,39 @@ def test_nobody_erased_comes_back_with_an_older_backup(path: Path) -> None:
         assert store.finish_erasures()
     assert not list(path.parent.glob("*damaged*"))
     assert all(b"Name 37" not in file.read_bytes() for file in path.parent.rglob("*.db*"))
+
+
+def test_no_code_taken_away_comes_back_with_an_older_backup(path: Path) -> None:
+    with Store.open(path) as store:
+        store.remove_codes("E30")
+        store.remove_codes("E31")
+        store.set_pin(SubjectId("E31"), salt=bytes(16), digest=b"new".ljust(32), now_ms=NOW_MS)
+        store.set_badge(SubjectId("E32"), salt=bytes(16), digest=b"badge".ljust(32), now_ms=NOW_MS)
+        store.charge_code(store.codes()[-1].number, boottime_ms=1, boot_id="boot")
+        truth = store.codes()
+    wipe_first_page(path)
+    with Store.open(path, verified=True) as store:
+        assert store.restored is not None
+        assert store.codes() == truth
+    assert {code.subject_id for code in truth} == {f"E{number}" for number in range(31, 38)}
+    assert truth[-1].failures == 1
+
+
+@pytest.mark.parametrize("lost", ["outbox", "attendance"])
+def test_a_check_in_by_code_survives_in_either_half(path: Path, lost: str) -> None:
+    with Store.open(path) as store:
+        event = store.record_code_check_in(
+            SubjectId("E30"), Kind.PIN, event_type=EventType.CHECK_IN, moment=moment(), origin=ORIGIN
+        )
+    assert event is not None
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(f"UPDATE {lost} SET event_id = 'damaged' WHERE seq = ?", [event.seq])  # noqa: S608
+    with Store.open(path, verified=True) as store:
+        assert store.restored is not None
+        (row,) = store.attendance(after_seq=event.seq - 1)
+        assert (row.subject_id, row.evidence["method"], row.evidence["match"]) == ("E30", "code", None)
+        sent = next(waiting for waiting in store.lend_pending(1000) if waiting.seq == event.seq)
+        assert sent.payload == event.payload()
 
 
 def test_a_template_whose_subject_is_lost_is_still_recognized(path: Path) -> None:

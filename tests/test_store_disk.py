@@ -163,6 +163,7 @@ def test_restoring_without_room_leaves_everything_as_it_is(small_disk: Path) -> 
     assert path.read_bytes() == content
     assert {file.name for file in small_disk.iterdir()} <= {
         "kiosk.db",
+        "kiosk.db.key",
         "kiosk.db.lock",
         "kiosk.db.daemon",
         "backups",

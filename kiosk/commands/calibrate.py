@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kiosk.clock import SystemClock
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
@@ -154,9 +155,10 @@ class _Desk:
         from kiosk.gallery import Gallery
 
         search = self.pipeline.bundle.search_scores()
-        stored = self.store.gallery(self.pipeline.embedder.model_id)
+        today = SystemClock().trusted_date(self.config.device.timezone)
+        stored = self.store.gallery(self.pipeline.embedder.model_id, today=today)
         # Read once: somebody may be enrolled or erased meanwhile.
-        templates = self.store.templates(stored.model_id)
+        templates = [t for t in self.store.templates(stored.model_id) if t.subject_id not in stored.lapsed]
         gallery = Gallery(stored.model_id, templates, score_shift=stored.score_shift)
         if not len(gallery):
             raise InputError("nobody is enrolled with the model in use; `kiosk enroll ID PHOTO...` enrolls")

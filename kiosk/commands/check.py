@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,14 +17,18 @@ import click
 from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
 from kiosk.clock import SystemClock
+from kiosk.code_reader import open_device
+from kiosk.codes import StoredCode
+from kiosk.commands.erasure import describe_due
 from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
-from kiosk.daemon import broker_settings, open_configured_camera, store_limits
+from kiosk.daemon import broker_settings, open_configured_camera, shown_source, store_limits
 from kiosk.errors import (
     BrokerError,
     CameraError,
     ConfigError,
+    KeyFileError,
     KioskError,
     PermissionDeniedError,
     StoreError,
@@ -46,7 +49,7 @@ from kiosk.pipeline import (
     open_bundle,
 )
 from kiosk.ports import EndOfStream
-from kiosk.store import Store, describe_damage
+from kiosk.store import Store, Subject, describe_damage, describe_refused
 
 _FIRST_FRAME_S = 5.0
 _TELL_RESTORE_DAYS = 30
@@ -125,6 +128,7 @@ class Doctor:
             "broker": self._check_broker,
             "clock": self._check_clock,
             "pad": self._check_pad,
+            "code": self._check_code,
         }
 
     def _check_model(self) -> Iterator[Finding]:
@@ -166,7 +170,10 @@ class Doctor:
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise PermissionDeniedError(f"{path}: cannot be written; run as its owner, or change store.path")
         with open_store(self._config) as store:
-            yield self._describe_gallery(store)
+            key = _describe_key(store)
+            yield key
+            if key.status is not Status.FAIL:
+                yield self._describe_gallery(store)
             yield from self._check_durability(store)
             yield _describe_outbox(store)
             yield from _check_consent(store, self._config)
@@ -174,8 +181,8 @@ class Doctor:
     def _describe_gallery(self, store: Store) -> Finding:
         if self._bundle is None or self._model_id is None:
             return Finding("store", Status.OK, f"{len(store.subjects())} subjects")
-        gallery = store.gallery(self._model_id)
-        if not len(gallery) and not store.template_models():
+        gallery = store.gallery(self._model_id, today=SystemClock().trusted_date(self._config.device.timezone))
+        if not len(gallery) and not store.template_models() and not store.codes():
             return Finding("store", Status.WARN, "nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls")
         message = f"{len(gallery)} subjects, {explain_threshold(self._config, self._bundle, gallery)}"
         readiness = Readiness.of(self._model_id, store.subject_models())
@@ -196,10 +203,10 @@ class Doctor:
         yield _describe_backups(store, self._config)
 
     def _check_broker(self) -> Iterator[Finding]:
-        settings = broker_settings(self._config)
         if not self._config.mqtt.enabled:
             yield Finding("broker", Status.WARN, "mqtt.enabled is false: events are stored and never sent")
             return
+        settings = broker_settings(self._config)
         problem = check_broker(settings)
         if problem is not None:
             raise BrokerError(problem)
@@ -227,6 +234,27 @@ class Doctor:
         threshold = pad.threshold if configured == "auto" else configured
         yield Finding("pad", Status.OK, f"{pad.model_id}, a face is live from {threshold:g}")
 
+    def _check_code(self) -> Iterator[Finding]:
+        reader, camera = self._config.code.reader, self._config.code.camera
+        if reader is None and not camera:
+            yield Finding("code", Status.OK, "off (code.reader, code.camera): the face is the only way in")
+            return
+        if reader is not None:
+            os.close(open_device(reader))
+        message = " and ".join([*([] if reader is None else [f"{reader} opens"]), *(["by camera"] if camera else [])])
+        codes: list[StoredCode] = []
+        if Path(self._config.store.path).exists():
+            with open_store(self._config) as store:
+                codes = store.codes()
+        spent = [code.subject_id for code in codes if code.spent]
+        if not codes:
+            yield Finding("code", Status.WARN, f"{message}, and nobody has a code; `kiosk subjects code ID` makes one")
+        elif spent:
+            message += f"; the PIN of {some(spent)} is off, too often wrong: `kiosk subjects code ID` makes a new one"
+            yield Finding("code", Status.WARN, message)
+        else:
+            yield Finding("code", Status.OK, f"{message}; {count(len(codes), 'code')}")
+
 
 def _describe_connection(settings: BrokerSettings) -> Finding:
     if settings.tls is None and not is_loopback(settings.host):
@@ -236,8 +264,7 @@ def _describe_connection(settings: BrokerSettings) -> Finding:
 
 
 def _try_camera(config: Config) -> str:
-    # An address may hold a password.
-    shown = re.sub(r"://.*@", "://***@", str(config.camera.source)).partition("?")[0]
+    shown = shown_source(config)
     with closing(open_configured_camera(config)) as camera:
         deadline_s = time.monotonic() + _FIRST_FRAME_S
         while time.monotonic() < deadline_s:
@@ -283,22 +310,63 @@ def _describe_backups(store: Store, config: Config) -> Finding:
     )
 
 
+def _describe_key(store: Store) -> Finding:
+    """Whether the templates can be decrypted, and who else could."""
+    try:
+        ring = store.key_ring()
+        refused = store.refused_templates()
+    except KeyFileError as error:
+        return Finding("key", Status.FAIL, f"nobody is recognized: {error}", error.exit_code)
+    path = store.keys.path
+    if ring is None:
+        return Finding("key", Status.OK, f"{path}: made with the first template")
+    if refused:
+        return Finding("key", Status.FAIL, f"{path}: {describe_refused(refused)}", KeyFileError.exit_code)
+    if store.keys.open_to_others():
+        return Finding("key", Status.WARN, f"{path}: others may read it: chmod 600 {path}")
+    sealed = "sealed with the master key" if ring.wrapped else "not sealed: who has the whole card can use it"
+    changing = f"; {len(ring.keys)} keys, a running kiosk drops the old ones" if len(ring.keys) > 1 else ""
+    return Finding("key", Status.OK, f"{path}: {sealed}; all templates can be decrypted{changing}")
+
+
 def _check_consent(store: Store, config: Config) -> Iterator[Finding]:
-    """Whose consent ends soon, and who has none where it is required; nothing while all is well."""
-    soon = (datetime.now(ZoneInfo(config.device.timezone)) + timedelta(days=_TELL_CONSENT_DAYS)).date().isoformat()
-    ending = [s for s in store.subjects() if s.consent_until is not None and s.consent_until <= soon]
+    """Whose consent ends soon, who has none where it is required, who is due; nothing while all is well."""
+    today = SystemClock().trusted_date(config.device.timezone)
+    by_clock = datetime.now(ZoneInfo(config.device.timezone)).date()
+    soon, now = (by_clock + timedelta(days=_TELL_CONSENT_DAYS)).isoformat(), by_clock.isoformat()
+    subjects = store.subjects()
+    ending = [s for s in subjects if s.consent_until is not None and now <= s.consent_until <= soon]
     if ending:
-        who = some(f"{subject.id} on {subject.consent_until}" for subject in ending)
         yield Finding(
             "consent",
             Status.WARN,
-            f"of {count(len(ending), 'subject')} ends within {_TELL_CONSENT_DAYS} days or has ended, and they are "
-            f"erased then: {who}; `kiosk subjects consent` renews it",
+            f"of {count(len(ending), 'subject')} ends within {_TELL_CONSENT_DAYS} days, and they are not recognized "
+            f"any more then: {_consent_ends(ending)}; `kiosk subjects consent` renews it",
         )
-    without = [subject.id for subject in store.subjects() if subject.consent_reference is None]
+    ended = [s for s in subjects if s.consent_until is not None and s.consent_until < now]
+    if ended and today is None:
+        yield Finding(
+            "consent",
+            Status.WARN,
+            f"of {count(len(ended), 'subject')} has ended, if the clock is right: {_consent_ends(ended)}; they are "
+            "recognized until it follows a time server",
+        )
+    without = [s.id for s in subjects if s.templates and s.consent_reference is None]
     if without and config.privacy.require_consent:
         message = f"none of {count(len(without), 'subject')} is on record: {some(without)}; `kiosk subjects consent`"
         yield Finding("consent", Status.WARN, message)
+    due = [] if today is None else store.due(today, config.privacy.unseen_days)
+    if due:
+        who = some(f"{one.subject_id} ({describe_due(one)})" for one in due)
+        yield Finding(
+            "erasure",
+            Status.WARN,
+            f"{count(len(due), 'subject')} due: {who}; `kiosk subjects remove --due` shows and erases them",
+        )
+
+
+def _consent_ends(subjects: Iterable[Subject]) -> str:
+    return some(f"{subject.id} on {subject.consent_until}" for subject in subjects)
 
 
 def _days_since(text: str) -> float:

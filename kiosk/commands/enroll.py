@@ -76,7 +76,7 @@ class Enrollment:
     "--consent-until",
     type=click.DateTime(["%Y-%m-%d"]),
     metavar="YYYY-MM-DD",
-    help="Last day the consent holds; the running kiosk erases the person on the day after.",
+    help="Last day the consent holds; from the next on the person is not recognized, and due to be erased.",
 )
 @json_option
 @common_options
@@ -245,7 +245,7 @@ def read_consent(
     """The consent that options describe; without a date it was given today.
 
     Raises:
-        UsageError: options without a reference, text that is no line, or an end that has passed.
+        UsageError: options without a reference, text that is no line, a date to come, or an end that has passed.
     """
     options = {"--consent-date": given, "--consent-version": version, "--consent-until": until}
     if reference is None:
@@ -256,6 +256,8 @@ def read_consent(
     for text in (reference, version):
         if text is not None and not (text.strip() and text.isprintable() and len(text) <= _MAX_TEXT):
             raise UsageError(f"consent: {text[:40]!a} is not 1 to {_MAX_TEXT} characters on one line")
+    if given is not None and given.date() > today:
+        raise UsageError(f"consent: {given.date()} is still to come, today being {today}; is the clock right?")
     day, last = (today if given is None else given.date()), None if until is None else until.date()
     if last is not None and last < max(day, today):
         raise UsageError(f"consent: it would have ended on {last} already")

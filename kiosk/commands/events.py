@@ -21,7 +21,7 @@ from kiosk.commands.options import common_options, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import UsageError
-from kiosk.events import rejection_of
+from kiosk.events import Method, rejection_of
 from kiosk.store import AttendanceRow, RejectionRow, Store
 
 Format = Literal["table", "json", "csv"]
@@ -29,7 +29,7 @@ Format = Literal["table", "json", "csv"]
 _MATCH_COLUMNS = ("score", "threshold", "margin", "frames", "model")
 _COLUMNS = (
     "seq", "event_id", "event_type", "subject_id", "occurred_at", "tz", "clock_synchronized",
-    "site", "device", *_MATCH_COLUMNS, "delivery", "stated_at",
+    "site", "device", *_MATCH_COLUMNS, "delivery", "stated_at", "method",
 )  # fmt: skip
 _REJECTED_COLUMNS = (
     "event_id", "event_type", "reason", "occurred_at", "tz", "clock_synchronized", "site", "device", *_MATCH_COLUMNS,
@@ -53,8 +53,8 @@ _FOLLOW_SHOWS = 10
 @click.option(
     "--rejected",
     is_flag=True,
-    help="Instead: faces that led to no check-in, with the ids `kiosk why` takes; kept store.rejected_days (7), "
-    "the newest 10,000.",
+    help="Instead: faces and codes that led to no check-in, with the ids `kiosk why` takes; kept store.rejected_days "
+    "(7), the newest 10,000.",
 )
 @common_options
 def command(
@@ -112,12 +112,18 @@ def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = F
         if ago is not None:
             return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-            day = date.fromisoformat(text) + timedelta(days=end_of_day)
-            return datetime.combine(day, day_time(), zone)
-        moment = datetime.fromisoformat(text)
+            day = date.fromisoformat(text)
+            if end_of_day and day == date.max:
+                return datetime.max.replace(microsecond=0, tzinfo=UTC)
+            moment = datetime.combine(day + timedelta(days=end_of_day), day_time(), zone)
+        else:
+            moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+        # Where that is before the year 1 or after 9999 in UTC, nobody can say when it is.
+        moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise UsageError(f"{text!r} is no time: use 2026-03-02, 2026-03-02T08:00, 24h or 7d") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+    return moment
 
 
 Row = AttendanceRow | RejectionRow
@@ -212,6 +218,7 @@ def _check_in_document(row: AttendanceRow) -> dict[str, Any]:
         **_match_figures(row),
         "delivery": row.delivery,
         "stated_at": row.stated_at,
+        "method": row.evidence.get("method", Method.FACE.value),
     }
 
 
@@ -221,7 +228,7 @@ def _check_in_cells(document: dict[str, Any], time: str) -> Sequence[object]:
         time,
         document["event_type"],
         document["subject_id"],
-        _short(document["score"]),
+        document["method"] if document["score"] is None else _short(document["score"]),
         document["delivery"] or "not sent",
     )
 
@@ -251,7 +258,7 @@ def _place_and_time(row: Row) -> dict[str, Any]:
 
 
 def _match_figures(row: Row) -> dict[str, Any]:
-    match: dict[str, Any] = row.evidence.get("match", {})
+    match: dict[str, Any] = row.evidence.get("match") or {}
     return {key: match.get(key) for key in _MATCH_COLUMNS}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from kiosk.biometrics import FaceReport, Image
+from kiosk.clock import SystemClock
 from kiosk.commands.documents import face_document
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
@@ -50,7 +51,8 @@ def command(
     check_plot_path(plot)
     pipeline = build_pipeline(config)
     with open_store(config) as store:
-        gallery = store.gallery(pipeline.embedder.model_id)
+        today = SystemClock().trusted_date(config.device.timezone)
+        gallery = store.gallery(pipeline.embedder.model_id, today=today)
     recognizer = build_recognizer(config, pipeline, gallery, detector=pipeline.group_detector)
     outcomes = [_examine(path, recognizer, draw=plot is not None) for path in images]
     if plot is not None:

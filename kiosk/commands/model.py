@@ -123,8 +123,7 @@ def install(
             spared=installation.with_photos,
         )
         details = {"bundle": bundle.manifest.name, "model": installation.model_id, "replaces": outcome["replaces"]}
-        with logged(config, Action.INSTALL_MODEL, details):
-            copy_bundle(bundle, installation.target)
+        copy_bundle(bundle, installation.target, logged(config, Action.INSTALL_MODEL, details))
         _announce([f"{bundle.manifest.name} installed in {installation.target}"], as_json=as_json)
         outcome["installed"] = True
         if photos is not None and pipeline is not None and installation.change.templates:
@@ -233,8 +232,7 @@ def remove(*, name: str, yes: bool, as_json: bool, config_path: Path | None, ver
     _announce(_describe_removal(name, change, made), as_json=as_json)
     with _telling(document, as_json=as_json) as outcome:
         confirm_loss(change, f"remove {name}", yes=yes)
-        with logged(config, Action.REMOVE_MODEL, {"bundle": name}):
-            delete_bundle(target)
+        delete_bundle(target, logged(config, Action.REMOVE_MODEL, {"bundle": name}))
         outcome["removed"] = True
         _announce([f"{name} removed from {target.parent}"], as_json=as_json)
 

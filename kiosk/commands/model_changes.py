@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.bundle import BUILT_IN, Bundle, Changes, place, select_bundle
+from kiosk.clock import SystemClock
 from kiosk.commands.options import ask, count, some
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
@@ -92,7 +93,8 @@ def _plan(config: Config, changes: Changes, store: Store | None) -> ModelChange:
         except (ModelError, ConfigError) as error:
             return str(error)
         model_id = model_id_of(config, bundle)
-        gallery = Gallery(model_id, ()) if store is None else store.gallery(model_id)
+        today = SystemClock().trusted_date(config.device.timezone)
+        gallery = Gallery(model_id, ()) if store is None else store.gallery(model_id, today=today)
         threshold = build_rule(config, bundle, gallery).threshold
         return Use(bundle, Readiness.of(model_id, templates), threshold, explain_threshold(config, bundle, gallery))
 
@@ -163,17 +165,16 @@ def confirm_loss(
 def logged(
     config: Config, action: Literal[Action.INSTALL_MODEL, Action.REMOVE_MODEL], details: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Tell the audit log of a change that the block makes, once it is made; not where there is no store yet.
+    """Tell the audit log of a change that the block makes in a moment; not where there is no store yet.
 
     Raises:
-        KioskError: the log cannot be written: nothing is changed then.
+        KioskError: the log cannot be written. Then the block has not run, or is to be taken back.
     """
     if not Path(config.store.path).exists():
         yield
         return
-    with open_store(config, writable=True) as store:
+    with open_store(config, writable=True) as store, store.log_model(action, details):
         yield
-        store.log_model(action, details)
 
 
 def change_document(change: ModelChange) -> dict[str, object]:

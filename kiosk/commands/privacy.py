@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import base64
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import click
 
+from kiosk.biometrics import SubjectId
+from kiosk.clock import SystemClock
+from kiosk.codes import StoredCode
+from kiosk.commands.erasure import due_document
 from kiosk.commands.options import common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, UsageError
+from kiosk.events import Method
 from kiosk.evidence import mentioned_subjects
-from kiosk.store import Action, AttendanceRow, AuditRow, Presence, Store, Subject, TemplateInfo
+from kiosk.store import AttendanceRow, AuditRow, Due, History, Presence, Store, Subject, TemplateInfo
 
-_LINE = "{:<20}  {:<24}  {:>9}  {:>6}  {:<10}  {:<22}  {}"
-_HEAD = ("subject", "name", "templates", "events", "last seen", "consent", "erased")
+_LINE = "{:<20}  {:<24}  {:>9}  {:>6}  {:<10}  {:>6}  {:<22}  {}"
+_HEAD = ("subject", "name", "templates", "events", "last seen", "unseen", "consent", "due to be erased")
 _MEASURES = ("match", "quality", "pad")
 """Of a decision's evidence: what is about the person decided on. The rest compares with others."""
 
@@ -58,7 +62,8 @@ def report(*, subject: str | None, with_templates: bool, as_json: bool, config_p
     """Report what this kiosk holds about people.
 
     Without --subject: every kind of data with its purpose and how long it is kept, and everybody who is enrolled, with
-    the day on which they are erased by themselves.
+    whether they are due to be erased: `kiosk subjects remove --due` does that. "unseen": on how many days the kiosk saw
+    others and not this person, as far as the events it keeps can tell.
 
     With --subject: all that is stored about that person, also about one who is erased.
     """
@@ -83,10 +88,12 @@ def report(*, subject: str | None, with_templates: bool, as_json: bool, config_p
 
 
 def _overview(store: Store, config: Config) -> dict[str, Any]:
-    presences, contacts = store.presences(), _last_contacts(store)
-    subjects = [_outline(s, presences.get(s.id), contacts[s.id], config) for s in store.subjects()]
+    deadlines = _Deadlines.read(store, config)
+    presences = store.presences()
+    subjects = [_outline(s, presences.get(s.id), deadlines) for s in store.subjects()]
     return {
         **_origin(config),
+        "clock_synchronized": deadlines.trusted,
         "holdings": [asdict(holding) for holding in _holdings(store, config)],
         "subjects": subjects,
         "erased": [asdict(receipt) for receipt in store.receipts()],
@@ -111,6 +118,13 @@ def _holdings(store: Store, config: Config) -> Iterator[_Holding]:
         "numbers computed from photos, and the photos' quality and hash; no photo is kept",
         recognition,
         "as long as the subject",
+    )
+    yield _Holding(
+        "codes",
+        counts["codes"],
+        "number and a hash of the PIN, a hash of the badge's id; wrong entries of the last half an hour by number",
+        "to let people in by a code instead of the face",
+        "as long as the subject, or until `kiosk subjects code ID --remove`",
     )
     yield _Holding(
         "attendance",
@@ -161,33 +175,38 @@ def _holdings(store: Store, config: Config) -> Iterator[_Holding]:
 
 def _kept_people(config: Config) -> str:
     unseen = config.privacy.unseen_days
-    rest = "" if unseen is None else f", or {unseen} days after they were seen last"
-    return f"until `kiosk subjects remove`, or the consent ends{rest}"
+    rest = "" if unseen is None else f", or when they were not seen on {unseen} days"
+    return f"until `kiosk subjects remove`; due for it when the consent ends{rest}"
 
 
-def _last_contacts(store: Store) -> dict[str, str]:
-    """When each subject was enrolled, enrolled again, or gave consent last (UTC)."""
-    latest: dict[str, str] = defaultdict(str)
-    for row in store.audit_rows():
-        if row.subject_id is not None and row.action in {Action.ENROLL, Action.CONSENT}:
-            latest[row.subject_id] = max(latest[row.subject_id], row.occurred_at)
-    for subject in store.subjects():
-        created = [subject.created_at, *(info.created_at for info in store.template_infos(subject.id))]
-        latest[subject.id] = max(latest[subject.id], *created)
-    return latest
+@dataclass(frozen=True, slots=True)
+class _Deadlines:
+    """Who is due, and since when nobody has seen whom. ``trusted``: the clock was set; nobody is due otherwise."""
+
+    trusted: bool
+    due: Mapping[SubjectId, Due]
+    history: History
+
+    @classmethod
+    def read(cls, store: Store, config: Config) -> Self:
+        trusted = SystemClock().trusted_date(config.device.timezone)
+        today = trusted or datetime.now(ZoneInfo(config.device.timezone)).date()
+        due = [] if trusted is None else store.due(trusted, config.privacy.unseen_days)
+        return cls(trusted is not None, {one.subject_id: one for one in due}, store.history(today))
 
 
-def _outline(subject: Subject, presence: Presence | None, contact: str, config: Config) -> dict[str, Any]:
-    last_seen_at = None if presence is None else presence.last_at
+def _outline(subject: Subject, presence: Presence | None, deadlines: _Deadlines) -> dict[str, Any]:
+    due = deadlines.due.get(subject.id)
     return {
         "subject_id": subject.id,
         "name": subject.name,
         "created_at": subject.created_at,
         "templates": subject.templates,
         "events": 0 if presence is None else presence.events,
-        "last_seen_at": last_seen_at,
+        "last_seen_at": None if presence is None else presence.last_at,
+        "unseen_days": deadlines.history.unseen_days(subject.id),
         "consent": _consent(subject),
-        "erased_on": _erased_on(subject, max(contact, last_seen_at or ""), config),
+        "due": None if due is None else due_document(due),
     }
 
 
@@ -200,20 +219,6 @@ def _consent(subject: Subject) -> dict[str, Any] | None:
         "version": subject.consent_version,
         "until": subject.consent_until,
     }
-
-
-def _erased_on(subject: Subject, contact: str, config: Config) -> str | None:
-    """The first day, at the site, on which the kiosk erases this subject by itself; None: never.
-
-    Later where its clock is not set, or was not at the last visit or enrollment.
-    """
-    days = []
-    if subject.consent_until is not None:
-        days.append(datetime.fromisoformat(subject.consent_until).date() + timedelta(days=1))
-    if config.privacy.unseen_days is not None:
-        end = datetime.fromisoformat(contact) + timedelta(days=config.privacy.unseen_days)
-        days.append(end.astimezone(ZoneInfo(config.device.timezone)).date())
-    return min(days).isoformat() if days else None
 
 
 def _print_overview(document: dict[str, Any]) -> None:
@@ -233,11 +238,18 @@ def _print_overview(document: dict[str, Any]) -> None:
                 subject["templates"],
                 subject["events"],
                 seen[:10],
+                f"{subject['unseen_days']} d",
                 "none on record" if consent is None else f"until {consent['until'] or 'withdrawn'}",
-                subject["erased_on"] or "not by itself",
+                _due_words(subject["due"]),
             )
         )
+    if not document["clock_synchronized"]:
+        click.echo("nobody can be told to be due: the clock is not known to follow a time server")
     click.echo(f"{count(len(document['erased']), 'subject')} erased, with a receipt (--json lists them)")
+
+
+def _due_words(due: Mapping[str, Any] | None) -> str:
+    return "no" if due is None else due["reason"].replace("_", " ")
 
 
 # --- one person
@@ -250,7 +262,7 @@ def _person(store: Store, config: Config, subject_id: str, *, with_templates: bo
     if subject is None and not (events or changes or receipts):
         raise InputError(f"{subject_id}: nothing is stored about anybody of this id; see `kiosk subjects list`")
     presence = store.presences().get(subject.id) if subject is not None else None
-    outline = None if subject is None else _outline(subject, presence, _last_contacts(store)[subject_id], config)
+    outline = None if subject is None else _outline(subject, presence, _Deadlines.read(store, config))
     return {
         **_origin(config),
         "subject_id": subject_id,
@@ -259,11 +271,18 @@ def _person(store: Store, config: Config, subject_id: str, *, with_templates: bo
             _template(info, store.embedding_bytes(info.id) if with_templates else None)
             for info in store.template_infos(subject_id)
         ],
+        "codes": [_code(code) for code in store.codes() if code.subject_id == subject_id],
         "events": [_event(row) for row in events],
         "resembled": sum(subject_id in mentioned_subjects(row.evidence) for row in store.rejections()),
         "changes": [_change(row) for row in changes],
         "erased": [asdict(receipt) for receipt in receipts],
+        "purposes": [_purpose(holding) for holding in _holdings(store, config)],
     }
+
+
+def _purpose(holding: _Holding) -> dict[str, str]:
+    """Without the number, which is everybody's."""
+    return {"name": holding.name, "what": holding.what, "purpose": holding.purpose, "kept": holding.kept}
 
 
 def _template(info: TemplateInfo, embedding: bytes | None) -> dict[str, Any]:
@@ -279,6 +298,11 @@ def _template(info: TemplateInfo, embedding: bytes | None) -> dict[str, Any]:
     return document
 
 
+def _code(code: StoredCode) -> dict[str, Any]:
+    """Without the hash, which is no use but to somebody who guesses."""
+    return {"kind": code.kind, "number": code.number, "created_at": code.created_at, "failures": code.failures}
+
+
 def _event(row: AttendanceRow) -> dict[str, Any]:
     return {
         "seq": row.seq,
@@ -291,6 +315,7 @@ def _event(row: AttendanceRow) -> dict[str, Any]:
         "site": row.site,
         "device": row.device,
         "delivery": row.delivery,
+        "method": row.evidence.get("method", Method.FACE),
         **{name: row.evidence.get(name) for name in _MEASURES},
     }
 
@@ -311,9 +336,11 @@ def _print_person(document: dict[str, Any]) -> None:
             f"consent: {consent.get('reference') or 'none on record'}, version {consent.get('version') or '-'}, "
             f"given {consent.get('given_at') or '-'}, until {consent.get('until') or '-'}"
         )
-        click.echo(f"erased by itself: {enrolled['erased_on'] or 'no'}")
+        click.echo(f"due to be erased: {_due_words(enrolled['due'])}")
     for template in document["templates"]:
         click.echo(f"template: {template['model']}, {template['created_at']}")
+    for code in document["codes"]:
+        click.echo(f"code: {code['kind']}, {code['created_at']}")
     click.echo(f"events: {len(document['events'])}")
     click.echo(f"decisions about others that name this person as alike: {document['resembled']}")
     for change in document["changes"]:

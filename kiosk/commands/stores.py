@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kiosk.config import Config
 from kiosk.errors import KioskError
-from kiosk.store import RunningDaemon, Store
+from kiosk.store import KeyFile, RunningDaemon, Store
 
 
 def open_store(config: Config, *, writable: bool = False) -> Store:
@@ -16,7 +16,9 @@ def open_store(config: Config, *, writable: bool = False) -> Store:
         StoreError: it is missing (when only read), damaged, or of a newer version.
         PermissionDeniedError: it may not be opened.
     """
-    return Store.open(Path(config.store.path), writable=writable)
+    store = config.store
+    keys = KeyFile.of(Path(store.path), key_file=store.key_file, master_file=store.master_key_file)
+    return Store.open(Path(store.path), writable=writable, keys=keys)
 
 
 def find_daemon(config: Config) -> RunningDaemon | None:

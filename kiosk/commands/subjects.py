@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 import click
 
-from kiosk.biometrics import ModelId
+from kiosk.biometrics import ModelId, SubjectId
+from kiosk.clock import SystemClock
+from kiosk.codes import Kind, StoredCode
 from kiosk.commands.options import PATH, ask, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, ModelError, UsageError
-from kiosk.store import ErasureReceipt, Store, Subject
+from kiosk.store import Store, Subject
 
 _DATE = click.DateTime(["%Y-%m-%d"])
 
 
 @click.group("subjects")
 def command() -> None:
-    """List, show, rename, re-enroll or remove people; consent."""
+    """List, add, rename, re-enroll or remove people; codes, consent."""
 
 
 @command.command("list")
@@ -34,14 +36,20 @@ def list_subjects(*, as_json: bool, config_path: Path | None, verbose: int) -> N
     config = load(config_path, verbose)
     with open_store(config) as store:
         subjects, models = store.subjects(), store.subject_models()
+        lapsed, codes = _lapsed(store, config), _codes_by_subject(store)
     in_use = _model_in_use(config)
     if as_json:
-        documents = [_document(subject, models.get(subject.id, {}), in_use) for subject in subjects]
+        documents = [
+            _document(subject, models.get(subject.id, {}), in_use, lapsed, codes[subject.id]) for subject in subjects
+        ]
         print_json({"model": in_use, "subjects": documents})
         return
     for subject in subjects:
         note = _describe_models(models.get(subject.id, {}), in_use)
-        click.echo(f"{subject.id}\t{subject.name or ''}\t{count(subject.templates, 'template')}{note}")
+        if subject.id in lapsed:
+            note = f"\tNOT RECOGNIZED: consent ended on {subject.consent_until}"
+        ways = "".join(f", {_describe_code(code)}" for code in codes[subject.id])
+        click.echo(f"{subject.id}\t{subject.name or ''}\t{count(subject.templates, 'template')}{ways}{note}")
     if not subjects:
         click.echo("nobody is enrolled; `kiosk enroll ID PHOTO...` enrolls", err=True)
 
@@ -55,7 +63,8 @@ def show(*, subject_id: str, as_json: bool, config_path: Path | None, verbose: i
     config = load(config_path, verbose)
     in_use = _model_in_use(config)
     with open_store(config) as store:
-        document = _full_document(store, _find(store, subject_id), in_use)
+        subject, lapsed = _find(store, subject_id), _lapsed(store, config)
+        document = _full_document(store, subject, in_use, lapsed)
     if as_json:
         print_json(document)
         return
@@ -66,10 +75,80 @@ def show(*, subject_id: str, as_json: bool, config_path: Path | None, verbose: i
     for template in templates if isinstance(templates, list) else []:
         note = " (of another model: not compared)" if template["compared"] is False else ""
         click.echo(f"template {template['id']}: {template['model']}, {template['created_at']}{note}")
-    if document["recognized"] is False:
+    codes = document["codes"]
+    for one in codes if isinstance(codes, list) else []:
+        number = "" if one["number"] is None else f" with number {one['number']}"
+        click.echo(f"code: {one['kind']}{number}, {one['created_at']}{' (OFF: too often wrong)' if one['off'] else ''}")
+    if subject.id in lapsed:
+        click.echo(
+            f"NOT RECOGNIZED: the consent ended on {subject.consent_until}; `kiosk subjects consent` renews it",
+            err=True,
+        )
+    elif document["recognized"] is False and document["models"]:
         click.echo(
             f"NOT RECOGNIZED by the model in use, {in_use}; `kiosk subjects reenroll DIR` enrolls again", err=True
         )
+
+
+@command.command("add")
+@click.argument("subject_id")
+@click.option("--name", help="Shown in lists. Default: the id.")
+@common_options
+def add(*, subject_id: str, name: str | None, config_path: Path | None, verbose: int) -> None:
+    """Add a person without a photo: for who is not to be recognized by the face.
+
+    Nothing biometric is stored, so no consent to that is asked for. `kiosk subjects code` gives the person a code.
+    """
+    config = load(config_path, verbose)
+    wanted = parse_subject_id(subject_id)
+    with open_store(config, writable=True) as store:
+        if store.subject(wanted) is not None:
+            raise InputError(f"{wanted}: is there already; `kiosk subjects show {wanted}`")
+        store.enroll(wanted, [], name=name or wanted)
+    click.echo(f"{wanted} added without a face; `kiosk subjects code {wanted}` makes a code")
+
+
+@command.command("code")
+@click.argument("subject_id")
+@click.option("--card", is_flag=True, help="Read the id of a card or badge from standard input, instead of a PIN.")
+@click.option(
+    "--qr", type=PATH, metavar="FILE", help="Write a QR code for a badge to this file (.svg or .png), instead of a PIN."
+)
+@click.option("--remove", "taken", is_flag=True, help="Take PIN and badge away.")
+@json_option
+@common_options
+def code(
+    *,
+    subject_id: str,
+    card: bool,
+    qr: Path | None,
+    taken: bool,
+    as_json: bool,
+    config_path: Path | None,
+    verbose: int,
+) -> None:
+    """Give a person a PIN, or a badge: the second way in, which counts as much as the face.
+
+    The PIN is printed once, with the number that is typed before it; only a hash is kept. A person may have one PIN
+    and one badge; a new one takes the place of the old. Codes are entered where code.reader or code.camera is set; a
+    running kiosk knows a new one at once.
+    """
+    from kiosk.commands import code as codes
+
+    if card + taken + (qr is not None) > 1:
+        raise UsageError("subjects code: only one of --card, --qr and --remove")
+    config = load(config_path, verbose)
+    with open_store(config) as reader:
+        subject = _find(reader, subject_id)
+    with open_store(config, writable=True) as store:
+        if taken:
+            codes.take_away(store, subject.id, as_json=as_json)
+        elif card:
+            codes.give_card(store, subject.id, as_json=as_json)
+        elif qr is not None:
+            codes.give_qr(store, subject.id, qr, as_json=as_json)
+        else:
+            codes.give_pin(store, subject.id, as_json=as_json)
 
 
 @command.command("rename")
@@ -149,16 +228,33 @@ def reenroll(
 
 
 @command.command("remove")
-@click.argument("subject_id")
+@click.argument("subject_id", required=False)
+@click.option(
+    "--due",
+    is_flag=True,
+    help="Erase everybody who is due: whose consent has ended, or who was not seen for privacy.unseen_days.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @common_options
-def remove(*, subject_id: str, yes: bool, as_json: bool, config_path: Path | None, verbose: int) -> None:
-    """Erase a person: name and templates, also from the file's bytes.
+def remove(
+    *, subject_id: str | None, due: bool, yes: bool, as_json: bool, config_path: Path | None, verbose: int
+) -> None:
+    """Erase a person: name, templates and codes, also from the file's bytes.
 
-    Attendance stays under the bare id. A running kiosk forgets the person within seconds.
+    Attendance stays under the bare id. A running kiosk forgets the person within seconds. Prints a receipt, which the
+    store keeps, too: `kiosk privacy report`.
+
+    --due first shows who is due and why; nobody is while the clock is not known to follow a time server (exit code 69).
     """
+    from kiosk.commands.erasure import describe_receipt, remove_due
+
+    if due == (subject_id is not None):
+        raise UsageError("subjects remove: say whom: SUBJECT_ID, or --due for everybody who is due")
     config = load(config_path, verbose)
+    if subject_id is None:
+        remove_due(config, yes=yes, as_json=as_json)
+        return
     with open_store(config) as reader:
         subject = _find(reader, subject_id)
     if not yes:
@@ -168,20 +264,12 @@ def remove(*, subject_id: str, yes: bool, as_json: bool, config_path: Path | Non
     if as_json:
         print_json(asdict(receipt))
     else:
-        click.echo(_describe(receipt))
+        click.echo(describe_receipt(receipt))
 
 
 def _confirm(subject: Subject) -> None:
     if not ask(f"Erase {subject.id} and {count(subject.templates, 'template')}? This cannot be undone."):
         raise InputError(f"{subject.id} was not removed (--yes removes without asking)")
-
-
-def _describe(receipt: ErasureReceipt) -> str:
-    rest = "" if receipt.complete else "; NOT YET from all backups and the log: a running kiosk sees to that"
-    return (
-        f"{receipt.subject_id} erased at {receipt.erased_at}: {count(receipt.templates_erased, 'template')} erased, "
-        f"{count(receipt.attendance_kept, 'event')} kept without name; receipt {receipt.receipt_id}{rest}"
-    )
 
 
 def _find(store: Store, subject_id: str) -> Subject:
@@ -212,22 +300,56 @@ def _describe_models(models: Mapping[ModelId, int], in_use: ModelId | None) -> s
     return f"\t{', '.join([f'{models[in_use]} of {in_use}', *foreign])}"
 
 
-def _recognized(models: Collection[ModelId], in_use: ModelId | None) -> bool | None:
-    return None if in_use is None else in_use in models
+def _lapsed(store: Store, config: Config) -> frozenset[SubjectId]:
+    """Whose consent has ended, as far as the clock can be trusted."""
+    today = SystemClock().trusted_date(config.device.timezone)
+    return frozenset() if today is None else store.lapsed(today)
 
 
-def _document(subject: Subject, models: Mapping[ModelId, int], in_use: ModelId | None) -> dict[str, object]:
+def _recognized(
+    subject: Subject, models: Collection[ModelId], in_use: ModelId | None, lapsed: Collection[SubjectId]
+) -> bool | None:
+    return None if in_use is None else in_use in models and subject.id not in lapsed
+
+
+def _codes_by_subject(store: Store) -> dict[str, list[StoredCode]]:
+    found: dict[str, list[StoredCode]] = defaultdict(list)
+    for code in store.codes():
+        found[code.subject_id].append(code)
+    return found
+
+
+def _describe_code(code: StoredCode) -> str:
+    if code.kind is Kind.BADGE:
+        return "badge"
+    return f"PIN with number {code.number}{' (OFF: too often wrong)' if code.spent else ''}"
+
+
+def _code_document(code: StoredCode) -> dict[str, object]:
+    return {"kind": code.kind, "number": code.number, "off": code.spent, "created_at": code.created_at}
+
+
+def _document(
+    subject: Subject,
+    models: Mapping[ModelId, int],
+    in_use: ModelId | None,
+    lapsed: Collection[SubjectId],
+    codes: Sequence[StoredCode],
+) -> dict[str, object]:
     return {
         "subject_id": subject.id,
         "name": subject.name,
         "templates": subject.templates,
         "models": models,
-        "recognized": _recognized(models, in_use),
+        "recognized": _recognized(subject, models, in_use, lapsed),
+        "codes": [_code_document(code) for code in codes],
         "created_at": subject.created_at,
     }
 
 
-def _full_document(store: Store, subject: Subject, in_use: ModelId | None) -> dict[str, object]:
+def _full_document(
+    store: Store, subject: Subject, in_use: ModelId | None, lapsed: Collection[SubjectId]
+) -> dict[str, object]:
     last = store.last_visit(subject.id)
     infos = store.template_infos(subject.id)
     models = Counter(info.model_id for info in infos)
@@ -241,7 +363,8 @@ def _full_document(store: Store, subject: Subject, in_use: ModelId | None) -> di
         "consent_until": subject.consent_until,
         "last_event": None if last is None else f"{last.event_type} at {last.occurred_at}",
         "models": dict(models),
-        "recognized": _recognized(models, in_use),
+        "recognized": _recognized(subject, models, in_use, lapsed),
+        "codes": [_code_document(code) for code in _codes_by_subject(store)[subject.id]],
         "templates": [
             {
                 "id": info.id,

@@ -10,21 +10,24 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from kiosk.biometrics import Candidate, Verdict
+from kiosk.biometrics import Candidate, Reason
 from kiosk.charts import draw_decision
 from kiosk.commands.events import local_time
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.drawing import check_plot_path
 from kiosk.errors import InputError
-from kiosk.events import rejection_of
+from kiosk.events import Method, rejection_of
 from kiosk.evidence import (
+    CodeEvidence,
     Evidence,
     FrameFigures,
     QualityFigures,
     advise,
     describe_quality,
+    explain_code,
     explain_outcome,
+    read_code_evidence,
     read_evidence,
 )
 from kiosk.store import AttendanceRow, RejectionRow, Store
@@ -57,6 +60,12 @@ def command(*, event_id: str, as_json: bool, plot: Path | None, config_path: Pat
     check_plot_path(plot)
     with open_store(config) as store:
         row = find_decision(store, event_id)
+    coded = read_code_evidence(row.evidence)
+    if coded is not None:
+        if plot is not None:
+            raise InputError("this event rests on a code: there are no scores to draw; leave out --plot")
+        _tell_code(row, coded, ZoneInfo(config.device.timezone), as_json=as_json)
+        return
     evidence = read_evidence(row.evidence)
     if plot is not None:
         draw_decision(plot, evidence, title=_title(row), explanation=explain_outcome(evidence))
@@ -93,9 +102,16 @@ def find_decision(store: Store, text: str) -> Row:
     return found[0]
 
 
-def _document(row: Row, evidence: Evidence) -> dict[str, Any]:
+def _tell_code(row: Row, evidence: CodeEvidence, zone: ZoneInfo, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**_outline(row, evidence), "code": evidence.kind})
+        return
+    for line in _head_lines(row, evidence, zone):
+        click.echo(line)
+
+
+def _outline(row: Row, evidence: Evidence | CodeEvidence) -> dict[str, Any]:
     stored = evidence.document()
-    match = stored["match"]
     return {
         "event_id": row.event_id,
         "seq": row.seq if isinstance(row, AttendanceRow) else None,
@@ -106,11 +122,20 @@ def _document(row: Row, evidence: Evidence) -> dict[str, Any]:
         "stated_at": row.stated_at if isinstance(row, AttendanceRow) else None,
         "site": row.site,
         "device": row.device,
+        "method": (Method.CODE if isinstance(evidence, CodeEvidence) else Method.FACE).value,
         "decision": stored["decision"],
         "reason": stored["reason"],
-        "explanation": explain_outcome(evidence),
+        "explanation": _explain(evidence),
         "advice": _advice(evidence),
         "subject_id": row.subject_id if isinstance(row, AttendanceRow) else None,
+    }
+
+
+def _document(row: Row, evidence: Evidence) -> dict[str, Any]:
+    stored = evidence.document()
+    match = stored["match"]
+    return {
+        **_outline(row, evidence),
         "score": match["score"],
         "threshold": match["threshold"],
         "threshold_source": stored["threshold_source"],
@@ -126,17 +151,25 @@ def _document(row: Row, evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _lines(row: Row, evidence: Evidence, zone: ZoneInfo) -> Iterator[str]:
+def _head_lines(row: Row, evidence: Evidence | CodeEvidence, zone: ZoneInfo) -> Iterator[str]:
     yield f"{_title(row)}, {row.site}/{row.device}"
     doubt = "" if row.clock_synchronized else " (the clock was not synchronized)"
     yield f"event {row.event_id} at {local_time(row.occurred_at, zone)} {zone.key}{doubt}"
     if isinstance(row, AttendanceRow) and row.stated_at is not None:
         yield f"its time was corrected: before the clock was set it said {local_time(row.stated_at, zone)}"
     yield ""
-    yield explain_outcome(evidence)
+    yield _explain(evidence)
     advice = _advice(evidence)
     if advice is not None:
         yield f"what to do: {advice}"
+
+
+def _explain(evidence: Evidence | CodeEvidence) -> str:
+    return explain_code(evidence) if isinstance(evidence, CodeEvidence) else explain_outcome(evidence)
+
+
+def _lines(row: Row, evidence: Evidence, zone: ZoneInfo) -> Iterator[str]:
+    yield from _head_lines(row, evidence, zone)
     yield ""
     for name, value in _figures(evidence):
         yield f"{name:<12}{value}"
@@ -211,8 +244,8 @@ def _pad_words(evidence: Evidence) -> str:
     return f"{'passed' if pad.get('passed') else 'failed'}, score {_score(pad.get('score'), 'not recorded')}"
 
 
-def _advice(evidence: Evidence) -> str | None:
-    return None if evidence.verdict is Verdict.IDENTIFIED else advise(evidence)
+def _advice(evidence: Evidence | CodeEvidence) -> str | None:
+    return None if evidence.reason == Reason.MATCH else advise(evidence)
 
 
 def _title(row: Row) -> str:

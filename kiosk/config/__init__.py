@@ -5,6 +5,7 @@ from kiosk.config._loading import load
 from kiosk.config._models import (
     AttendanceSection,
     CameraSection,
+    CodeSection,
     Config,
     DeviceSection,
     FaceSection,
@@ -19,6 +20,7 @@ from kiosk.config._models import (
 __all__ = [
     "AttendanceSection",
     "CameraSection",
+    "CodeSection",
     "Config",
     "DeviceSection",
     "FaceSection",

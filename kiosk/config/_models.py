@@ -19,8 +19,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from kiosk.hosts import is_loopback
-
 
 def _single_line(text: str) -> str:
     if not text.isprintable():
@@ -214,6 +212,19 @@ class PadSection(Section):
     )
 
 
+class CodeSection(Section):
+    """The second way in, for who is not to be recognized by the face (docs/second-way.md); off by default."""
+
+    reader: FilePath | None = Field(
+        default=None,
+        description="Device that gives codes as lines: a serial card or QR reader (`/dev/ttyACM0`), a keypad's "
+        "terminal; null: none.",
+    )
+    camera: bool = Field(
+        default=False, description="Also read badges of `kiosk subjects code --qr` in the camera's pictures."
+    )
+
+
 class AttendanceSection(Section):
     """What a recognized person does."""
 
@@ -245,6 +256,16 @@ class StoreSection(Section):
         default=Path("/var/lib/kiosk/kiosk.db"),
         description="SQLite file; installed model bundles live in `models/` beside it.",
     )
+    key_file: FilePath | None = Field(
+        default=None,
+        description="The key that templates are encrypted with; null: the store's name with `.key`, beside it, made "
+        "with the first template.",
+    )
+    master_key_file: FilePath | None = Field(
+        default=None,
+        description="File of at least 32 random bytes that the key file is sealed with; null: the service's credential "
+        "`store-key`, if it has one, or nothing.",
+    )
     retention_days: int = Field(
         default=365, ge=1, le=36_500, description="Sent events are deleted after so long, days; unsent ones never."
     )
@@ -275,8 +296,12 @@ class StoreSection(Section):
     snapshots: Literal["none"] = Field(default="none", description="Pictures kept with events: none, in this version.")
 
 
+_UNSEEN_MARGIN_DAYS = 14
+"""At either end of the events that are kept up to a week does not count (``kiosk.store._due``)."""
+
+
 class PrivacySection(Section):
-    """On what enrollment rests, and when people are erased by themselves; more in docs/audit.md."""
+    """On what enrollment rests, and when people are due to be erased; more in docs/audit.md."""
 
     require_consent: bool = Field(
         default=False, description="Refuse to enroll anybody without a consent that is on record and has not ended."
@@ -285,8 +310,9 @@ class PrivacySection(Section):
         default=None,
         ge=1,
         le=36_500,
-        description="Erase people who have not been seen, nor enrolled anew, for so long, days; null: never. Not more "
-        "than `store.retention_days`: without the events nobody can tell.",
+        description="Who was not seen on so many days, on which the kiosk saw others, is due to be erased by "
+        "`kiosk subjects remove --due`; null: nobody is. At least 14 less than `store.retention_days`: only the events "
+        "that are kept can tell.",
     )
 
 
@@ -325,7 +351,6 @@ class MqttSection(Section):
     )
     allow_plaintext: bool = Field(
         default=False,
-        validate_default=True,
         description="Let a broker on another machine be reached without TLS: everybody on the way can then read who "
         "comes and goes, and the password, and change both.",
     )
@@ -338,22 +363,9 @@ class MqttSection(Section):
     topic_root: TopicRoot = Field(default="kiosk/v1", description="First levels of every topic.")
     home_assistant: bool = Field(default=True, description="Publish the Home Assistant discovery document.")
     rejected_events: bool = Field(
-        default=False, description="Also publish faces that led to no check-in (no subject told)."
+        default=False, description="Also publish faces and codes that led to no check-in (no subject told)."
     )
     include_names: bool = Field(default=False, description="Let names leave the device with the events.")
-
-    @field_validator("allow_plaintext")
-    @classmethod
-    def _plaintext_stays_on_this_machine(cls, allowed: bool, info: ValidationInfo) -> bool:
-        # A host, port or tls that is wrong itself is not among the data and already complained of.
-        host = info.data.get("host", "localhost")
-        encrypted = info.data.get("tls", True) is not None
-        if info.data.get("enabled", True) and not (allowed or encrypted or is_loopback(host)):
-            raise ValueError(
-                "the broker is another machine and TLS is off, so that anybody on the network could read who comes and "
-                "goes; add a mqtt.tls section, or set this to true"
-            )
-        return allowed
 
     @field_validator("password_file")
     @classmethod
@@ -372,6 +384,7 @@ class Config(Section):
     model: ModelSection = ModelSection()
     match: MatchSection = MatchSection()
     pad: PadSection = PadSection()
+    code: CodeSection = CodeSection()
     attendance: AttendanceSection = AttendanceSection()
     store: StoreSection = StoreSection()
     privacy: PrivacySection = PrivacySection()
@@ -379,11 +392,14 @@ class Config(Section):
 
     @field_validator("privacy")
     @classmethod
-    def _events_kept_as_long(cls, privacy: PrivacySection, info: ValidationInfo) -> PrivacySection:
+    def _events_kept_longer(cls, privacy: PrivacySection, info: ValidationInfo) -> PrivacySection:
         store = info.data.get("store")
-        if store is not None and privacy.unseen_days is not None and privacy.unseen_days > store.retention_days:
+        if store is None or privacy.unseen_days is None:
+            return privacy
+        if privacy.unseen_days > store.retention_days - _UNSEEN_MARGIN_DAYS:
             raise ValueError(
-                f"unseen_days ({privacy.unseen_days}) must not be more than store.retention_days "
-                f"({store.retention_days}), or people seen in between would be erased"
+                f"unseen_days ({privacy.unseen_days}) must be at least {_UNSEEN_MARGIN_DAYS} less than "
+                f"store.retention_days ({store.retention_days}): days are counted over the events that are kept, and "
+                "nobody would ever be due"
             )
         return privacy

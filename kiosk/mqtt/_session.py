@@ -14,7 +14,6 @@ from itertools import takewhile
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -33,8 +32,6 @@ _FAILURE = 0x80
 _MAX_IN_FLIGHT = 20
 _NO_FAULT_OF_A_MESSAGE = frozenset({0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x96, 0x97, 0x98, 0x9C, 0x9D})
 """Reasons to end a connection that no single message is to blame for: not authorized, busy, shutting down, quota, …"""
-_MAX_TO_US = 16 * 1024
-"""Bytes of a packet that the broker may send us: commands are short, and nobody shall fill the memory."""
 _PACKET_OVERHEAD = 16
 """Bytes of a PUBLISH packet beyond topic and payload: fixed header, two lengths, packet id, empty properties."""
 
@@ -71,7 +68,9 @@ class Session:
             client = self._client = prepared_client(self._settings, self._client_id, self._will)
             self._attach(client)
             client.connect_timeout = timeout_s
-            client.connect(self._settings.host, self._settings.port, keepalive=_KEEPALIVE_S, properties=_limits())
+            # No MaximumPacketSize: mosquitto 2.0 leaves what is larger in flight for ever, and 20 such messages would
+            # keep every later command from us. Commands are measured when they have come.
+            client.connect(self._settings.host, self._settings.port, keepalive=_KEEPALIVE_S)
         except BrokerError:
             self._client = None
             raise
@@ -230,12 +229,6 @@ class Session:
         client.on_connect = on_connect
         client.on_disconnect = on_disconnect
         client.on_publish = on_publish
-
-
-def _limits() -> Properties:
-    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-    properties.MaximumPacketSize = _MAX_TO_US
-    return properties
 
 
 def _shut(client: Client) -> None:

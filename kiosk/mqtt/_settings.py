@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from kiosk.hosts import is_loopback
 log = logging.getLogger(__name__)
 
 _READABLE_BY_OTHERS = 0o077
+_CREDENTIAL_READABLE_BY_OTHERS = 0o007
+"""systemd gives a credential to its service by an access control list, which shows as the group's bits (0440)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,18 @@ class BrokerSettings:
 def check_files(settings: BrokerSettings) -> None:
     """Raise ConfigError for a password or TLS file that cannot be used; warn of a password others may read."""
     prepared_client(settings, "unused", None)
-    if settings.password_file and settings.password_file.stat().st_mode & _READABLE_BY_OTHERS:
-        log.warning("%s can be read by other users: chmod 600 it", settings.password_file)
+    path = settings.password_file
+    if path is None:
+        return
+    too_open = _CREDENTIAL_READABLE_BY_OTHERS if _is_credential(path) else _READABLE_BY_OTHERS
+    if path.stat().st_mode & too_open:
+        log.warning("%s can be read by other users: chmod 600 it", path)
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd hands over this file (``LoadCredential=``)."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and path.resolve().is_relative_to(Path(folder or "").resolve())
 
 
 def prepared_client(settings: BrokerSettings, client_id: str, will: tuple[str, bytes] | None) -> Client:

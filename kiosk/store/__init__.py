@@ -6,7 +6,9 @@ from kiosk.store._backups import Backup
 from kiosk.store._chain import Action, chain_hash
 from kiosk.store._connection import RunningDaemon
 from kiosk.store._corrections import Corrections
+from kiosk.store._due import Due, DueReason, History
 from kiosk.store._keeper import BackupKeeper
+from kiosk.store._keys import KeyFile, KeyRing
 from kiosk.store._limits import Limits, StoreCondition
 from kiosk.store._outbox import OutboxCounts, Unsent, UnsentEvent
 from kiosk.store._rejections import MAX_REJECTIONS, RejectionRow
@@ -15,11 +17,11 @@ from kiosk.store._store import Store
 from kiosk.store._subjects import (
     Consent,
     ErasureReceipt,
-    NewTemplate,
     Presence,
     Subject,
     TemplateInfo,
 )
+from kiosk.store._templates import NewTemplate, describe_refused
 
 __all__ = [
     "MAX_REJECTIONS",
@@ -32,7 +34,12 @@ __all__ = [
     "BackupKeeper",
     "Consent",
     "Corrections",
+    "Due",
+    "DueReason",
     "ErasureReceipt",
+    "History",
+    "KeyFile",
+    "KeyRing",
     "Limits",
     "NewTemplate",
     "OutboxCounts",
@@ -49,4 +56,5 @@ __all__ = [
     "Visit",
     "chain_hash",
     "describe_damage",
+    "describe_refused",
 ]

@@ -9,12 +9,15 @@ from typing import Any
 from sqlite_utils import Database
 
 from kiosk import integrity
-from kiosk.biometrics import Decision, ModelId, SubjectId
+from kiosk.biometrics import Decision, ModelId, Reason, SubjectId
+from kiosk.codes import Kind
 from kiosk.errors import StoreError
 from kiosk.events import (
     ATTENDANCE,
     AttendanceEvent,
     EventType,
+    Match,
+    Method,
     Moment,
     Origin,
     Pad,
@@ -25,7 +28,7 @@ from kiosk.events import (
     utc_text,
     uuid7,
 )
-from kiosk.evidence import gather_evidence
+from kiosk.evidence import CodeEvidence, gather_evidence
 from kiosk.packing import pack, unpack
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._mentions import without_erased
@@ -100,9 +103,61 @@ class Attendance(Connection):
         evidence = gather_evidence(
             decision, gallery_size=gallery_size, model_id=model_id, threshold_source=threshold_source, pad=pad
         ).document()
+        return self._record(
+            decision.subject_id,
+            evidence,
+            method=Method.FACE,
+            match=match,
+            pad=pad,
+            event_type=event_type,
+            moment=moment,
+            origin=origin,
+            include_name=include_name,
+            outbox=outbox,
+        )
+
+    def record_code_check_in(
+        self,
+        subject_id: SubjectId,
+        kind: Kind,
+        *,
+        event_type: EventType,
+        moment: Moment,
+        origin: Origin,
+        include_name: bool = False,
+        outbox: bool = True,
+    ) -> AttendanceEvent | None:
+        """Commit a check-in by a code; otherwise as :meth:`record_check_in`."""
+        return self._record(
+            subject_id,
+            CodeEvidence(kind, Reason.MATCH).document(),
+            method=Method.CODE,
+            match=None,
+            pad=None,
+            event_type=event_type,
+            moment=moment,
+            origin=origin,
+            include_name=include_name,
+            outbox=outbox,
+        )
+
+    def _record(
+        self,
+        subject_id: SubjectId,
+        evidence: dict[str, Any],
+        *,
+        method: Method,
+        match: Match | None,
+        pad: Pad | None,
+        event_type: EventType,
+        moment: Moment,
+        origin: Origin,
+        include_name: bool,
+        outbox: bool,
+    ) -> AttendanceEvent | None:
         with self._writing() as db:
             self._admit(db)
-            name = _name(db, decision.subject_id)
+            name = _name(db, subject_id)
             if name is None:
                 return None
             event_id = uuid7(moment.utc_ms)
@@ -110,7 +165,7 @@ class Attendance(Connection):
                 db,
                 event_id=event_id,
                 event_type=event_type.value,
-                subject_id=decision.subject_id,
+                subject_id=subject_id,
                 moment=moment,
                 origin=origin,
                 evidence=without_erased(db, evidence),
@@ -121,9 +176,10 @@ class Attendance(Connection):
                 seq=seq,
                 moment=moment,
                 origin=origin,
-                subject=subject_ref(decision.subject_id, name if include_name else None),
+                subject=subject_ref(subject_id, name if include_name else None),
                 match=match,
                 pad=pad,
+                method=method,
             )
             if outbox:
                 queue_event(db, event)

@@ -7,6 +7,7 @@ new chain; whoever notes the head that `kiosk audit verify` prints somewhere els
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ from sqlite_utils import Database
 from kiosk import integrity
 from kiosk.biometrics import ModelId
 from kiosk.store._chain import COLUMNS, Action, Actor, append, chain_hash, recorded_head
-from kiosk.store._connection import Connection, time_text
+from kiosk.store._connection import Connection, rows, time_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class AuditRow:
         """The details; empty where they are no longer readable."""
         try:
             found = json.loads(self.details)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -72,12 +73,14 @@ class AuditLog(Connection):
         self, *, since: datetime | None = None, until: datetime | None = None, subject: str | None = None
     ) -> list[AuditRow]:
         """In the order they were written. ``since`` is included, ``until`` is not; both carry a zone."""
-        found = self._rows(
-            f"SELECT {COLUMNS} FROM audit"  # noqa: S608 - names from the code
-            " WHERE (:since IS NULL OR occurred_at >= :since) AND (:until IS NULL OR occurred_at < :until)"
-            " AND (:subject IS NULL OR subject_id = :subject) ORDER BY seq",
-            {"since": time_text(since), "until": time_text(until), "subject": subject},
-        )
+        with self._reading() as db, _any_text(db):
+            found = rows(
+                db,
+                f"SELECT {COLUMNS} FROM audit"  # noqa: S608 - names from the code
+                " WHERE (:since IS NULL OR occurred_at >= :since) AND (:until IS NULL OR occurred_at < :until)"
+                " AND (:subject IS NULL OR subject_id = :subject) ORDER BY seq",
+                {"since": time_text(since), "until": time_text(until), "subject": subject},
+            )
         return [_row(row) for row in found]
 
     def verify_audit(self, *, noted: tuple[int, str] | None = None) -> AuditVerdict:
@@ -89,18 +92,18 @@ class AuditLog(Connection):
             # One state of both, whoever writes meanwhile.
             db.execute("BEGIN")
             try:
-                rows, head = self.audit_rows(), recorded_head(db)
+                found, head = self.audit_rows(), recorded_head(db)
             finally:
                 db.execute("COMMIT")
-        last = (rows[-1].seq, rows[-1].hash) if rows else (0, "")
-        problems = [*_follow(rows, head)]
+        last = (found[-1].seq, found[-1].hash) if found else (0, "")
+        problems = [*_follow(found, head)]
         # The first state has no row.
-        if noted is not None and noted not in {(0, ""), *((row.seq, row.hash) for row in rows)}:
+        if noted is not None and noted not in {(0, ""), *((row.seq, row.hash) for row in found)}:
             problems.append(AuditProblem(noted[0], noted[0], "is not the one whose hash was kept"))
-        return AuditVerdict(len(rows), last, tuple(problems))
+        return AuditVerdict(len(found), last, tuple(problems))
 
     def note_settings(self, settings: Mapping[str, Any], model_id: ModelId) -> None:
-        """Log what decides from now on, where it differs from what was noted last.
+        """Log what is configured from now on, where it differs from what was noted last.
 
         ``settings``: by dotted name, no secret among them. Without effect while nothing has changed.
         """
@@ -117,10 +120,18 @@ class AuditLog(Connection):
                 self._log(db, Action.USE_MODEL, {"model": model_id, "before": noted.get("model")})
             integrity.set_mark(db, integrity.NOTED, now)
 
-    def log_model(self, action: Literal[Action.INSTALL_MODEL, Action.REMOVE_MODEL], details: Mapping[str, Any]) -> None:
-        """Log a change of the installed bundles, which lie beside the store."""
+    @contextlib.contextmanager
+    def log_model(
+        self, action: Literal[Action.INSTALL_MODEL, Action.REMOVE_MODEL], details: Mapping[str, Any]
+    ) -> Iterator[None]:
+        """Log a change of the installed bundles, which lie beside the store: the block makes it, in a moment.
+
+        If the block fails nothing is logged; if logging fails before the block it does not run. Where it fails after it
+        the error comes out of the block's end, and the caller takes the change back.
+        """
         with self._writing() as db:
             self._log(db, action, details)
+            yield
 
     def _log_settings(self, db: Database, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
         details: dict[str, Any] = {"digest": _settings_digest(now)}
@@ -136,15 +147,28 @@ class AuditLog(Connection):
         append(db, Actor.present(self.process), action, details, subject_id=subject_id)
 
 
-def _follow(rows: Iterable[AuditRow], head: tuple[int, str] | None) -> Iterator[AuditProblem]:
+@contextlib.contextmanager
+def _any_text(db: Database) -> Iterator[None]:
+    """Text that is no UTF-8 any more is read all the same (as lone surrogates), so that its row can be named."""
+    usual = db.conn.text_factory
+    db.conn.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+    try:
+        yield
+    finally:
+        db.conn.text_factory = usual
+
+
+def _follow(found: Iterable[AuditRow], head: tuple[int, str] | None) -> Iterator[AuditProblem]:
     seq, previous = 0, ""
-    for row in rows:
+    for row in found:
         if row.seq != seq + 1:
             yield _missing(seq + 1, row.seq - 1, row)
         elif chain_hash(previous, _values(row)) != row.hash:
             yield AuditProblem(row.seq, row.seq, "is not as it was written")
         elif _lossy(row):
             yield AuditProblem(row.seq, row.seq, f"tells of a restore{_origin(row)}: rows before it may be lost")
+        elif row.action == Action.END_LOST:
+            yield AuditProblem(row.seq, row.seq, "follows where the record of the log's end was gone: rows may be lost")
         seq, previous = row.seq, row.hash
     if head is None:
         yield AuditProblem(seq + 1, seq + 1, "may be missing: the record of the log's end is gone or damaged")

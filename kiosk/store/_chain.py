@@ -38,6 +38,8 @@ class Action(StrEnum):
     CONSENT = "consent"
     RENAME = "rename"
     REMOVE = "remove"
+    CODE = "code"
+    REMOVE_CODE = "remove_code"
     DROP_TEMPLATES = "drop_templates"
     CALIBRATE = "calibrate"
     RESET_CALIBRATION = "reset_calibration"
@@ -46,6 +48,8 @@ class Action(StrEnum):
     USE_MODEL = "use_model"
     SETTINGS = "settings"
     RESTORE = "restore"
+    END_LOST = "end_lost"
+    """Where the log's end was recorded, nothing is any more: rows before this one may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,31 @@ class Actor:
 def append(
     db: Database, actor: Actor, action: Action, details: Mapping[str, Any], *, subject_id: str | None = None
 ) -> None:
-    """Add a row behind the head. The caller holds the transaction."""
-    seq, previous = _head(db)
+    """Add a row behind the recorded end. The caller holds the transaction.
+
+    What was done to the rows since that end was recorded stays visible: the new row's hash follows from the record, not
+    from what the last row says now.
+    """
+    last = db.execute("SELECT COALESCE(MAX(seq), 0) FROM audit").fetchone()[0]
+    head = recorded_head(db)
+    if head is None:
+        head = _insert(db, actor, Action.END_LOST, "{}", before=(last, _hash_of(db, last)))
+        last = head[0]
+    text = json.dumps(details, sort_keys=True, separators=(",", ":"))
+    _insert(db, actor, action, text, before=(max(head[0], last), head[1]), subject_id=subject_id)
+
+
+def _insert(
+    db: Database,
+    actor: Actor,
+    action: Action,
+    details: str,
+    *,
+    before: tuple[int, str],
+    subject_id: str | None = None,
+) -> tuple[int, str]:
+    """``before``: the number behind which the row is put, and the hash it follows from. Returns the new end."""
+    seq, previous = before
     values: list[Any] = [
         seq + 1,
         utc_text(time.time_ns() // 1_000_000),
@@ -83,12 +110,13 @@ def append(
         actor.process,
         action.value,
         subject_id,
-        json.dumps(details, sort_keys=True, separators=(",", ":")),
+        details,
     ]
     values.append(chain_hash(previous, values))
     db.execute(f"INSERT INTO audit ({COLUMNS}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - our own names
     integrity.seal(db, "audit", "seq = ?", [seq + 1])
-    integrity.set_mark(db, integrity.AUDIT_HEAD, {"seq": seq + 1, "hash": values[-1]})
+    record_head(db, seq + 1, values[-1])
+    return seq + 1, values[-1]
 
 
 def chain_hash(previous: str, values: Iterable[object]) -> str:
@@ -100,11 +128,9 @@ def chain_hash(previous: str, values: Iterable[object]) -> str:
     return hashlib.sha256(json.dumps([previous, *values], separators=(",", ":"), default=repr).encode()).hexdigest()
 
 
-def _head(db: Database) -> tuple[int, str]:
-    """After which row the next one comes; where the mark is lost, the last there is."""
-    last = db.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone() or (0, "")
-    recorded = recorded_head(db)
-    return (last[0], last[1]) if recorded is None or recorded[0] < last[0] else recorded
+def record_head(db: Database, seq: int, digest: str) -> None:
+    """Keep number and hash of the last row apart from the table."""
+    integrity.set_mark(db, integrity.AUDIT_HEAD, {"seq": seq, "hash": digest})
 
 
 def recorded_head(db: Database) -> tuple[int, str] | None:
@@ -112,6 +138,12 @@ def recorded_head(db: Database) -> tuple[int, str] | None:
     mark = integrity.mark(db, integrity.AUDIT_HEAD) or {}
     seq, digest = mark.get("seq"), mark.get("hash")
     return (seq, digest) if isinstance(seq, int) and isinstance(digest, str) else None
+
+
+def _hash_of(db: Database, seq: int) -> str:
+    """Of a row as it is there now; it may be damaged."""
+    found = db.execute("SELECT CAST(hash AS BLOB) FROM audit WHERE seq = ?", [seq]).fetchone()
+    return "" if found is None else bytes(found[0]).decode("utf-8", "replace")
 
 
 def _plain(name: str | None) -> str | None:

@@ -32,6 +32,7 @@ from kiosk.store._backups import Backups
 from kiosk.store._chain import Process
 from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, free_bytes
+from kiosk.store._keys import KeyFile, key_for_upgrade
 from kiosk.store._limits import DEFAULT_LIMITS, Limits
 from kiosk.store._restore import Restored, is_gone, make_sound
 from kiosk.store._wal import PAGE_BYTES
@@ -109,8 +110,10 @@ class Connection:
 
     limits: Limits = DEFAULT_LIMITS
 
-    def __init__(self, path: Path, *, writable: bool) -> None:
+    def __init__(self, path: Path, *, writable: bool, keys: KeyFile | None = None) -> None:
         self.path = path
+        self.keys = keys or KeyFile.of(path)
+        """The key of the templates."""
         self.writable = writable
         self.process: Process = "command"
         """Of which kind this process is, for the audit log."""
@@ -338,7 +341,7 @@ class Connection:
             if verified:
                 # Nobody may write to the file that is put aside.
                 with self.daemon_lock():
-                    self.restored = make_sound(self.path, existed=known)
+                    self.restored = make_sound(self.path, self.keys, existed=known)
             elif is_gone(self.path) and (known or self.backups.all()):
                 raise StoreError(
                     f"{self.path}: the store that was here is gone or empty; `kiosk run` restores the newest backup "
@@ -394,7 +397,15 @@ class Connection:
                 f"{self.path}: a kiosk daemon of an older version (process {daemon.process}) uses this store; "
                 f"restart it first, which brings the store up to date"
             )
-        migrations.migrate(db, self.path)
+        key = None
+        if old and version < migrations.ENCRYPTED_SINCE:
+            if version >= migrations.SEALED_SINCE and integrity.damaged_rows(db, "templates"):
+                raise StoreError(
+                    f"{self.path}: the store is damaged, and was not brought up to date; `kiosk run` restores the "
+                    "newest backup when it starts"
+                )
+            key = key_for_upgrade(self.keys, db, self.path)
+        migrations.migrate(db, self.path, key=key)
         if old:
             # An upgrade writes every row.
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

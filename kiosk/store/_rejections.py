@@ -8,9 +8,10 @@ from typing import Any
 
 from kiosk import integrity
 from kiosk.biometrics import Decision, ModelId
+from kiosk.codes import Kind
 from kiosk.errors import StoreError
 from kiosk.events import Moment, Origin, RejectedEvent, utc_text
-from kiosk.evidence import gather_evidence
+from kiosk.evidence import CodeEvidence, gather_evidence
 from kiosk.packing import pack, unpack
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._mentions import without_erased
@@ -59,6 +60,15 @@ class Rejections(Connection):
         evidence = gather_evidence(
             decision, gallery_size=gallery_size, model_id=model_id, threshold_source=threshold_source
         ).document()
+        self._insert_rejection(evidence, event, moment=moment, origin=origin)
+
+    def record_code_rejection(self, kind: Kind, event: RejectedEvent, *, moment: Moment, origin: Origin) -> None:
+        """Keep that a code was not accepted; otherwise as :meth:`record_rejection`."""
+        self._insert_rejection(CodeEvidence(kind, event.reason).document(), event, moment=moment, origin=origin)
+
+    def _insert_rejection(
+        self, evidence: dict[str, Any], event: RejectedEvent, *, moment: Moment, origin: Origin
+    ) -> None:
         problem = self._space_problem()
         if problem is not None:
             raise StoreError(problem)
@@ -68,7 +78,7 @@ class Rejections(Connection):
                 " site, device, evidence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     event.event_id,
-                    decision.reason.value,
+                    event.reason.value,
                     event.occurred_at,
                     origin.timezone,
                     int(moment.synchronized),

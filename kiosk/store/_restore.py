@@ -14,7 +14,7 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,16 +26,19 @@ from sqlite_utils import Database
 
 from kiosk import integrity, migrations
 from kiosk.biometrics import Candidate, Reason, SubjectId, Verdict
-from kiosk.errors import StoreError
-from kiosk.events import TIME_CORRECTION, AttendanceEvent, SubjectRef, TimeCorrection, utc_ms
-from kiosk.evidence import Evidence
+from kiosk.errors import KeyFileError, StoreError
+from kiosk.events import TIME_CORRECTION, AttendanceEvent, Method, SubjectRef, TimeCorrection, utc_ms
+from kiosk.evidence import CodeEvidence, Evidence
 from kiosk.packing import pack, unpack
 from kiosk.store import _mentions
 from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
-from kiosk.store._chain import Action, Actor, append, recorded_head
+from kiosk.store._chain import Action, Actor, append, record_head, recorded_head
 from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, create_private, open_reading, rename
+from kiosk.store._keys import KeyFile, key_for_upgrade
 from kiosk.store._salvage import MOST_LOST, Reading, highest_seq, open_damaged
+from kiosk.store._sealing import BOUND, Key, Refused
+from kiosk.store._stale import delete_templates
 from kiosk.store._wal import WriteAheadLog
 
 log = logging.getLogger(__name__)
@@ -56,8 +59,16 @@ _KEYS = {
     "rejections": "number",
     "calibrations": "id",
     "replays": "command_id",
+    "codes": "id",
     "audit": "seq",
 }
+
+_DROP_REMOVED_CODES = """
+    DELETE FROM codes
+    WHERE subject_id NOT IN (SELECT id FROM subjects)
+       OR (SELECT a.action FROM audit AS a WHERE a.subject_id = codes.subject_id AND a.action IN ('code', 'remove_code')
+           ORDER BY a.seq DESC LIMIT 1) = 'remove_code'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,7 @@ class Restored:
         return "; ".join([*parts, f"what there was of the damaged file is kept as {self.damaged_file}"])
 
 
-def make_sound(path: Path, *, existed: bool) -> Restored | None:
+def make_sound(path: Path, keys: KeyFile, *, existed: bool) -> Restored | None:
     """Verify a store before it is opened, and restore it when it is damaged. The caller keeps all others out.
 
     ``existed``: whether there has been a store, so that an empty or missing file is damage.
@@ -131,7 +142,7 @@ def make_sound(path: Path, *, existed: bool) -> Restored | None:
     backup = _newest_good(backups)
     if backup is None:
         raise StoreError(f"{path}: the store is damaged ({problem}) and was left as it is; {_no_backup(path, backups)}")
-    restored = _prepare(path, problem, backup)
+    restored = _prepare(path, keys, problem, backup)
     _finish_exchange(path, backups, restored.damaged_file)
     log.error("%s: %s", path, restored.describe())
     return restored
@@ -209,7 +220,7 @@ def _newest_good(backups: Backups) -> Backup | None:
     return None
 
 
-def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
+def _prepare(path: Path, keys: KeyFile, problem: str, backup: Backup) -> Restored:
     """Build the new store beside the old one; under its final name for that once it is complete."""
     unfinished = beside(path, ".restoring-unfinished")
     create_private(unfinished, backup.path)
@@ -224,12 +235,14 @@ def _prepare(path: Path, problem: str, backup: Backup) -> Restored:
             db.execute("PRAGMA secure_delete = ON")
             integrity.install(db)
             _mentions.install(db)
-            migrations.migrate(db, path)
-            with open_damaged(path, backup.path) as damaged:
+            old = migrations.check(db, path) < migrations.ENCRYPTED_SINCE
+            migrations.migrate(db, path, key=key_for_upgrade(keys, db, unfinished) if old else None)
+            with open_damaged(path, backup.path) as (damaged, own_first_page):
                 db.execute("BEGIN IMMEDIATE")
                 log_now = WriteAheadLog.read(path)
                 # What is behind a damaged header of the log may not have been found, and its numbers were given out.
-                merge = Merge(db, damaged, log_unsound=log_now is not None and not log_now.header_sound)
+                log_unsound = log_now is not None and not log_now.header_sound
+                merge = Merge(db, damaged, keys, log_unsound=log_unsound, own_first_page=own_first_page)
                 merge.run()
                 restored = Restored(
                     at=f"{moment:%Y-%m-%dT%H:%M:%SZ}",
@@ -293,11 +306,22 @@ def _finish_exchange(path: Path, backups: Backups, damaged_name: str | None = No
 class Merge:
     """Takes from a damaged database what the restored backup does not have."""
 
-    def __init__(self, db: Database, damaged: Database | None, *, log_unsound: bool) -> None:
+    def __init__(
+        self,
+        db: Database,
+        damaged: Database | None,
+        keys: KeyFile,
+        *,
+        log_unsound: bool,
+        own_first_page: bool = True,
+    ) -> None:
         self._db = db
+        self._keys = keys
         self._damaged = damaged
+        self._own_first_page = own_first_page
         self._log_unsound = log_unsound
         self._before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM attendance")
+        self._unsealable = False
         self.highest = 0
         self.jumped = False
         self.salvaged: Counter[str] = Counter()
@@ -320,23 +344,34 @@ class Merge:
 
         Numbers go on above the end that the damaged file recorded, so that what is lost leaves a gap.
         """
+        end_known = self._end_of_audit_known() and not self._log_unsound
         known = [head for head in (self._audit_head(self._db), self._audit_head(self._damaged)) if head is not None]
         known += self._db.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchall()
-        if known:
-            seq, digest = max(known, key=itemgetter(0))
-            integrity.set_mark(self._db, integrity.AUDIT_HEAD, {"seq": seq, "hash": digest})
+        seq, digest = max(known, key=itemgetter(0), default=(0, ""))
+        record_head(self._db, seq, digest)
         details = {
             "backup_at": restored.backup_at,
             "damaged_file": restored.damaged_file,
-            "log_complete": self._end_of_audit_known() and not self._log_unsound,
+            "log_complete": end_known and self._scalar("SELECT COUNT(*) FROM audit") == seq,
         }
         append(self._db, Actor.present("daemon"), Action.RESTORE, details)
 
     def _end_of_audit_known(self) -> bool:
-        """Whether the damaged file tells where its audit log ends, or is of a version that had none."""
+        """Whether the damaged file tells where its audit log ends, or that its version had none.
+
+        A version that only the backup tells is no proof: the log may have begun after that.
+        """
         if self._damaged is None:
             return False
-        return self._audit_head(self._damaged) is not None or self._is_older_than("audit")
+        return self._audit_head(self._damaged) is not None or (self._own_first_page and self._has_no_audit())
+
+    def _has_no_audit(self) -> bool:
+        if self._damaged is None:
+            return False
+        with contextlib.suppress(sqlite3.DatabaseError):
+            (version,) = self._damaged.execute("PRAGMA user_version").fetchone()
+            return bool(0 < version < migrations.AUDITED_SINCE and not integrity.present(self._damaged, "audit"))
+        return False
 
     @staticmethod
     def _audit_head(db: Database | None) -> tuple[int, str] | None:
@@ -373,7 +408,8 @@ class Merge:
         for row in reading.rows():
             if self._scalar("SELECT COUNT(*) FROM erasures WHERE receipt_id = ?", row["receipt_id"]):
                 continue
-            self._db.execute("DELETE FROM templates WHERE subject_id = ?", [row["subject_id"]])
+            delete_templates(self._db, "subject_id = ?", [row["subject_id"]])
+            self._db.execute("DELETE FROM codes WHERE subject_id = ?", [row["subject_id"]])
             self._db.execute("DELETE FROM subjects WHERE id = ?", [row["subject_id"]])
             _mentions.forget_subject(self._db, SubjectId(row["subject_id"]))
             # Its bytes may still be in older backups.
@@ -383,19 +419,21 @@ class Merge:
         reading, key = self._reading(table), _KEYS[table]
         if self._is_older_than(table):
             return reading
-        for row in map(partial(self._as_now, table, reading.columns), reading.rows()):
+        rows = reading.rows()
+        if table == "templates" and reading.columns is not None and "key_id" not in reading.columns:
+            rows = self._encrypted(rows)
+        for row in map(partial(self._as_now, table, reading.columns), rows):
             have = self._db.execute(f"SELECT digest FROM {table} WHERE {key} = ?", [row[key]]).fetchone()  # noqa: S608
             if have is None:
                 self._add(table, row)
             elif have[0] != row["digest"] and table == "templates":
-                # Another template took the number of one that has been deleted since.
-                self._add_template(row)
+                self._take_template(row)
             elif have[0] != row["digest"]:
                 self._update(table, row, [*integrity.COLUMNS[table], "digest"])
                 self.salvaged[table] += 1
             elif table in _CHANGING:
                 self._update(table, row, [])
-        if not reading.complete or reading.unsound:
+        if not reading.complete or reading.unsound or (table == "templates" and self._unsealable):
             self.unread.append(table)
         return reading
 
@@ -403,12 +441,47 @@ class Merge:
         self._insert(table, row)
         self.salvaged[table] += 1
 
-    def _add_template(self, row: dict[str, Any]) -> None:
-        if self._scalar("SELECT COUNT(*) FROM templates WHERE embedding = ?", row["embedding"]):
+    def _take_template(self, row: dict[str, Any]) -> None:
+        """One whose number the backup knows: sealed with another key since, or another one, after that was deleted."""
+        same = " AND ".join(f"{column} IS ?" for column in BOUND)
+        if self._scalar(f"SELECT COUNT(*) FROM templates WHERE {same}", *(row[column] for column in BOUND)):  # noqa: S608
+            self._update("templates", row, ["embedding", "key_id", "digest"])
             return
-        row = {**row, "id": self._scalar("SELECT COALESCE(MAX(id), 0) + 1 FROM templates")}
-        self._add("templates", row)
-        integrity.seal(self._db, "templates", "id = ?", [row["id"]])
+        # Bound to its number, it has to be sealed again for the new one.
+        number = self._scalar("SELECT COALESCE(MAX(id), 0) + 1 FROM templates")
+        moved = self._resealed(row, {**row, "id": number})
+        if moved is None:
+            self._unsealable = True
+            return
+        self._add("templates", moved)
+        integrity.seal(self._db, "templates", "id = ?", [number])
+
+    def _resealed(self, row: dict[str, Any], new: dict[str, Any]) -> dict[str, Any] | None:
+        """None where it cannot be read."""
+        try:
+            ring = self._keys.read()
+            key = ring.find(row["key_id"])
+            if key is None:
+                return None
+            embedding = key.unseal(row["embedding"], row)
+        except (KeyFileError, Refused):
+            return None
+        return {**new, "key_id": ring.current.id, "embedding": ring.current.seal(embedding, new)}
+
+    def _encrypted(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Templates of a version that did not encrypt, where that is so lately that it may be."""
+        key: Key | None = None
+        with contextlib.suppress(KeyFileError):
+            if not self._keys.exists():
+                key = self._keys.create(self._keys.path.parent, adopting=True).current
+            else:
+                ring = self._keys.read()
+                key = ring.current if ring.adopting else None
+        for row in rows:
+            if key is None:
+                self._unsealable = True
+                continue
+            yield {**row, "key_id": key.id, "embedding": key.seal(row["embedding"], row)}
 
     def _insert(self, table: str, row: dict[str, Any]) -> None:
         """With what has no digest where it is possible at all, with its defaults where it is not."""
@@ -435,12 +508,16 @@ class Merge:
             )
 
     def _mend(self, readings: dict[str, Reading]) -> None:
-        """Templates without their subject, which gets its bare id; events without their other half."""
+        """Templates without their subject, which gets its bare id; codes taken away since the backup, or nobody's;
+        events without their other half.
+        """
         self._db.execute(
             "INSERT INTO subjects (id, created_at) SELECT subject_id, MIN(created_at) FROM templates"
             " WHERE subject_id NOT IN (SELECT id FROM subjects) GROUP BY subject_id"
         )
         integrity.seal(self._db, "subjects", "digest IS NULL")
+        self._db.execute(_DROP_REMOVED_CODES)
+        migrations.name_methods(self._db)
         outbox = readings["outbox"]
         if not outbox.complete or outbox.unsound:
             for row in self._dicts("SELECT * FROM attendance WHERE seq NOT IN (SELECT seq FROM outbox) AND seq > ?"):
@@ -508,8 +585,9 @@ def _queue_again(db: Database, row: dict[str, Any]) -> None:
                 "event_type": row["event_type"],
                 "clock_synchronized": bool(row["clock_synchronized"]),
                 "subject": SubjectRef(id=row["subject_id"]),
+                "method": evidence.get("method", Method.FACE),
                 "match": evidence["match"],
-                "pad": evidence["pad"] or {},
+                "pad": evidence.get("pad") or {},
                 "clock": {"boot_id": row["boot_id"], "boottime_ms": row["boottime_ms"]},
             }
         ),
@@ -528,7 +606,7 @@ def _log_again(db: Database, row: dict[str, Any]) -> None:
         found = db.execute("SELECT subject_id FROM attendance WHERE seq = ?", [corrects["seq"]]).fetchone()
         subject_id, evidence = ("" if found is None else found[0]), {"corrects": corrects}
     else:
-        subject_id, evidence = payload["subject"]["id"], _evidence_of(payload).document()
+        subject_id, evidence = payload["subject"]["id"], _evidence_of(payload)
     db.execute(
         "INSERT INTO attendance (seq, event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"
         " boottime_ms, site, device, evidence, corrects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -551,8 +629,11 @@ def _log_again(db: Database, row: dict[str, Any]) -> None:
     integrity.seal(db, "attendance", "seq = ?", [row["seq"]])
 
 
-def _evidence_of(payload: dict[str, Any]) -> Evidence:
+def _evidence_of(payload: dict[str, Any]) -> dict[str, Any]:
     match = payload["match"]
+    if match is None:
+        # Whether it was a PIN or a badge, the event does not tell.
+        return CodeEvidence("code", Reason.MATCH).document()
     return Evidence(
         verdict=Verdict.IDENTIFIED,
         reason=Reason.MATCH,
@@ -562,4 +643,4 @@ def _evidence_of(payload: dict[str, Any]) -> Evidence:
         margin=match["margin"],
         gallery_size=match["gallery_size"],
         model=match["model"],
-    )
+    ).document()

@@ -99,19 +99,21 @@ class Reading:
 
 
 @contextlib.contextmanager
-def open_damaged(path: Path, backup: Path) -> Iterator[Database | None]:
-    """A readable copy of a damaged database; None when not even its pages are those of a database."""
+def open_damaged(path: Path, backup: Path) -> Iterator[tuple[Database | None, bool]]:
+    """A readable copy of a damaged database, None when not even its pages are those of a database; and whether its
+    first page (version, definitions) is its own, not the backup's.
+    """
     copy = beside(path, ".salvage")
     try:
         if not path.exists() or not path.stat().st_size:
-            yield None
+            yield None, False
             return
         create_private(copy, path)
         shutil.copyfile(path, copy)
         _apply_log(path, copy)
-        _repair(copy, backup)
+        own = _repair(copy, backup)
         with _connection(copy) as db:
-            yield db
+            yield db, own
     finally:
         copy.unlink(missing_ok=True)
 
@@ -162,7 +164,8 @@ def _apply_log(path: Path, copy: Path) -> None:
                 target.write(source.read(log.page_bytes))
 
 
-def _repair(copy: Path, backup: Path) -> None:
+def _repair(copy: Path, backup: Path) -> bool:
+    """Make a copy readable; whether its first page could stay."""
     with contextlib.closing(open_reading(backup, still=True).conn) as connection:
         db = Database(connection, execute_plugins=False)
         # An earlier version has fewer.
@@ -172,8 +175,9 @@ def _repair(copy: Path, backup: Path) -> None:
         page_bytes = struct.unpack_from(">H", header, 16)[0] or 4096
         source.seek(0)
         first_page = source.read(page_bytes)
+    own = _first_page_is_good(copy, header, tables)
     with copy.open("r+b") as target:
-        if not _first_page_is_good(copy, header, tables):
+        if not own:
             target.write(first_page)
         target.seek(0, 2)
         pages = -(-target.tell() // page_bytes)
@@ -186,6 +190,7 @@ def _repair(copy: Path, backup: Path) -> None:
         counter = target.read(4)
         target.seek(92)
         target.write(counter)
+    return own
 
 
 def _first_page_is_good(copy: Path, backup_header: bytes, tables: Sequence[str]) -> bool:

@@ -2,57 +2,82 @@
 
 from __future__ import annotations
 
+import contextlib
+from datetime import date
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kiosk import integrity
 from kiosk.biometrics import ModelId
-from kiosk.errors import KioskError
+from kiosk.errors import KeyFileError, KioskError
 from kiosk.gallery import Gallery
 from kiosk.store._attendance import Attendance
 from kiosk.store._audit import AuditLog
 from kiosk.store._calibrations import Calibrations
+from kiosk.store._codes import Codes
 from kiosk.store._corrections import CorrectionsTable
 from kiosk.store._files import free_bytes
+from kiosk.store._keys import KeyFile
 from kiosk.store._limits import DEFAULT_LIMITS, WARN_SHARE, Limits, StoreCondition
 from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, AuditLog):
+class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Codes, AuditLog):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
     def open(
-        cls, path: Path | str, *, writable: bool = True, verified: bool = False, limits: Limits = DEFAULT_LIMITS
+        cls,
+        path: Path | str,
+        *,
+        writable: bool = True,
+        verified: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+        keys: KeyFile | None = None,
     ) -> Self:
         """Open the database, creating or upgrading it when ``writable``.
 
         With ``verified``, as the daemon opens it, everything in it is verified first, and a damaged store restored from
-        the newest good backup; ``restored`` tells.
+        the newest good backup; ``restored`` tells. ``keys``: of the templates; by default beside the database.
 
         Raises:
+            KeyFileError: the store is of a version that did not encrypt templates, and now they cannot be.
             StoreError: not a database, damaged, of a newer version, another program's, missing, disk full.
             PermissionDeniedError: file or folder may not be read or written.
         """
-        store = cls(Path(path), writable=writable)
+        store = cls(Path(path), writable=writable, keys=keys)
         store.limits = limits
         store.process = "daemon" if verified else "command"
         store._open(verified=verified)
         store._trouble.quiet = not verified
         try:
             store.inherit_outbox()
+            if writable:
+                store._settle_keys()
         except KioskError:
             store.close()
             raise
         return store
 
-    def gallery(self, model_id: ModelId) -> Gallery:
-        """All subjects with templates of this model, and what was measured at this door for it."""
+    def _settle_keys(self) -> None:
+        """After an upgrade, and when the key file is to be sealed from now on: leave nothing of before."""
+        # A key that cannot be had is told to whoever asks for templates.
+        with contextlib.suppress(KeyFileError):
+            if self.wrap_key() or self._adopting():
+                self.finish_erasures()
+
+    def gallery(self, model_id: ModelId, *, today: date | None = None) -> Gallery:
+        """All subjects with templates of this model, and what was measured at this door for it.
+
+        ``today``: whose consent ended before that day is left out; None: the clock cannot be trusted, and nobody is.
+        """
         calibration = self.calibration(model_id)
         shift = 0.0 if calibration is None else calibration.score_shift
-        return Gallery(model_id, self.templates(model_id), score_shift=shift)
+        lapsed = frozenset() if today is None else self.lapsed(today)
+        templates = (template for template in self.templates(model_id) if template.subject_id not in lapsed)
+        return Gallery(model_id, templates, score_shift=shift, lapsed=lapsed)
 
     def row_counts(self) -> dict[str, int]:
         """How many rows each table has."""

@@ -10,27 +10,27 @@ import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-import numpy as np
 from sqlite_utils import Database
 
 from kiosk import integrity
-from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
+from kiosk.biometrics import ModelId, SubjectId
 from kiosk.enrollment import parse_subject_id
-from kiosk.errors import InputError, KioskError
+from kiosk.errors import InputError, KeyFileError, KioskError, StoreError
 from kiosk.events import utc_text
-from kiosk.store._audit import AuditLog
 from kiosk.store._chain import Action
 from kiosk.store._connection import rows, scalar
+from kiosk.store._due import Due, History, due_state, find_due
 from kiosk.store._mentions import forget_subject
+from kiosk.store._stale import delete_templates
+from kiosk.store._templates import NewTemplate, Templates
 
 log = logging.getLogger(__name__)
 
 _MAX_NAME = 200
-_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,6 @@ class Consent:
     given_at: str
     text_version: str | None = None
     until: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NewTemplate:
-    """An embedding to be stored, with how good its photo was and which photo it was."""
-
-    model_id: ModelId
-    embedding: Embedding
-    quality: Quality | None = None
-    source_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +95,8 @@ class ErasureReceipt:
     complete: bool
 
 
-class Subjects(AuditLog):
+class Subjects(Templates):
     """The tables ``subjects``, ``templates`` and ``erasures``."""
-
-    _told_damaged: Sequence[str] = ()
 
     def enroll(
         self,
@@ -149,8 +137,7 @@ class Subjects(AuditLog):
             if consent is not None:
                 _write_consent(db, subject_id, consent)
             integrity.seal(db, "subjects", "id = ?", [subject_id])
-            for template in templates:
-                _insert_template(db, subject_id, template, now)
+            self._insert_templates(db, subject_id, templates, now)
             if new or renamed or consent is not None or templates:
                 details = {
                     "new": new,
@@ -183,22 +170,39 @@ class Subjects(AuditLog):
             integrity.seal(db, "subjects", "id = ?", [subject_id])
             self._log(db, Action.CONSENT, {"until": consent.until}, subject_id=subject_id)
 
-    def erase_expired(self, today: date) -> SubjectId | None:
-        """Erase one subject whose consent has ended before ``today``; who it was, None when there is nobody.
+    def lapsed(self, today: date) -> frozenset[SubjectId]:
+        """Whose consent has ended before that day. Ask only while the clock can be trusted."""
+        found = self._rows(
+            f"SELECT id FROM subjects WHERE consent_until < ? AND {integrity.sound('subjects')}",  # noqa: S608
+            [today.isoformat()],
+        )
+        return frozenset(SubjectId(row["id"]) for row in found)
 
-        One at a time, for an erasure keeps others from writing. The receipt is open until :meth:`finish_erasures`. Call
-        it only while the clock can be trusted.
+    def due(self, today: date, unseen_days: int | None = None) -> list[Due]:
+        """Who is to be erased: whose consent ended before ``today``, or who was not seen for so many days; by id.
+
+        Ask only while the clock can be trusted. :class:`kiosk.store._due.History` says which days count.
         """
-        return self._erase_one(_EXPIRED, {"today": today.isoformat()}, reason="consent_expired")
+        subjects = {subject.id: subject.templates for subject in self.subjects()}
+        history = None if unseen_days is None else self.history(today)
+        with self._reading() as db:
+            return find_due(db, history, today=today, unseen_days=unseen_days, subjects=subjects)
 
-    def erase_unseen(self, days: int, *, now_ms: int) -> SubjectId | None:
-        """Erase one subject who was neither seen nor enrolled nor gave consent for ``days``; as :meth:`erase_expired`.
+    def history(self, today: date) -> History:
+        """What is known of when people were here last."""
+        audit = self.audit_rows()
+        with self._reading() as db:
+            return History(db, audit, today)
 
-        What was written under a clock that nobody had set is old only if something written later, with a trusted date,
-        is. ``days`` must not exceed those for which attendance is kept, or nobody can tell who was seen.
+    def remove_due(self, due: Due) -> ErasureReceipt | None:
+        """Erase somebody found by :meth:`due`; None, and nothing is done, where the reason no longer holds.
+
+        The receipt is open until :meth:`finish_erasures`, for once after all of them.
         """
-        cutoff = utc_text(now_ms - days * _DAY_MS)
-        return self._erase_one(_UNSEEN, {"cutoff": cutoff}, reason="unseen")
+        with self._writing() as db:
+            if due_state(db, due.subject_id) != due.state:
+                return None
+            return ErasureReceipt(**self._erase(db, due.subject_id, reason=due.reason))
 
     def presences(self) -> dict[SubjectId, Presence]:
         """The events of each subject, also of those who are erased; nothing of who has none."""
@@ -207,18 +211,6 @@ class Subjects(AuditLog):
             " FROM attendance WHERE corrects IS NULL GROUP BY subject_id"
         )
         return {SubjectId(row.pop("subject_id")): Presence(**row) for row in found}
-
-    def _erase_one(self, due: str, params: dict[str, object], *, reason: str) -> SubjectId | None:
-        if not self._rows(due, params):
-            return None
-        with self._writing() as db:
-            # Again: consent may have been renewed meanwhile.
-            found = rows(db, due, params)
-            if not found:
-                return None
-            subject_id = SubjectId(found[0]["id"])
-            self._erase(db, subject_id, reason=reason)
-        return subject_id
 
     def subjects(self) -> list[Subject]:
         """All subjects, by id."""
@@ -262,10 +254,13 @@ class Subjects(AuditLog):
         return receipt
 
     def finish_erasures(self) -> bool:
-        """Clear write-ahead log and backups of what was erased; False while that is impossible. Cheap when done."""
+        """Clear write-ahead log, backups and key file of what was erased; False while that is impossible.
+
+        Cheap when done.
+        """
         # Only these: another process may erase somebody after the checkpoint below.
         open_receipts = self._rows("SELECT receipt_id FROM erasures WHERE NOT complete")
-        if not open_receipts:
+        if not open_receipts and not self._keys_to_drop():
             return True
         if not self.purge():
             return False
@@ -276,24 +271,39 @@ class Subjects(AuditLog):
 
     def purge(self) -> bool:
         """Have nothing beside the database that was deleted from it: no old pages in the write-ahead log, no backups
-        but a fresh one, no damaged files put aside. False where a reader or a full disk is in the way.
+        but a fresh one, no damaged files put aside, no key of erased templates. False where a reader, a full disk or a
+        key that cannot be had is in the way.
         """
         if not self.backups.possible():
-            return self.checkpoint()
+            return self._purge_files(backups=False)
         try:
             # One in the making is waited for.
             with self.backups.alone():
-                if not self.checkpoint():
-                    return False
-                self.backups.sweep()
-                if self.backups.all():
-                    self.backups.take()
-                    self.backups.keep_newest(1)
-                self.backups.delete_damaged()
+                return self._purge_files(backups=True)
         except (KioskError, OSError, sqlite3.Error) as error:
             log.warning("older backups still hold what was erased: %s", error)
             return False
-        return True
+
+    def _purge_files(self, *, backups: bool) -> bool:
+        """The caller lets nobody take or delete backups meanwhile, where there are any."""
+        key, problem = None, None
+        try:
+            key = self._change_key()
+        except (KeyFileError, StoreError) as error:
+            # The rest is done all the same.
+            problem = error
+        if not self.checkpoint():
+            return False
+        if backups:
+            self.backups.sweep()
+            if self.backups.all():
+                self.backups.take()
+                self.backups.keep_newest(1)
+            self.backups.delete_damaged()
+        if problem is not None:
+            log.warning("the key of what was erased is still there: %s", problem)
+            return False
+        return self._drop_old_keys(key, without_backups=not backups)
 
     def receipts(self) -> list[ErasureReceipt]:
         """All erasures, oldest first."""
@@ -302,37 +312,6 @@ class Subjects(AuditLog):
             " FROM erasures ORDER BY erased_at, rowid"
         )
         return [ErasureReceipt(**{**row, "complete": bool(row["complete"])}) for row in found]
-
-    def templates(self, model_id: ModelId) -> list[Template]:
-        """The templates one model made; those of other models cannot be compared with its embeddings.
-
-        A template that is not as it was enrolled is left out, and told of in the log.
-        """
-        self._tell_damaged_templates()
-        found = self._rows(
-            "SELECT id, subject_id, model_id, embedding FROM templates"  # noqa: S608 - names from the code
-            f" WHERE model_id = ? AND {integrity.sound('templates')} ORDER BY id",
-            [model_id],
-        )
-        return [Template(**{**row, "embedding": _embedding(row["embedding"])}) for row in found]
-
-    def damaged_templates(self) -> list[str]:
-        """Whose templates are not as they were enrolled; an id may be damaged itself."""
-        with self._reading() as db:
-            found = db.execute(
-                "SELECT DISTINCT CAST(subject_id AS BLOB) FROM templates"  # noqa: S608 - names from the code
-                f" WHERE NOT {integrity.sound('templates')} ORDER BY 1"
-            )
-            return [bytes(row[0]).decode("utf-8", "backslashreplace") for row in found]
-
-    def _tell_damaged_templates(self) -> None:
-        damaged = self.damaged_templates()
-        if damaged and damaged != self._told_damaged:
-            log.error(
-                "templates of %s are damaged and not compared; restart the kiosk, which restores the newest backup",
-                ", ".join(ascii(subject) for subject in damaged),
-            )
-        self._told_damaged = damaged
 
     def template_models(self) -> dict[ModelId, int]:
         """How many templates each model made."""
@@ -387,7 +366,7 @@ class Subjects(AuditLog):
             counts = rows(
                 db, "SELECT model_id, COUNT(*) AS n FROM templates WHERE model_id <> ? GROUP BY model_id", [model_id]
             )
-            db.execute("DELETE FROM templates WHERE model_id <> ?", [model_id])
+            delete_templates(db, "model_id <> ?", [model_id])
             dropped = {ModelId(row["model_id"]): row["n"] for row in counts}
             if dropped:
                 self._log(db, Action.DROP_TEMPLATES, {"kept": model_id, "dropped": dropped})
@@ -400,48 +379,12 @@ class Subjects(AuditLog):
         )
         return [TemplateInfo(**{**row, "quality": json.loads(row["quality"] or "null")}) for row in found]
 
-    def embedding_bytes(self, template_id: int) -> bytes:
-        """A template's embedding as it is stored, little-endian float32; empty where there is no such template."""
-        found = self._rows("SELECT embedding FROM templates WHERE id = ?", [template_id])
-        return bytes(found[0]["embedding"]) if found else b""
-
 
 _SELECT_SUBJECT = """
     SELECT s.id, s.name, s.created_at, s.consent_reference, s.consent_at, s.consent_version, s.consent_until,
            COUNT(t.id) AS templates
     FROM subjects AS s LEFT JOIN templates AS t ON t.subject_id = s.id
 """
-# Nobody is erased for a row that is damaged.
-_EXPIRED = f"""
-    SELECT s.id FROM subjects AS s
-    WHERE s.consent_until < :today AND {integrity.sound("subjects", "s")} ORDER BY s.id LIMIT 1
-"""  # noqa: S608 - names from the code
-_UNSEEN = f"""
-    SELECT s.id FROM subjects AS s
-    WHERE s.created_at < :cutoff AND {integrity.sound("subjects", "s")}
-      -- Most have been seen, and their last row says so: theirs alone is looked at.
-      AND COALESCE((SELECT COALESCE(v.corrected_at, v.occurred_at) FROM attendance AS v
-                    WHERE v.subject_id = s.id AND v.corrects IS NULL ORDER BY v.seq DESC LIMIT 1), '') < :cutoff
-      AND NOT EXISTS (SELECT 1 FROM templates AS t WHERE t.subject_id = s.id AND t.created_at >= :cutoff)
-      AND NOT EXISTS (
-        SELECT 1 FROM attendance AS a
-        WHERE a.subject_id = s.id AND a.corrects IS NULL
-          AND (COALESCE(a.corrected_at, a.occurred_at) >= :cutoff
-               OR (NOT a.clock_synchronized AND a.corrected_at IS NULL
-                   AND a.seq > (SELECT COALESCE(MAX(o.seq), 0) FROM attendance AS o
-                                WHERE COALESCE(o.corrected_at, o.occurred_at) < :cutoff
-                                  AND (o.clock_synchronized OR o.corrected_at IS NOT NULL))))
-      )
-      AND NOT EXISTS (
-        SELECT 1 FROM audit AS e
-        WHERE e.subject_id = s.id AND e.action IN ('enroll', 'consent')
-          AND (e.occurred_at >= :cutoff
-               OR (NOT e.clock_synchronized
-                   AND NOT EXISTS (SELECT 1 FROM audit AS l
-                                   WHERE l.seq > e.seq AND l.clock_synchronized AND l.occurred_at < :cutoff)))
-      )
-    ORDER BY s.id LIMIT 1
-"""  # noqa: S608 - names from the code
 
 
 def check_name(name: str | None) -> None:
@@ -480,22 +423,6 @@ def _write_consent(db: Database, subject_id: str, consent: Consent) -> None:
     )
 
 
-def _insert_template(db: Database, subject_id: SubjectId, template: NewTemplate, now: str) -> None:
-    cursor = db.execute(
-        "INSERT INTO templates (subject_id, model_id, embedding, quality, source_sha256, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        [
-            subject_id,
-            template.model_id,
-            _blob(template.embedding),
-            None if template.quality is None else json.dumps(asdict(template.quality)),
-            template.source_sha256,
-            now,
-        ],
-    )
-    integrity.seal(db, "templates", "id = ?", [cursor.lastrowid])
-
-
 def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
     receipt: dict[str, Any] = {
         "receipt_id": str(uuid.uuid4()),
@@ -505,9 +432,10 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         "attendance_kept": scalar(
             db, "SELECT COUNT(*) FROM attendance WHERE subject_id = ? AND corrects IS NULL", [subject_id]
         ),
-        "complete": 0,
+        "complete": False,
     }
-    db.execute("DELETE FROM templates WHERE subject_id = ?", [subject_id])
+    delete_templates(db, "subject_id = ?", [subject_id])
+    db.execute("DELETE FROM codes WHERE subject_id = ?", [subject_id])
     db.execute("DELETE FROM subjects WHERE id = ?", [subject_id])
     # Events hold the name where the kiosk was configured to send it.
     db.execute(
@@ -520,16 +448,6 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
     db.table("erasures").insert(receipt)
     integrity.seal(db, "erasures", "receipt_id = ?", [receipt["receipt_id"]])
     return receipt
-
-
-def _blob(embedding: Embedding) -> bytes:
-    if embedding.ndim != 1 or not np.isfinite(embedding).all():
-        raise ValueError(f"not an embedding: shape {embedding.shape}")
-    return embedding.astype("<f4").tobytes()
-
-
-def _embedding(blob: bytes) -> Embedding:
-    return np.frombuffer(blob, dtype="<f4").astype(np.float32)
 
 
 def _unknown(subject_id: str) -> InputError:

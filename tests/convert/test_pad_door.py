@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,20 @@ import pytest
 from command_line import Kiosk
 from runner import assert_one_line_error
 
+from convert.photos import main_face
+from kiosk.biometrics import Embedding, Face, Frame, Image, Reason, SubjectId, Template
+from kiosk.config import Config, load
+from kiosk.gallery import Gallery
+from kiosk.opencv import cv2
+from kiosk.photo import read_photo
+from kiosk.pipeline import build_pad, build_pipeline, build_rule
+from kiosk.recognition import Recognizer
+
 pytestmark = pytest.mark.convert
 
 PERSON = "0004_01_00*"
+
+Seen = tuple[Image, Face]
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +120,99 @@ def test_a_damaged_bundle_opens_no_door(home: Kiosk, tmp_path: Path) -> None:
         assert next(check for check in checks if check["name"] == "pad")["status"] == "fail"
     finally:
         shutil.move(kept, network)
+
+
+class Looks:
+    """The kiosk's own parts; what they say of a picture is remembered, as the same few are shown all the time."""
+
+    def __init__(self, config: Config) -> None:
+        pipeline, pad = build_pipeline(config), build_pad(config)
+        assert pad is not None
+        self.config, self.bundle, self.same_face_score = config, pipeline.bundle, pipeline.same_face_score
+        self.model_id, self.threshold = pipeline.embedder.model_id, pad.threshold
+        self._faces: dict[int, list[Face]] = {}
+        self._pipeline = pipeline
+        self.assess = pipeline.gate.assess
+        self.embed = pipeline.embedder.embed
+        self._embed = cache(lambda key, mirrored: pipeline.embedder.embed_frame(*self._shown[key], mirrored=mirrored))
+        self._score = cache(lambda key: pad.score(*self._shown[key]))
+        self._shown: dict[int, Seen] = {}
+
+    def admit(self, image: Image) -> Image | None:
+        """A picture to be shown; None where the kiosk sees no good face in it."""
+        face = main_face(image, self._pipeline.detector)
+        if face is None or self.assess(image, face).failure is not None:
+            return None
+        self._shown[id(image)] = image, face
+        return image
+
+    def detect(self, image: Image) -> list[Face]:
+        return [self._shown[id(image)][1]]
+
+    def embed_frame(self, image: Image, face: Face, *, mirrored: bool) -> Embedding:  # noqa: ARG002
+        return self._embed(id(image), mirrored)
+
+    def score(self, image: Image, face: Face) -> float:  # noqa: ARG002
+        return self._score(id(image))
+
+    def door(self, templates: list[Template]) -> Recognizer:
+        gallery = Gallery(self.model_id, templates)
+        return Recognizer(
+            detector=self,
+            embedder=self,
+            gate=self,
+            gallery=gallery,
+            rule=build_rule(self.config, self.bundle, gallery),
+            same_face_score=self.same_face_score,
+            pad=self,
+        )
+
+
+def from_afar(image: Image) -> Image:
+    """The same picture smaller, on what is left of it when it is blurred: the attacker's face counts less then."""
+    far = cv2.GaussianBlur(image, (0, 0), 25)
+    small = cv2.resize(image, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
+    top, left = (far.shape[0] - small.shape[0]) // 2, (far.shape[1] - small.shape[1]) // 2
+    far[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return far
+
+
+def cycle(images: list[Image], count: int) -> list[Image]:
+    return [images[number % len(images)] for number in range(count)]
+
+
+def test_a_live_face_brings_no_print_through_the_door(home: Kiosk, photos: Path) -> None:
+    """Everybody shows his own face, from afar, and then a print of everybody else who is enrolled, or both in turns."""
+    looks = Looks(load(home.folder / "config.yaml", {}))
+    live, far, prints = ({} for _ in range(3))
+    for person in ("0001", "0002", "0004", "0005", "0006", "0007", "0008", "0009"):
+        for kind, change, shown in (("live", None, live), ("live", from_afar, far), ("print", None, prints)):
+            paths = sorted((photos / kind).glob(f"{person}_*"))
+            images = [read_photo(path) for path in paths[:: max(1, len(paths) // 8)][:8]]
+            changed = [image if change is None else change(image) for image in images]
+            shown[person] = [image for image in map(looks.admit, changed) if image is not None]
+    templates = {
+        person: [
+            Template(SubjectId(person), looks.model_id, looks.embed(image, looks.detect(image)[0]))
+            for image in images[:3]
+        ]
+        for person, images in live.items()
+    }
+    passed, tried, spoofs = [], 0, 0
+    for attacker in far:
+        door = [template for person in templates if person != attacker for template in templates[person]]
+        for victim in set(far) - {attacker}:
+            tried += 1
+            sequences = [[*cycle(far[attacker], n), *cycle(prints[victim], n + 3)] for n in (15, 10, 6)]
+            turns = zip(cycle(far[attacker], 20), cycle(prints[victim], 20), strict=True)
+            sequences.append([image for pair in turns for image in pair])
+            for sequence in sequences:
+                recognizer = looks.door(door)
+                for number, image in enumerate(sequence):
+                    for report in recognizer.process(Frame(image, number / 15, number)):
+                        spoofs += report.final and report.decision.reason is Reason.SPOOF
+                        if report.final and report.decision.subject_id == victim:
+                            passed.append((attacker, victim, report.decision))
+    assert tried == 56
+    assert spoofs > tried, "a print that nobody notices shows nothing"
+    assert passed == []

@@ -1,0 +1,97 @@
+"""Erasing people: who is due, and the receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import date
+
+import click
+
+from kiosk.clock import SystemClock
+from kiosk.commands.options import ask, count, print_json
+from kiosk.commands.stores import open_store
+from kiosk.config import Config
+from kiosk.errors import InputError, UnavailableError
+from kiosk.store import Due, DueReason, ErasureReceipt
+
+
+def remove_due(config: Config, *, yes: bool, as_json: bool) -> None:
+    """Show who is due, ask, erase them one by one, and print the receipts.
+
+    Raises:
+        UnavailableError: the clock was not set, or there is no store.
+        InputError: the answer is no.
+    """
+    with open_store(config) as reader:
+        today = SystemClock().trusted_date(config.device.timezone)
+        if today is None:
+            raise UnavailableError(
+                "the clock is not known to follow a time server, so that nobody can be told to be due; see "
+                "`timedatectl`, or name whom to erase: `kiosk subjects remove ID`"
+            )
+        due, everybody = reader.due(today, config.privacy.unseen_days), len(reader.subjects())
+    _show(due, today)
+    if due and not yes and not ask(f"Erase {len(due)} of {count(everybody, 'subject')}? This cannot be undone."):
+        raise InputError("nobody was removed (--yes removes without asking)")
+    receipts, spared = _erase(config, due) if due else ([], [])
+    if as_json:
+        documents = [due_document(one) for one in due]
+        print_json({"due": documents, "receipts": [asdict(receipt) for receipt in receipts], "spared": spared})
+        return
+    for receipt in receipts:
+        click.echo(describe_receipt(receipt))
+    if not due:
+        click.echo("nobody is due")
+
+
+def _show(due: Sequence[Due], today: date) -> None:
+    """On stderr, like the question that follows."""
+    if due:
+        click.echo(f"due to be erased, today being {today}:", err=True)
+    for one in due:
+        name = "" if one.name in {None, one.subject_id} else f" ({one.name})"
+        click.echo(f"  {one.subject_id}{name}: {describe_due(one)}; {count(one.templates, 'template')}", err=True)
+
+
+def _erase(config: Config, due: Sequence[Due]) -> tuple[list[ErasureReceipt], list[str]]:
+    """The receipts, and who was seen or agreed anew meanwhile."""
+    receipts, spared = [], []
+    with open_store(config, writable=True) as store:
+        for one in due:
+            receipt = store.remove_due(one)
+            if receipt is None:
+                spared.append(str(one.subject_id))
+                click.echo(f"note: {one.subject_id} is not due any more and stays", err=True)
+            else:
+                receipts.append(receipt)
+        # Once, for all of them.
+        complete = store.finish_erasures()
+    return [replace(receipt, complete=complete) for receipt in receipts], spared
+
+
+def describe_due(due: Due) -> str:
+    """Why, in words."""
+    if due.reason is DueReason.CONSENT_ENDED:
+        return f"consent ended on {due.consent_until}"
+    return f"not seen on {due.unseen_days} days"
+
+
+def due_document(due: Due) -> dict[str, object]:
+    """As JSON."""
+    return {
+        "subject_id": due.subject_id,
+        "reason": due.reason.value,
+        "consent_until": due.consent_until,
+        "unseen_days": due.unseen_days,
+        "templates": due.templates,
+    }
+
+
+def describe_receipt(receipt: ErasureReceipt) -> str:
+    """In one line."""
+    rest = "" if receipt.complete else "; NOT YET from all backups and the log: a running kiosk sees to that"
+    return (
+        f"{receipt.subject_id} erased at {receipt.erased_at}: {count(receipt.templates_erased, 'template')} erased, "
+        f"{count(receipt.attendance_kept, 'event')} kept without name; receipt {receipt.receipt_id}{rest}"
+    )
