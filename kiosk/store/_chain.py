@@ -124,8 +124,7 @@ def chain_hash(previous: str, values: Iterable[object]) -> str:
 
     In the order of the table's columns; without spaces, in ASCII with escapes: ``["",1,"2026-...",1,...]``.
     """
-    # Damage can make a value bytes, of which no row was ever made: any text for them gives another hash.
-    return hashlib.sha256(json.dumps([previous, *values], separators=(",", ":"), default=repr).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([previous, *values], separators=(",", ":")).encode()).hexdigest()
 
 
 def record_head(db: Database, seq: int, digest: str) -> None:
