@@ -209,7 +209,7 @@ def _values(row: AuditRow) -> list[object]:
 
 def _row(row: dict[str, Any]) -> AuditRow:
     # In a damaged row text can come as bytes.
-    readable = {
+    readable: dict[str, Any] = {
         name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in row.items()
     }
     return AuditRow(**{**readable, "clock_synchronized": bool(row["clock_synchronized"])})
