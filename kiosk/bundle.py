@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kiosk.biometrics import ModelId
 from kiosk.errors import ModelError
@@ -32,7 +32,7 @@ _VARIANT_ORDER: tuple[Variant, ...] = ("int8", "dynamic", "float16", "float32")
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Source(_Record):
@@ -80,6 +80,13 @@ class Manifest(_Record):
     search: SearchScores | None = None
     accuracy: Accuracy | None = None
     report: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("thresholds")
+    @classmethod
+    def _one_score_a_rate(cls, points: tuple[OperatingPoint, ...]) -> tuple[OperatingPoint, ...]:
+        if len({point.fmr for point in points}) != len(points):
+            raise ValueError("two scores for one rate")
+        return points
 
 
 @dataclass(frozen=True, slots=True)

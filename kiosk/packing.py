@@ -13,6 +13,8 @@ from typing import Any
 from kiosk.errors import StoreError
 from kiosk.events import encode
 
+_MAX_BYTES = 1 << 20
+"""Of a document: thirty frames with a dozen candidates each take a hundredth of it."""
 _DEFLATED = b"1"
 # Part of the form: to change a letter of it is to lose every document packed before. Most frequent last.
 _DICTIONARY = (
@@ -42,7 +44,12 @@ def unpack(packed: bytes) -> dict[str, Any]:
     Raises:
         StoreError: it is damaged, or packed by another version.
     """
-    document: dict[str, Any] = json.loads(unpack_text(packed))
+    try:
+        document = json.loads(unpack_text(packed))
+    except (ValueError, RecursionError):
+        raise _damaged() from None
+    if not isinstance(document, dict):
+        raise _damaged()
     return document
 
 
@@ -50,9 +57,14 @@ def unpack_text(packed: bytes) -> str:
     """The packed JSON itself; see :func:`unpack`."""
     unpacker = zlib.decompressobj(zdict=_DICTIONARY)
     try:
-        text = unpacker.decompress(packed[1:]) + unpacker.flush()
+        # A kilobyte may unfold to a megabyte, and whoever writes the file writes what they like.
+        text = unpacker.decompress(packed[1:], _MAX_BYTES)
         if packed[:1] == _DEFLATED and unpacker.eof and not unpacker.unused_data:
             return text.decode()
     except (zlib.error, UnicodeDecodeError):
         pass
-    raise StoreError("the evidence of an event is damaged, or of another version; see `kiosk check`")
+    raise _damaged()
+
+
+def _damaged() -> StoreError:
+    return StoreError("the evidence of an event is damaged, or of another version; see `kiosk check`")

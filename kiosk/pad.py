@@ -26,7 +26,7 @@ _AGAIN = "build the pad bundle again"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PadSource(_Record):

@@ -17,20 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kiosk.biometrics import Image
+from kiosk.encoded import MAX_FILE_BYTES, Format, Header, decode, read_header
 from kiosk.errors import InputError
-from kiosk.opencv import MAX_IMAGE_PIXELS, cv2
+from kiosk.opencv import cv2
 
-_MAX_FILE_BYTES = 100 * 1024 * 1024
 _USE_ANOTHER = "use a JPEG or PNG photo"
 _WHITE = 255
+_STRIP_ROWS = 64
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_ALPHA_TYPES = frozenset({4, 6})
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
-_JPEG_EOI, _JPEG_SOS = 0xD9, 0xDA
-# Start of frame, of every coding process; C4, C8 and CC between them mean something else.
-_JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_EOI = 0xD9
 # The next marker in compressed data: there FF 00 is a stuffed byte, FF D0…D7 are restarts, and FF FF is fill.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
@@ -94,7 +91,7 @@ def _read(path: Path) -> bytes:
         try:
             _check_file(path, os.fstat(descriptor))
             with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(_MAX_FILE_BYTES)
+                data = file.read(MAX_FILE_BYTES)
         finally:
             os.close(descriptor)
     except FileNotFoundError:
@@ -113,32 +110,32 @@ def _check_file(path: Path, about: os.stat_result) -> None:
         raise InputError(f"{path}: is a folder; name the photo in it")
     if not stat.S_ISREG(about.st_mode):
         raise InputError(f"{path}: is not a regular file; {_USE_ANOTHER}")
-    if about.st_size > _MAX_FILE_BYTES:
-        raise InputError(f"{path}: larger than {_MAX_FILE_BYTES // 1024**2} MiB; {_USE_ANOTHER}")
+    if about.st_size > MAX_FILE_BYTES:
+        raise InputError(f"{path}: larger than {MAX_FILE_BYTES // 1024**2} MiB; {_USE_ANOTHER}")
 
 
 def _decode(path: Path, data: bytes) -> Image:
-    transparent = False
-    if data.startswith(_JPEG_SIGNATURE):
+    header = read_header(data)
+    if header is None:
+        raise InputError(f"{path}: not a photo that can be read, or damaged; {_USE_ANOTHER}")
+    if not header.fits:
+        raise _too_large(path, header)
+    if header.format is Format.JPEG:
         _check_jpeg(path, data)
-    elif data.startswith(_PNG_SIGNATURE):
-        transparent = _check_png(path, data)
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        transparent = _webp_has_alpha(data)
-    image = _opencv_decode(data, cv2.IMREAD_UNCHANGED if transparent else cv2.IMREAD_COLOR)
+    elif header.format is Format.PNG:
+        _check_png(path, data)
+    image = decode(data, header, with_transparency=True)
     if image is None:
-        raise InputError(
-            f"{path}: not a photo that can be read, damaged, or above {MAX_IMAGE_PIXELS // 10**6} megapixels; "
-            f"{_USE_ANOTHER}"
-        )
+        raise InputError(f"{path}: not a photo that can be read, or damaged; {_USE_ANOTHER}")
     return _flatten(image)
 
 
-def _opencv_decode(data: bytes, flags: int) -> NDArray[Any] | None:
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
+def _too_large(path: Path, header: Header) -> InputError:
+    size = f"{path}: {header.width} × {header.height} pixels"
+    if not header.pixels:
+        return InputError(f"{size}: nothing is in it; use another photo")
+    most = f"at most {header.max_pixels // 10**6} megapixels in a {header.format} like this"
+    return InputError(f"{size} are too many ({most}); scale the photo down")
 
 
 def _flatten(image: NDArray[Any]) -> Image:
@@ -146,23 +143,25 @@ def _flatten(image: NDArray[Any]) -> Image:
 
     Below transparent pixels a file may hold anything; white is what a viewer shows and what ID photos stand on.
     """
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)  # type: ignore[return-value]
-    colour = np.ascontiguousarray(image[..., :3], dtype=np.uint8)
-    if image.shape[2] == 3:
+    if image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    flat = np.empty((*image.shape[:2], 3), np.uint8)
+    # In strips: the arithmetic takes several times what the strip itself does.
+    for top in range(0, len(image), _STRIP_ROWS):
+        flat[top : top + _STRIP_ROWS] = _flatten_strip(image[top : top + _STRIP_ROWS])
+    return flat
+
+
+def _flatten_strip(strip: NDArray[Any]) -> Image:
+    if strip.dtype == np.uint16:
+        strip = (strip >> 8).astype(np.uint8)
+    if strip.ndim == 2:
+        return cv2.cvtColor(strip, cv2.COLOR_GRAY2BGR)  # type: ignore[return-value]
+    colour = np.ascontiguousarray(strip[..., :3], dtype=np.uint8)
+    if strip.shape[2] == 3:
         return colour
-    alpha = image[..., 3:].astype(np.float32) / _WHITE
+    alpha = strip[..., 3:].astype(np.float32) / _WHITE
     return (colour * alpha + _WHITE * (1 - alpha) + 0.5).astype(np.uint8)
-
-
-def _check_pixels(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_IMAGE_PIXELS:
-        raise InputError(
-            f"{path}: {width} × {height} pixels are too many (at most {MAX_IMAGE_PIXELS // 10**6} megapixels); "
-            "scale the photo down"
-        )
 
 
 def _damaged(path: Path) -> InputError:
@@ -174,21 +173,19 @@ def _check_jpeg(path: Path, data: bytes) -> None:
 
     Bytes after the end marker are fine, cameras put second pictures there.
     """
-    for marker, start in _jpeg_segments(path, data):
-        if marker in _JPEG_SOF and len(data) >= start + 7:
-            height, width = struct.unpack_from(">HH", data, start + 3)
-            _check_pixels(path, width, height)
+    for _ in _jpeg_segments(path, data):
+        pass
 
 
-def _jpeg_segments(path: Path, data: bytes) -> Iterator[tuple[int, int]]:
-    """Each marker up to the end of the picture, with the position after it."""
+def _jpeg_segments(path: Path, data: bytes) -> Iterator[int]:
+    """Each marker up to the end of the picture."""
     position = 2
     while True:
         found = _JPEG_MARKER.search(data, position)
         if found is None:
             raise _damaged(path)
         marker, position = data[found.end() - 1], found.end()
-        yield marker, position
+        yield marker
         if marker == _JPEG_EOI:
             return
         if position + 2 > len(data):
@@ -197,16 +194,10 @@ def _jpeg_segments(path: Path, data: bytes) -> Iterator[tuple[int, int]]:
         position += int.from_bytes(data[position : position + 2], "big")
 
 
-def _check_png(path: Path, data: bytes) -> bool:
-    """Refuse a PNG with missing or changed bytes (libpng would write to stderr). True: it has transparency."""
-    transparent = False
-    for kind, body in _png_chunks(path, data):
-        if kind == b"IHDR" and len(body) == 13:
-            width, height, _, colour_type = struct.unpack_from(">IIBB", body)
-            _check_pixels(path, width, height)
-            transparent = colour_type in _PNG_ALPHA_TYPES
-        transparent = transparent or kind == b"tRNS"
-    return transparent
+def _check_png(path: Path, data: bytes) -> None:
+    """Refuse a PNG with missing or changed bytes: libpng would write to stderr."""
+    for _ in _png_chunks(path, data):
+        pass
 
 
 def _png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -222,13 +213,3 @@ def _png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             raise _damaged(path)
         yield kind, view[position + 8 : end]
         position = end + 4
-
-
-def _webp_has_alpha(data: bytes) -> bool:
-    """The flag of an extended or of a lossless WebP; the simple lossy one has no transparency."""
-    match data[12:16]:
-        case b"VP8X":
-            return len(data) > 20 and bool(data[20] & 0x10)
-        case b"VP8L":
-            return len(data) > 24 and bool(data[24] & 0x10)
-    return False

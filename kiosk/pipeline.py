@@ -18,6 +18,7 @@ from kiosk.pad import TflitePad, find_pad_bundle
 from kiosk.ports import Detector, Pad
 from kiosk.quality import ENROLLMENT_GATE, PROBE_GATE, QualityGate
 from kiosk.recognition import Recognizer
+from kiosk.trial import try_model
 
 # The notebook's crop: its detector knows no landmarks that could level the eyes.
 _HAAR_ALIGNMENT = "haar-square-v1"
@@ -105,11 +106,12 @@ def build_detector(config: Config) -> Detector:
 
 
 def build_embedder(config: Config, bundle: Bundle) -> TfliteEmbedder:
-    """Load a bundle's network.
+    """Load a bundle's network, after a trial in another process if it is none of the kiosk's own.
 
     Raises:
-        ModelError: its shapes are not what the manifest states.
+        ModelError: it does not survive the trial, or its shapes are not what the manifest states.
     """
+    try_model(bundle, models_folder(config), threads=config.model.threads, runtime=config.model.runtime)
     alignment = _other_alignment(config)
     return TfliteEmbedder(bundle, threads=config.model.threads, runtime=config.model.runtime, alignment=alignment)
 
@@ -118,10 +120,13 @@ def build_pad(config: Config) -> TflitePad | None:
     """Load presentation attack detection; None where it is switched off or not installed.
 
     Raises:
-        ModelError: its bundle is damaged or does not load.
+        ModelError: its bundle is damaged, does not survive its trial, or does not load.
     """
     bundle = find_pad_bundle(models_folder(config)) if config.pad.enabled else None
-    return None if bundle is None else TflitePad(bundle, threads=config.model.threads, runtime=config.model.runtime)
+    if bundle is None:
+        return None
+    try_model(bundle, models_folder(config), threads=config.model.threads, runtime=config.model.runtime)
+    return TflitePad(bundle, threads=config.model.threads, runtime=config.model.runtime)
 
 
 def describe_pad(config: Config, pad: Pad | None) -> tuple[bool, str]:

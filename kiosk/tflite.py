@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 Runtime = Literal["auto", "litert", "tflite-runtime"]
 
 _MODULES = {"litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
+_PACKAGES = {"litert": "ai-edge-litert", "tflite-runtime": "tflite-runtime"}
 
 
 class Interpreter(Protocol):
@@ -53,6 +55,15 @@ def make_interpreter(model_path: Path, *, threads: int, runtime: Runtime = "auto
     return interpreter
 
 
+def runtime_version(runtime: Runtime) -> str:
+    """Name and version of the package that would load a model; empty without any. Loads nothing."""
+    for name in list(_MODULES) if runtime == "auto" else [runtime]:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            package = _PACKAGES[name]
+            return f"{package} {importlib.metadata.version(package)}"
+    return ""
+
+
 def _find_interpreter(runtime: Runtime) -> Any:  # noqa: ANN401 - a class of one of two untyped packages
     wanted = list(_MODULES) if runtime == "auto" else [runtime]
     for name in wanted:
@@ -60,7 +71,7 @@ def _find_interpreter(runtime: Runtime) -> Any:  # noqa: ANN401 - a class of one
             return importlib.import_module(_MODULES[name]).Interpreter
         except ImportError:
             continue
-    packages = " or ".join("ai-edge-litert" if name == "litert" else name for name in wanted)
+    packages = " or ".join(_PACKAGES[name] for name in wanted)
     raise ModelError(f"no TFLite runtime is installed: pip install {packages}")
 
 

@@ -10,10 +10,11 @@ import bisect
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scores = NDArray[np.float64]
 
@@ -23,7 +24,7 @@ _LOWEST, _HIGHEST = -2.0, 1.0
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StrangerScores(_Record):
@@ -50,10 +51,21 @@ class SearchScores(_Record):
 
     crowd_size: int = Field(ge=0)
     crowd_weight: float = Field(ge=0, le=1)
-    fpirs: tuple[float, ...] = Field(min_length=2)
+    fpirs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(min_length=2)
     """Falling."""
     galleries: tuple[StrangerScores, ...] = Field(min_length=1)
     measured_on: str
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if any(less >= more for more, less in itertools.pairwise(self.fpirs)):
+            raise ValueError("fpirs must fall")
+        if any(len(gallery.scores) != len(self.fpirs) for gallery in self.galleries):
+            raise ValueError("every gallery needs a score for each of the fpirs")
+        kinds = {(gallery.subjects, gallery.templates) for gallery in self.galleries}
+        if len(kinds) != len(self.galleries):
+            raise ValueError("two galleries of one size")
+        return self
 
     def take_off_crowd(self, similarities: Scores) -> Scores:
         """Cosine similarities of searches (n, subjects) as they compare with :meth:`threshold`.

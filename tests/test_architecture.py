@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"ai_edge_litert", "cv2", "matplotlib", "numpy", "paho", "pydantic", "sqlite_utils", "tflite_runtime", "yaml"}
-PIXELS = {"align", "opencv", "quality"}
+PIXELS = {"encoded", "align", "opencv", "quality"}
 """May use OpenCV although they lie among the core."""
 CONVERTER_MAY_USE = {
     "align",
@@ -20,6 +20,7 @@ CONVERTER_MAY_USE = {
     "charts",
     "detector",
     "embedder",
+    "encoded",
     "errors",
     "logs",
     "opencv",

@@ -165,3 +165,28 @@ def test_auto_prefers_the_built_in_one_to_an_unmeasured_one(folder: Path) -> Non
 def test_manifest_survives_a_round_trip() -> None:
     manifest = read_bundle(BUILT_IN / BUILT_IN_BUNDLE).manifest
     assert Manifest.model_validate_json(manifest.model_dump_json(by_alias=True)) == manifest
+
+
+SEARCH = json.loads((BUILT_IN / BUILT_IN_BUNDLE / "manifest.json").read_text())["search"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"thresholds": [{"fmr": 1e-3, "score": 0.9}, {"fmr": 1e-3, "score": 0.8}]},
+        {"thresholds": [{"fmr": 1e-3, "score": float("nan")}]},
+        {"search": SEARCH | {"fpirs": [0.1, 0.0]}},
+        {"search": SEARCH | {"fpirs": [0.001, 0.1]}},
+        {"search": SEARCH | {"galleries": [SEARCH["galleries"][0] | {"scores": [0.5]}]}},
+        {"search": SEARCH | {"galleries": [SEARCH["galleries"][0], SEARCH["galleries"][0]]}},
+        {
+            "search": SEARCH
+            | {"galleries": [SEARCH["galleries"][0] | {"scores": [float("inf")] * len(SEARCH["fpirs"])}]}
+        },
+    ],
+)
+def test_figures_nothing_can_be_computed_from_are_refused(folder: Path, changes: dict[str, Any]) -> None:
+    """Found by fuzzing: each was a traceback, or a threshold that is no number, once the daemon asked for it."""
+    edit(folder, **changes)
+    with pytest.raises(ModelError, match=r"manifest\.json: (thresholds|search)"):
+        read_bundle(folder)

@@ -18,6 +18,7 @@ from mjpeg import Fault, MjpegServer, number_of, numbered
 
 from kiosk.biometrics import Frame
 from kiosk.camera import LiveCamera, OpenedCamera, open_camera
+from kiosk.clip import Scene, write_clip
 from kiosk.clock import SystemClock
 from kiosk.errors import CameraError
 from kiosk.opencv import cv2
@@ -407,6 +408,13 @@ def test_no_pictures(tmp_path: Path) -> None:
     _not_opened(str(tmp_path / "text.mp4"), "not a video that can be read")
     (tmp_path / "empty.avi").write_bytes(b"")
     _not_opened(str(tmp_path / "empty.avi"), "not a video that can be read")
+
+
+def test_a_playlist_leads_nowhere(tmp_path: Path) -> None:
+    """FFmpeg by itself would open whatever it names."""
+    write_clip(tmp_path / "clip.avi", [Scene(0.5)])
+    (tmp_path / "list.ffconcat").write_text("ffconcat version 1.0\nfile clip.avi\n")
+    _not_opened(str(tmp_path / "list.ffconcat"), "not a video that can be read")
 
 
 def test_closed_file_gives_nothing(video: Path) -> None:

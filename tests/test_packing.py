@@ -71,3 +71,16 @@ def test_damage_is_told(change: str) -> None:
             packed.clear()
     with pytest.raises(StoreError, match="damaged"):
         unpack(bytes(packed))
+
+
+@pytest.mark.parametrize("document", [[1], "text", None])
+def test_only_documents_are_evidence(document: Any) -> None:
+    with pytest.raises(StoreError, match="damaged"):
+        unpack(pack(document))
+
+
+def test_a_bomb_does_not_unfold() -> None:
+    packed = pack({"a": "b" * (64 << 20)})
+    assert len(packed) < 100_000
+    with pytest.raises(StoreError, match="damaged"):
+        unpack(packed)

@@ -233,7 +233,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_huge_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(200 * 1024**2)
-    _refused(tmp_path / "huge.jpg", "100 MiB")
+    _refused(tmp_path / "huge.jpg", "50 MiB")
 
 
 def test_file_of_somebody_else(tmp_path: Path, picture: Image) -> None:

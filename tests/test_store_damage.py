@@ -25,7 +25,7 @@ from sqlite_utils import Database
 from test_store import ANA, MODEL, NOW_MS, ORIGIN, check_in, embedding, moment, reject, template
 
 from kiosk import integrity, migrations
-from kiosk.biometrics import Box, SubjectId
+from kiosk.biometrics import Box, ModelId, SubjectId
 from kiosk.clip import Person, Scene, Walk, write_clip
 from kiosk.codes import Kind
 from kiosk.errors import StoreError, UnavailableError
@@ -799,3 +799,39 @@ def test_an_old_daemon_keeps_its_schema(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(UnavailableError, match="older version"):
             Store.open(path)
     Store.open(path).close()
+
+
+# --- found by fuzzing (tests/fuzz)
+
+
+def test_column_names_that_are_no_text_are_damage(path: Path) -> None:
+    """Every byte of the definitions counts: SQLite hands names over as they are, and Python refuses them."""
+    content = path.read_bytes()
+    at = content.index(b"CREATE TABLE", content.index(b"replays") - 200)
+    name = content.index(b"received_at", at)
+    path.write_bytes(content[:name] + b"\xdf\xff" + content[name + 2 :])
+    with Store.open(path, verified=True) as store:
+        assert store.restored is not None
+        assert find_damage(path) is None
+
+
+def test_text_of_the_audit_log_that_has_become_bytes(path: Path) -> None:
+    """A flipped bit in the head of a record says so; the table itself would refuse it."""
+
+    def strict(old: str, new: str) -> None:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA writable_schema = ON")
+            db.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE name = 'audit'", [old, new])
+
+    strict("STRICT", "/*strict*/")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE audit SET details = CAST('{\"a\": \xe9}' AS BLOB) WHERE seq = 3")
+    strict("/*strict*/", "STRICT")
+    with Store.open(path, writable=False) as store:
+        assert json.dumps([row.details for row in store.audit_rows()])
+        assert store.verify_audit().problems
+
+
+def test_a_calibration_of_another_version_is_one_line(path: Path) -> None:
+    with Store.open(path, writable=False) as store, pytest.raises(StoreError, match="kiosk calibrate --reset"):
+        store.calibration(ModelId("m"))

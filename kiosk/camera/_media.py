@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kiosk.biometrics import Image
+from kiosk.encoded import MAX_FILE_BYTES, decode, read_header
 from kiosk.errors import CameraError
 from kiosk.opencv import cv2
 
@@ -56,7 +57,7 @@ class VideoMedia:
         # Absolute: in a name like a:b.avi FFmpeg would take a for a protocol.
         capture = cv2.VideoCapture(str(self._path.absolute()), cv2.CAP_FFMPEG)
         if not capture.isOpened():
-            raise CameraError(f"{self._path}: not a video that can be read; set camera.source to another file")
+            raise CameraError(f"{self._path}: not a video that can be read (AVI, MP4, MPEG-TS); use another file")
         stated_fps = capture.get(cv2.CAP_PROP_FPS)
         if 0 < stated_fps <= _MAX_FPS:
             self.interval_s = 1 / stated_fps
@@ -117,9 +118,12 @@ class FolderMedia:
 
     def retrieve(self) -> Image | None:
         try:
-            return cv2.imread(str(self._files[self._next - 1]), cv2.IMREAD_COLOR)  # type: ignore[return-value]
-        except cv2.error:
+            with self._files[self._next - 1].open("rb") as file:
+                data = file.read(MAX_FILE_BYTES)
+        except OSError:
             return None
+        header = read_header(data)
+        return decode(data, header) if header is not None and header.fits else None
 
     def close(self) -> None:
         self._files = []

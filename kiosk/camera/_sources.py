@@ -11,6 +11,7 @@ from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from kiosk.biometrics import Image
+from kiosk.encoded import decode_frame
 from kiosk.opencv import cv2
 
 STREAM_SCHEMES = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
@@ -80,12 +81,7 @@ class JpegCapture(DecodingCapture):
         jpeg = super().retrieve()
         if jpeg is None or jpeg.size == 0:
             return None
-        try:
-            # camera.rotate alone turns pictures.
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            return cv2.imdecode(jpeg.reshape(-1), flags)  # type: ignore[return-value]
-        except cv2.error:
-            return None
+        return decode_frame(jpeg.tobytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,11 @@ def _values(row: AuditRow) -> list[object]:
 
 
 def _row(row: dict[str, Any]) -> AuditRow:
-    return AuditRow(**{**row, "clock_synchronized": bool(row["clock_synchronized"])})
+    # In a damaged row text can come as bytes.
+    readable: dict[str, Any] = {
+        name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in row.items()
+    }
+    return AuditRow(**{**readable, "clock_synchronized": bool(row["clock_synchronized"])})
 
 
 def _settings_digest(settings: Mapping[str, Any]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from kiosk import integrity
 from kiosk.biometrics import ModelId
 from kiosk.calibration import Calibration
+from kiosk.errors import StoreError
 from kiosk.store._audit import AuditLog
 from kiosk.store._chain import Action
 
@@ -32,6 +35,15 @@ class Calibrations(AuditLog):
         return deleted > 0
 
     def calibration(self, model_id: ModelId) -> Calibration | None:
-        """The one in force."""
+        """The one in force.
+
+        Raises:
+            StoreError: it is none that this version understands.
+        """
         found = self._rows("SELECT document FROM calibrations WHERE model_id = ? ORDER BY id DESC LIMIT 1", [model_id])
-        return Calibration.model_validate_json(found[0]["document"]) if found else None
+        try:
+            return Calibration.model_validate_json(found[0]["document"]) if found else None
+        except ValidationError:
+            raise StoreError(
+                f"{self.path}: the calibration of {model_id} is not understood; `kiosk calibrate --reset` forgets it"
+            ) from None

@@ -85,11 +85,15 @@ class Reading:
                 self.unsound.add(row["rowid"])
 
     def _select(self, where: str, *params: int) -> Iterator[dict[str, Any]]:
-        cursor = self.db.conn.execute(
-            f"SELECT rowid AS rowid, {integrity.sound(self.table, columns=self.columns)} AS sound, *"  # noqa: S608 - names from the code
-            f" FROM {self.table} NOT INDEXED WHERE {where}",
-            params,
-        )
+        try:
+            cursor = self.db.conn.execute(
+                f"SELECT rowid AS rowid, {integrity.sound(self.table, columns=self.columns)} AS sound, *"  # noqa: S608 - names from the code
+                f" FROM {self.table} NOT INDEXED WHERE {where}",
+                params,
+            )
+        except UnicodeDecodeError:
+            # No text factory is asked for the names of columns.
+            raise sqlite3.DatabaseError("damaged column names") from None
         names = [column[0] for column in cursor.description]
         return (dict(zip(names, row, strict=True)) for row in cursor)
 
