@@ -70,6 +70,7 @@ def attack_daemon(folder: Path, *, seed: int, count: int) -> Result:
             _attack(result, attacker, feed, kiosk, process, random.Random(f"{seed}/daemon"), count)  # noqa: S311
             began_again_s = time.monotonic()
             _await_check_ins(kiosk, process, last_seq(kiosk.store) + 2)
+            # Not of one input: until two more check-ins.
             result.slowest_s = round(time.monotonic() - began_again_s, 1)
             result.growth_kib = _peak_kib(process.pid) - result.valid_peak_kib
             process.send_signal(signal.SIGTERM)
