@@ -151,7 +151,7 @@ def test_wrong_options(command: Command, options: list[str], code: int) -> None:
 def test_names_on_the_command_line_are_the_recipes(command: Command) -> None:
     assert command("build", "--help") == 0
     assert all(name in command.out for name in RECIPES)
-    assert "{facenet512|facenet128|dlib-resnet29}" in command.out.replace("[", "{").replace("]", "}")
+    assert "{facenet512|facenet128|dlib-resnet29|pad}" in command.out.replace("[", "{").replace("]", "}")
 
 
 def test_pinned_hashes_are_hashes() -> None:
