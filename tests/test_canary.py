@@ -30,6 +30,9 @@ from kiosk.photo import read_photo
 from kiosk.pipeline import build_pipeline
 from kiosk.store import Store
 
+# A whole story with a daemon killed on purpose: once is enough.
+pytestmark = pytest.mark.faults
+
 NAME = "Zyxwenna Quorblatt"
 OTHER_NAME = "Vrembolt Ix-Qanata"
 WORDS = re.split("[ -]", f"{NAME} {OTHER_NAME}")

@@ -12,6 +12,9 @@ from fuzz.harness import run_surface
 from fuzz.surfaces import SURFACES, Defect, Surface
 from kiosk.errors import KioskError
 
+# What bytes do has little to do with the versions of Python and libraries.
+pytestmark = pytest.mark.faults
+
 SEED = 5
 MOST_GROWTH_KIB = 64 * 1024
 COUNTS = {
