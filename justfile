@@ -41,7 +41,7 @@ docs:
 docs-check:
     for generator in docs/generate_*.py; do python "$generator" --check; done
 
-# The runtime's tests, but those of faults, beside the lowest declared versions: once with LiteRT, once with tflite-runtime (Python 3.11)
+# The runtime's tests, but those of faults and stories, beside the lowest declared versions: once with LiteRT, once with tflite-runtime (Python 3.11)
 lowest:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -50,7 +50,7 @@ lowest:
         exit 0
     fi
     ./quickstart environment .venv-lowest 3.11 demo,test,tflite-runtime tests/lowest-requirements.txt
-    tests() { .venv-lowest/bin/python -m pytest {{ workers }} -m 'not convert and not faults' "$@"; }
+    tests() { .venv-lowest/bin/python -m pytest {{ workers }} -m 'not (convert or faults or stories)' "$@"; }
     tests --runtime litert
     # Only what has to do with models can differ.
     tests --runtime tflite-runtime -k 'demo or detector or embedder or recognition'
@@ -58,7 +58,7 @@ lowest:
 # The runtime's tests on another Python: just python 3.13
 python version:
     ./quickstart environment .venv-{{ version }} {{ version }} demo,test
-    .venv-{{ version }}/bin/python -m pytest {{ workers }} -m 'not convert and not faults'
+    .venv-{{ version }}/bin/python -m pytest {{ workers }} -m 'not (convert or faults or stories)'
 
 # The newest Python the kiosk supports, where it is installed
 pythons:

@@ -29,6 +29,8 @@ from kiosk.pipeline import build_pipeline
 from kiosk.store import Action, Consent, DueReason, Store
 from kiosk.store._damage import find_damage
 
+pytestmark = pytest.mark.stories
+
 TODAY = date(2026, 3, 1)
 
 

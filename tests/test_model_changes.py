@@ -24,6 +24,8 @@ from kiosk.clip import Person, Scene, Walk, write_clip
 from kiosk.opencv import cv2
 from kiosk.store import NewTemplate, Store
 
+pytestmark = pytest.mark.stories
+
 BUILT_IN_MODEL = read_bundle(BUILT_IN / BUILT_IN_BUNDLE).model_id
 OTHER = "other-int8"
 OTHER_MODEL = BUILT_IN_MODEL.replace(BUILT_IN_BUNDLE, OTHER)

@@ -18,6 +18,8 @@ from kiosk import integrity
 from kiosk.biometrics import SubjectId
 from kiosk.store import Consent, Store
 
+pytestmark = pytest.mark.stories
+
 
 @pytest.fixture
 def filled(kiosk: Kiosk) -> Kiosk:

@@ -29,6 +29,8 @@ from kiosk.clip import Scene, write_clip
 from kiosk.opencv import cv2
 from kiosk.store import AttendanceRow, RejectionRow, Store
 
+pytestmark = pytest.mark.stories
+
 CARD = "04A1B2C3D4"
 
 

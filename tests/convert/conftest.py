@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from pathlib import Path
 
@@ -32,8 +33,14 @@ def pad_weights(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pad_bundles(pad_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both variants, built as a user would."""
-    out = tmp_path_factory.mktemp("pad") / "out"
-    assert run(["build", "pad", "--weights", str(pad_weights), "--out", str(out)]) == 0
+def pad_bundles(pad_weights: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Both variants, built as a user would, once for all processes that share the tests: to be copied, not changed."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "pad-bundles"
+    folder.mkdir(exist_ok=True)
+    out = folder / "out"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            assert run(["build", "pad", "--weights", str(pad_weights), "--out", str(out)]) == 0
     return out
