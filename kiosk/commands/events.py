@@ -72,7 +72,7 @@ def command(
     config_path: Path | None,
     verbose: int,
 ) -> None:
-    """Show the attendance log.
+    """Show the attendance log; sign events and verify them.
 
     The oldest event comes first. Times without a zone are meant, and the table shows them, in the site's time zone
     (device.timezone); JSON and CSV carry UTC. `kiosk why` explains one event, by its seq or event_id.
