@@ -27,7 +27,7 @@ OFFLINE = b"offline"
 
 _ID = r"^[A-Za-z0-9._-]{1,64}$"
 _SCORE_DIGITS = 4
-_MAX_SEQ = 2**53
+MAX_SEQ = 2**53
 """What every JSON reader takes for an integer."""
 
 Id = Annotated[str, Field(pattern=_ID)]
@@ -294,7 +294,7 @@ class ReplayCommand(_Document):
     model_config = ConfigDict(strict=True)
 
     from_seq: int = Field(ge=1)
-    to_seq: int = Field(ge=1, le=_MAX_SEQ)
+    to_seq: int = Field(ge=1, le=MAX_SEQ)
     id: Id
 
     @model_validator(mode="after")

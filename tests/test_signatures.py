@@ -7,6 +7,7 @@ import contextlib
 import copy
 import json
 import shutil
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -222,6 +223,18 @@ def test_the_chain_outlives_retention(store: Store, keys: PublicKeys) -> None:
     assert events(store) == []
     check_in(store)
     assert troubles(keys, [*first, *events(store)]) == []
+
+
+def test_a_damaged_event_costs_no_check_in_and_shows(store: Store, keys: PublicKeys, tmp_path: Path) -> None:
+    check_in(store, 2)
+    good = events(store)
+    with contextlib.closing(sqlite3.connect(tmp_path / "kiosk.db")) as db:
+        db.execute("UPDATE outbox SET payload = 'damaged' WHERE seq = 2")
+        db.commit()
+    check_in(store)
+    with contextlib.closing(sqlite3.connect(tmp_path / "kiosk.db")) as db:
+        (payload,) = db.execute("SELECT payload FROM outbox WHERE seq = 3").fetchone()
+    assert troubles(keys, [*good, json.loads(payload)]) == [(3, Trouble.BROKEN)]
 
 
 def test_an_erased_name_leaves_the_signature_good(store: Store, keys: PublicKeys) -> None:
