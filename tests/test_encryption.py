@@ -428,9 +428,7 @@ def test_the_key_is_sealed_with_a_master_key_as_soon_as_there_is_one(filled: Pat
     assert lain_open.secret.hex().encode() not in rest
     assert keys.read().current.secret.hex().encode() not in rest
     with Store.open(filled) as store:
-        with pytest.raises(
-            KeyFileError, match="sealed with the credential store-key, which this process does not have"
-        ):
+        with pytest.raises(KeyFileError, match="is sealed, and this process has nothing to open it with"):
             store.templates(MODEL)
         # Erased all the same; whoever has the key finishes it.
         assert not store.remove_subject("P0").complete
@@ -464,3 +462,12 @@ def test_the_services_credential_is_the_master_key(path: Path, master: Path, mon
     with Store.open(path) as store:
         store.enroll(ANA, [template()])
     assert KeyFile.of(path).read().wrapped
+
+
+def test_a_master_key_that_cannot_seal_is_told_although_the_key_is_open(filled: Path, tmp_path: Path) -> None:
+    missing, short = tmp_path / "mistyped", tmp_path / "short"
+    short.write_text("short", encoding="ascii")
+    for master, told in ((missing, "mistyped: the master key is missing"), (short, "needs at least 32 random bytes")):
+        with pytest.raises(KeyFileError, match=told):
+            KeyFile.of(filled, master_file=master).read()
+    assert not KeyFile.of(filled).read().wrapped

@@ -118,7 +118,7 @@ def _tell_badge(subject_id: SubjectId, what: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"subject_id": subject_id, "kind": Kind.BADGE})
     else:
-        click.echo(f"{subject_id}: {what} opens from now on; one from before is void")
+        click.echo(f"{subject_id}: {what} is valid from now on; one from before is void")
 
 
 def _now_ms() -> int:

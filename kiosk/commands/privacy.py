@@ -16,7 +16,7 @@ from kiosk.biometrics import SubjectId
 from kiosk.clock import SystemClock
 from kiosk.codes import StoredCode
 from kiosk.commands.erasure import due_document
-from kiosk.commands.options import common_options, count, json_option, load, print_json
+from kiosk.commands.options import common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
@@ -245,7 +245,7 @@ def _print_overview(document: dict[str, Any]) -> None:
         )
     if not document["clock_synchronized"]:
         click.echo("nobody can be told to be due: the clock is not known to follow a time server")
-    click.echo(f"{count(len(document['erased']), 'subject')} erased, with a receipt (--json lists them)")
+    click.echo(f"receipts of earlier erasures: {len(document['erased'])} (--json lists them)")
 
 
 def _due_words(due: Mapping[str, Any] | None) -> str:

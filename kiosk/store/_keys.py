@@ -34,7 +34,7 @@ _COPY_BYTES = 4096
 _COPIES = 2
 _FORMAT = "kiosk template key 1"
 _ABOUT = "Without this file nobody enrolled is recognized. Keep a copy, but not where the backups are."
-_ANEW = "or move it away, remove everybody (`kiosk subjects remove`) and enroll them again"
+_ANEW = "or remove everybody (`kiosk subjects remove`) and enroll them again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,13 @@ class KeyFile:
         copies = _copies(_read(self.path, "the key of the templates", f", {_ANEW}"))
         found = sorted(filter(None, map(_parse, copies)), key=lambda one: int(one["number"]), reverse=True)
         if not found:
-            raise KeyFileError(f"{self.path}: the key of the templates is damaged; put your copy of it there, {_ANEW}")
+            raise KeyFileError(
+                f"{self.path}: the key of the templates is damaged; put your copy of it there, {self._anew()}"
+            )
         newest = found[0]
+        if self.master_file is not None and not newest["wrapped"]:
+            # Not needed yet: but who set it is to know that it could not seal anything.
+            self._master()
         content = json.loads(self._unwrapped(newest) if newest["wrapped"] else newest["content"])
         return KeyRing(
             keys=tuple(Key(one["id"], bytes.fromhex(one["secret"])) for one in content["keys"]),
@@ -162,16 +167,19 @@ class KeyFile:
     def _unwrapped(self, document: dict[str, Any]) -> bytes:
         if self.master_file is None:
             raise KeyFileError(
-                f"{self.path}: the key file is sealed with the credential {CREDENTIAL}, which this process does not "
-                "have; give it the credential (docs/encryption.md), or set store.master_key_file"
+                f"{self.path}: the key file is sealed, and this process has nothing to open it with; give it the "
+                f"credential {CREDENTIAL}, or set store.master_key_file (docs/encryption.md)"
             )
         try:
             return unseal(self._master(), base64.b64decode(document["content"]), _associated(document["number"]))
         except Refused:
             raise KeyFileError(
                 f"{self.path}: {self.master_file} is not what the key file was sealed with; bring back the "
-                f"one that was, {_ANEW}"
+                f"one that was, {self._anew()}"
             ) from None
+
+    def _anew(self) -> str:
+        return f"or move {self.path} away, remove everybody (`kiosk subjects remove`) and enroll them again"
 
     def _master(self) -> bytes:
         """The key that the master secret stands for; a random one needs no stretching."""
