@@ -19,6 +19,8 @@ from kiosk.events import EventType, Moment, Origin, rejected_event
 from kiosk.opencv import cv2
 from kiosk.store import NewTemplate, Store
 
+pytestmark = pytest.mark.stories
+
 MODEL = read_bundle(BUILT_IN / BUILT_IN_BUNDLE).model_id
 SITE = Origin("hq", "door-1", "UTC")
 PEOPLE, PHOTOS, DIM = 20, 2, 128

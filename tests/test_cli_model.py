@@ -12,6 +12,8 @@ from runner import assert_one_line_error
 
 from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE
 
+pytestmark = pytest.mark.stories
+
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:

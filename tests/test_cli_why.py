@@ -20,6 +20,8 @@ from kiosk.events import Moment, Origin, rejected_event
 from kiosk.opencv import cv2
 from kiosk.store import Store
 
+pytestmark = pytest.mark.stories
+
 OLD_ID = "01a20c0a-a74d-742b-b958-34127323928c"
 
 
