@@ -67,6 +67,7 @@ _DROP_REMOVED_CODES = """
     DELETE FROM codes
     WHERE subject_id NOT IN (SELECT id FROM subjects)
        OR (SELECT a.action FROM audit AS a WHERE a.subject_id = codes.subject_id AND a.action IN ('code', 'remove_code')
+           AND json_extract(a.details, '$.kind') = codes.kind
            ORDER BY a.seq DESC LIMIT 1) = 'remove_code'
 """
 
