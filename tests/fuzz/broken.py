@@ -6,6 +6,7 @@ import ctypes
 import random
 import threading
 import time
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 from fuzz.surfaces import TAKEN, Surface
@@ -29,8 +30,9 @@ class _Broken(Surface):
             self.fail()
         return TAKEN
 
+    @abstractmethod
     def fail(self) -> None:
-        raise NotImplementedError
+        """Go wrong in this surface's way."""
 
 
 class _Crash(_Broken):

@@ -67,7 +67,8 @@ class Surface(ABC):
         return BYTES
 
     def strategy(self) -> SearchStrategy[bytes]:
-        raise NotImplementedError
+        """Made-up inputs; only a surface that has a share of them is asked."""
+        raise TypeError(f"{self.name}: has no made-up inputs")
 
     def damaged(self, rng: random.Random, seeds: list[bytes]) -> bytes:
         return mutate(rng.choice(seeds), rng, self.mutators())
