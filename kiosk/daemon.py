@@ -58,7 +58,7 @@ from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
-from kiosk.store import BackupKeeper, KeyFile, Limits, Store, Unsent
+from kiosk.store import BackupKeeper, KeyFile, KeyRing, Limits, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,10 @@ class GalleryWatcher:
         self._day: date | None = None
         self.key_fault: str | None = None
         """Why the templates cannot be decrypted."""
-        self.gallery: Gallery = self._load()
+        self._useless_ring: KeyRing | None = None
+        """What the key file held when that was so."""
+        self.gallery = Gallery(pipeline.embedder.model_id, ())
+        self.gallery = self._load()
         self.threshold_source = self._explain_threshold()
         self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
 
@@ -161,12 +164,13 @@ class GalleryWatcher:
         return True
 
     def _key_is_back(self) -> bool:
-        if self.key_fault is None:
-            return False
+        return self.key_fault is not None and self._key_ring() not in {None, self._useless_ring}
+
+    def _key_ring(self) -> KeyRing | None:
         try:
-            return self._store.key_ring() is not None
+            return self._store.key_ring()
         except KeyFileError:
-            return False
+            return None
 
     def announce(self) -> None:
         """Log what recognizes, how well, and what it cannot use."""
@@ -216,18 +220,28 @@ class GalleryWatcher:
         return SystemClock().trusted_date(self._config.device.timezone) or self._day
 
     def _load(self) -> Gallery:
-        """Without the key of the templates nobody is recognized; everything else goes on, and they are tried again."""
+        """What is stored. While the key of the templates cannot be had: what of the present gallery may still be used,
+        at the start nobody; they are tried again.
+        """
         self._day = self._today()
-        model_id = self._pipeline.embedder.model_id
         try:
-            gallery = self._store.gallery(model_id, today=self._day)
+            gallery = self._store.gallery(self.gallery.model_id, today=self._day)
         except KeyFileError as error:
+            gallery, self._useless_ring = self._still_valid(), self._key_ring()
             if str(error) != self.key_fault:
-                log.error("nobody is recognized: %s", error)  # noqa: TRY400 - told in one line
+                who = f"only {len(gallery)} subjects loaded before are" if len(gallery) else "nobody is"
+                log.error("%s recognized: %s", who, error)  # noqa: TRY400 - told in one line
             self.key_fault = str(error)
-            return self.gallery if hasattr(self, "gallery") else Gallery(model_id, ())
-        self.key_fault = None
+        else:
+            self.key_fault = None
         return gallery
+
+    def _still_valid(self) -> Gallery:
+        """The present gallery without who was erased or whose consent has ended since."""
+        model_id, today = self.gallery.model_id, self._day
+        enrolled = {subject for subject, models in self._store.subject_models().items() if model_id in models}
+        lapsed = self.gallery.lapsed if today is None else self._store.lapsed(today)
+        return self.gallery.restricted(enrolled, lapsed=lapsed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,13 +554,8 @@ def open_store_verified(config: Config) -> Store:
     Raises:
         StoreError: it is damaged and no backup is good; or it cannot be opened.
     """
-    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config), keys=config_keys(config))
-
-
-def config_keys(config: Config) -> KeyFile:
-    """Where the key of the templates is."""
-    store = config.store
-    return KeyFile.of(Path(store.path), key_file=store.key_file, master_file=store.master_key_file)
+    keys = KeyFile.configured(config.store)
+    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config), keys=keys)
 
 
 def store_limits(config: Config) -> Limits:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlite_utils import Database
 
@@ -58,6 +58,17 @@ class KeyRing:
         return next((key for key in self.keys if key.id == key_id), None)
 
 
+class KeySettings(Protocol):
+    """What is configured about the store and its key."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def key_file(self) -> Path | None: ...
+    @property
+    def master_key_file(self) -> Path | None: ...
+
+
 class KeyFile:
     """``master_file``: what the file is sealed with, None for nothing. Writers hold the store's lock."""
 
@@ -69,6 +80,11 @@ class KeyFile:
     def of(cls, store: Path, *, key_file: Path | None = None, master_file: Path | None = None) -> KeyFile:
         """Where nothing else is said: beside the store, sealed with the service's credential if it has one."""
         return cls(key_file or beside(store, ".key"), master_file or _credential())
+
+    @classmethod
+    def configured(cls, settings: KeySettings) -> KeyFile:
+        """Where the configuration says."""
+        return cls.of(settings.path, key_file=settings.key_file, master_file=settings.master_key_file)
 
     def exists(self) -> bool:
         return self.path.exists()

@@ -70,6 +70,13 @@ _DROP_REMOVED_CODES = """
            AND json_extract(a.details, '$.kind') = codes.kind
            ORDER BY a.seq DESC LIMIT 1) = 'remove_code'
 """
+# Those of the backup that were given anew since, and of which the damaged file shows nothing any more.
+_DROP_REPLACED_CODES = """
+    DELETE FROM codes
+    WHERE id NOT IN (SELECT value FROM json_each(?))
+      AND EXISTS (SELECT 1 FROM audit AS a WHERE a.seq > ? AND a.subject_id = codes.subject_id
+                  AND a.action IN ('code', 'remove_code') AND json_extract(a.details, '$.kind') = codes.kind)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +329,10 @@ class Merge:
         self._own_first_page = own_first_page
         self._log_unsound = log_unsound
         self._before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM attendance")
+        self._audited_before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM audit")
         self._unsealable = False
+        self._codes_seen: list[str] = []
+        """Ids of the codes that the damaged file has."""
         self.highest = 0
         self.jumped = False
         self.salvaged: Counter[str] = Counter()
@@ -424,6 +434,8 @@ class Merge:
         if table == "templates" and reading.columns is not None and "key_id" not in reading.columns:
             rows = self._encrypted(rows)
         for row in map(partial(self._as_now, table, reading.columns), rows):
+            if table == "codes":
+                self._codes_seen.append(row["id"])
             have = self._db.execute(f"SELECT digest FROM {table} WHERE {key} = ?", [row[key]]).fetchone()  # noqa: S608
             if have is None:
                 self._add(table, row)
@@ -517,7 +529,7 @@ class Merge:
             " WHERE subject_id NOT IN (SELECT id FROM subjects) GROUP BY subject_id"
         )
         integrity.seal(self._db, "subjects", "digest IS NULL")
-        self._db.execute(_DROP_REMOVED_CODES)
+        self._drop_codes(readings)
         migrations.name_methods(self._db)
         outbox = readings["outbox"]
         if not outbox.complete or outbox.unsound:
@@ -526,6 +538,19 @@ class Merge:
         for row in self._dicts("SELECT * FROM outbox WHERE seq NOT IN (SELECT seq FROM attendance) AND seq > ?"):
             _log_again(self._db, row)
             self.salvaged["attendance"] += 1
+
+    def _drop_codes(self, readings: dict[str, Reading]) -> None:
+        """A badge that was lost, and taken away or replaced, must not open again: what the audit log tells of counts,
+        and where that has gaps, that the damaged file's own table, read as a whole, has no such code.
+        """
+        self._db.execute(_DROP_REMOVED_CODES)
+        seen = json.dumps(self._codes_seen)
+        self._db.execute(_DROP_REPLACED_CODES, [seen, self._audited_before])
+        codes, audit = readings["codes"], readings["audit"]
+        log_is_whole = audit.complete and not audit.unsound and self._end_of_audit_known()
+        table_is_whole = self._own_first_page and codes.complete and not codes.unsound
+        if table_is_whole and not log_is_whole and not self._is_older_than("codes"):
+            self._db.execute("DELETE FROM codes WHERE id NOT IN (SELECT value FROM json_each(?))", [seen])
 
     def _number(self, numbers: list[int], readings: dict[str, Reading]) -> None:
         attendance = readings.get("attendance")

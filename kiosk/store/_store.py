@@ -65,7 +65,7 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Co
         """After an upgrade, and when the key file is to be sealed from now on: leave nothing of before."""
         # A key that cannot be had is told to whoever asks for templates.
         with contextlib.suppress(KeyFileError):
-            if self.wrap_key() or self._adopting():
+            if self._give_up_bare_key() or self._adopting():
                 self.finish_erasures()
 
     def gallery(self, model_id: ModelId, *, today: date | None = None) -> Gallery:
