@@ -147,6 +147,8 @@ def code(
             codes.give_qr(store, subject.id, qr, as_json=as_json)
         else:
             codes.give_pin(store, subject.id, as_json=as_json)
+    if not taken:
+        codes.tell_where_to_enter(config.code, qr=qr is not None)
 
 
 @command.command("rename")
