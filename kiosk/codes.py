@@ -45,6 +45,9 @@ _MINUTE_MS = 60_000
 _NUMBER_TRIES, _NUMBER_WINDOW_MS, _NUMBER_LOCK_MS = 5, 15 * _MINUTE_MS, 15 * _MINUTE_MS
 _ALL_TRIES, _ALL_WINDOW_MS, _ALL_PAUSE_MS = 20, 5 * _MINUTE_MS, _MINUTE_MS
 _REMEMBERED_MS = max(_NUMBER_WINDOW_MS + _NUMBER_LOCK_MS, _ALL_WINDOW_MS + _ALL_PAUSE_MS)
+MAX_FAILURES_KEPT = 144
+"""Some 4 KiB in the store. No more get through in 30 minutes, whatever is typed: in every five of them 20 and, each
+after a minute of pause, four more. Only what reboots keep from growing old could exceed it."""
 
 _PIN = re.compile(rf"(\d{{3,6}})[-*#./+, ](\d{{{PIN_DIGITS}}})", re.ASCII)
 """The keys of a number pad that are no digits all divide; without one of them it might be a card's number."""
@@ -89,7 +92,10 @@ class StoredCode:
 
 
 class Failure(NamedTuple):
-    """A wrong entry: for which PIN (None: a badge, or nobody's number), and when, ``CLOCK_BOOTTIME``."""
+    """A wrong entry: for which number, somebody's or nobody's, and when, ``CLOCK_BOOTTIME``.
+
+    None: a badge, or what counts for no number any more.
+    """
 
     number: int | None
     at_ms: int

@@ -123,7 +123,9 @@ def run_daemon(config: Config) -> None:
         daemon.watch(stopping)
         notifier.stopping()
         camera.close()
-        _finish(publisher, store, daemon, stopping)
+        at_end = not stopping.is_set()
+        _finish(publisher, store, stopping)
+        log.info("stopped after %s frames: %s", daemon.frames, _describe_outcome(daemon, config, at_end=at_end))
 
 
 class GalleryWatcher:
@@ -735,13 +737,23 @@ def _drain(publisher: Publisher, stopping: threading.Event) -> bool:
     return stopping.is_set() and publisher.drain(_DRAIN_ON_STOP_S)
 
 
-def _finish(publisher: Publisher | None, store: Store, daemon: Daemon, stopping: threading.Event) -> None:
-    """Send what can be sent in the time there is, and sum up."""
+def _finish(publisher: Publisher | None, store: Store, stopping: threading.Event) -> None:
+    """Send what can be sent in the time there is."""
     if publisher is not None and not _drain(publisher, stopping):
         waiting = store.outbox_counts().pending
         log.warning("%s events wait in the outbox; the next start sends them", waiting)
+
+
+def _describe_outcome(daemon: Daemon, config: Config, *, at_end: bool) -> str:
+    """How often what was decided; of a clip that was too short for it (``at_end``), what it takes."""
     counts = ", ".join(f"{name} {count}" for name, count in sorted(daemon.book.counts.items()))
-    log.info("stopped after %s frames: %s", daemon.frames, counts or "no decision")
+    if counts or not at_end:
+        return counts or "no decision"
+    match = config.match
+    return (
+        f"no decision; a check-in takes {match.frames} frames that show one face in one place (match.frames), "
+        f"a stranger's face is told after {match.window_s:g} s (match.window_s); `kiosk identify` takes single photos"
+    )
 
 
 @contextmanager

@@ -33,6 +33,9 @@ _VERIFICATION_FMR = 1e-3
 # picture. Frames half a second apart in two videos of one sitting: 75 and 99 % are (FaceNet; dlib's network 46 and
 # 89 %); different photos of one person in LFW, some of which are one occasion's: 4 % (0.1 %).
 _SAME_PICTURE_SHARE = 0.18
+# Thresholds of the live score that were looked at (docs/pad.md): prints scored up to 0.016; at 0.95 a fifth of the
+# living is refused.
+_LOWEST_LIVE_SCORE, _HIGHEST_LIVE_SCORE = 0.05, 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def build_pad(config: Config) -> TflitePad | None:
 
 
 def describe_pad(config: Config, pad: Pad | None) -> tuple[bool, str]:
-    """Whether a picture of a face is refused, and in words by what or why not."""
+    """Whether pictures of faces are refused and people are not, and in words by what or why not."""
     folder = models_folder(config)
     if not config.pad.enabled:
         return False, "off (pad.enabled): a photo may pass for a face"
@@ -139,7 +142,13 @@ def describe_pad(config: Config, pad: Pad | None) -> tuple[bool, str]:
     threshold = pad.threshold if config.pad.threshold == "auto" else config.pad.threshold
     if threshold <= 0:
         return False, f"{pad.model_id}, but pad.threshold is 0: a photo may pass for a face"
-    return True, f"{pad.model_id}, a face is live from {threshold:g}"
+    told = f"a face is live from {threshold:g}"
+    if not _LOWEST_LIVE_SCORE <= threshold <= _HIGHEST_LIVE_SCORE:
+        source = "the bundle's pad.json" if config.pad.threshold == "auto" else "pad.threshold"
+        effect = "a photo may pass for one" if threshold < _LOWEST_LIVE_SCORE else "many people are refused"
+        sane = f"{_LOWEST_LIVE_SCORE:g} to {_HIGHEST_LIVE_SCORE:g}"
+        return False, f"{pad.model_id}, but {told} ({source}): {effect}; sane is {sane} (pad.threshold sets it)"
+    return True, f"{pad.model_id}, {told}"
 
 
 def model_id_of(config: Config, bundle: Bundle) -> ModelId:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,8 @@ def test_a_kiosk_that_would_run(healthy: Kiosk, tmp_path: Path) -> None:
     assert "2 subjects, threshold 0." in checks["store"][1]
     assert checks["pad"][0] == "warn"
     assert "no pad bundle in" in checks["pad"][1]
+    described = " ".join(healthy("check", "--help").stdout.split()).partition("one line each")[0]
+    assert [name for name in checks if not re.search(rf"\b{name}\b", described)] == []
 
 
 def test_in_words_one_line_each(healthy: Kiosk) -> None:

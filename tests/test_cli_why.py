@@ -200,8 +200,9 @@ def test_a_store_of_the_version_before(kiosk: Kiosk, tmp_path: Path) -> None:
     _store_of_the_version_before(kiosk.store, OLD_ID)
     result = kiosk("why", "1")
     assert result.returncode == 73
-    assert "`kiosk run` brings it up to date" in assert_one_line_error(result.stderr)
-    Store.open(kiosk.store).close()
+    told = assert_one_line_error(result.stderr)
+    assert "`kiosk run` brings it up to date, and so does `kiosk outbox retry`" in told
+    assert kiosk("outbox", "retry").returncode == 0
     document = _document(kiosk, OLD_ID)
     assert (document["score"], document["threshold"], document["margin"]) == (0.9615, 0.937, 0.1278)
     assert (document["margin_needed"], document["threshold_source"]) == (None, None)

@@ -40,6 +40,7 @@ from kiosk.store import Store
 ANA, BO = SubjectId("ana"), SubjectId("bo")
 MINUTE_S = 60
 CARD = "04A1B2C3D4"
+KEPT_FAILURES = "SELECT document FROM marks WHERE name = 'code_failures'"
 
 
 @dataclass
@@ -255,6 +256,34 @@ def test_five_wrong_pins_lock_the_number_for_a_quarter_of_an_hour(door: Door) ->
     assert door.right(after_s=MINUTE_S) is Reason.MATCH
 
 
+def test_a_number_that_nobody_has_is_locked_like_one_that_somebody_has(door: Door) -> None:
+    """Otherwise a lock, which reader and events tell, would say which numbers there are."""
+    pace_s = [0, 30, 60, 60, 60, 1, 14 * MINUTE_S, MINUTE_S, *[90] * 4, 1, 60, 15 * MINUTE_S, *[1] * 22]
+
+    def answers(number: int) -> list[CodeAnswer]:
+        door.restart(f"boot {number}", 1000.0)
+        door.clock.now_s += 60 * MINUTE_S
+        told = []
+        for after_s in pace_s:
+            door.clock.now_s += after_s
+            told.append(door.enter(f"{number}-000000"))
+        return told
+
+    unknown = new_number([door.number])
+    known = answers(door.number)
+    assert answers(unknown) == known
+    assert {answer.reason for answer in known} == {Reason.CODE_WRONG, Reason.CODE_LOCKED, Reason.CODE_PAUSED}
+    door.store.remove_codes(ANA)
+    assert answers(door.number) == known
+
+
+def test_a_lock_does_not_end_with_the_pin(door: Door) -> None:
+    for _ in range(5):
+        door.wrong()
+    door.store.remove_codes(ANA)
+    assert door.wrong() is Reason.CODE_LOCKED
+
+
 def test_typing_on_does_not_prolong_a_lock(door: Door) -> None:
     for _ in range(5):
         door.wrong()
@@ -399,16 +428,20 @@ def test_no_secret_is_in_the_store_or_the_log(door: Door, tmp_path: Path, caplog
     assert door.desk.counts == {"code_unreadable": 1}
 
 
-def test_what_is_kept_of_wrong_codes_does_not_grow(door: Door) -> None:
-    def size() -> int:
-        return len(str(door.store._rows("SELECT document FROM marks WHERE name = 'code_failures'")))
-
-    for _ in range(300):
-        door.stranger(after_s=10)
-    before = size()
-    for _ in range(200):
-        door.stranger(after_s=10)
-    assert size() <= before + 100
+@pytest.mark.parametrize("reboot_every_s", [None, 6 * MINUTE_S])
+def test_what_is_kept_of_wrong_codes_does_not_grow(door: Door, reboot_every_s: int | None) -> None:
+    """The bound that docs/second-way.md states, for somebody who tries another number every second for an hour."""
+    numbers, sizes = itertools.cycle(range(100_000, 1_000_000)), []
+    for second in range(1, 60 * MINUTE_S):
+        door.reason(f"{next(numbers)}-123456", after_s=1)
+        if reboot_every_s is not None and second % reboot_every_s == 0:
+            door.restart(f"boot {second}", door.clock.now_s)
+        if second % MINUTE_S == 0:
+            ((document,),) = [tuple(row.values()) for row in door.store._rows(KEPT_FAILURES)]
+            sizes.append((document.count("[") - 1, len(document)))
+    kept, in_bytes = (max(column) for column in zip(*sizes, strict=True))
+    assert 100 < kept <= 144
+    assert in_bytes < 4096
 
 
 def test_erasing_a_person_erases_the_codes_from_the_bytes(door: Door, tmp_path: Path) -> None:

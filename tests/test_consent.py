@@ -363,6 +363,24 @@ def test_terms_that_make_no_sense(kiosk: Kiosk, samples: Path, options: list[str
     assert not kiosk.store.exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("enroll", "E1", "photo.jpg", "--consent", "HR", "--consent-date", "31.12.2099"),
+        ("enroll", "E1", "photo.jpg", "--consent", "HR", "--consent-until", "2099-13-01"),
+        ("subjects", "consent", "E1", "HR", "--date", "tomorrow"),
+        ("subjects", "consent", "E1", "HR", "--until", "2099-02-30"),
+    ],
+)
+def test_a_date_that_is_none_is_told_as_people_write_one(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert run_in_process(*arguments) == 64
+    told = assert_one_line_error(capsys.readouterr().err)
+    assert f"'{arguments[-1]}' is no date: use YYYY-MM-DD" in told
+    assert "%" not in told
+
+
 def test_consent_of_somebody_enrolled_and_what_check_says(home: Kiosk) -> None:
     write_clip(home.folder / "room.avi", [Scene(0.3)])
     home.configure(camera={"source": str(home.folder / "room.avi")}, privacy={"require_consent": True})

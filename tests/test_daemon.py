@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -149,6 +150,19 @@ def test_the_log_tells_ids_and_scores_and_no_names(home: Kiosk, demo_clip: Path)
     assert "Barack" not in result.stderr
     assert "조" not in result.stderr
     assert {row.delivery for row in _attendance(home)} == {None}
+
+
+def test_a_clip_too_short_for_a_decision_says_what_it_takes(home: Kiosk, samples: Path) -> None:
+    stills = home.folder / "stills"
+    stills.mkdir()
+    shutil.copy(samples / "obama2.jpg", stills)
+    home.configure(camera={"source": str(stills)}, match={"frames": 4})
+    result = home("run")
+    assert result.returncode == 0
+    (last,) = [line for line in result.stderr.splitlines() if "stopped after 1 frames" in line]
+    assert "no decision; a check-in takes 4 frames" in last
+    assert "(match.frames)" in last
+    assert "2 s (match.window_s)" in last
 
 
 def test_rejected_events_are_opt_in_and_name_nobody(home: Kiosk, demo_clip: Path, broker: Mosquitto) -> None:

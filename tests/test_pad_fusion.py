@@ -231,6 +231,27 @@ def test_who_guards_the_door_in_words(settings: dict[str, object], told: str, *,
     assert told in describe_pad(config, Scripted([0.9]))[1]
 
 
+@pytest.mark.parametrize("configured", [False, True], ids=["bundle", "configuration"])
+@pytest.mark.parametrize(
+    ("threshold", "sane", "told"),
+    [
+        (0.0001, False, "a photo may pass for one"),
+        (0.049, False, "a photo may pass for one"),
+        (0.05, True, "live from 0.05"),
+        (0.95, True, "live from 0.95"),
+        (0.96, False, "many people are refused"),
+    ],
+)
+def test_a_threshold_that_guards_nothing_is_told(threshold: float, told: str, *, sane: bool, configured: bool) -> None:
+    guard = Scripted([0.9])
+    guard.threshold = 0.4 if configured else threshold
+    settings = {"threshold": threshold} if configured else {}
+    good, message = describe_pad(Config.model_validate({"pad": settings}), guard)
+    assert good is sane
+    assert told in message
+    assert sane or "sane is 0.05 to 0.95" in message
+
+
 def test_a_door_without_a_guard_says_so() -> None:
     guarded, told = describe_pad(Config(), None)
     assert (guarded, "kiosk-convert build pad" in told) == (False, True)

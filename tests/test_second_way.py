@@ -300,6 +300,30 @@ def test_lists_say_who_has_a_code_and_never_which(home: Kiosk) -> None:
     assert json.loads(home("subjects", "show", "ana", "--json").stdout)["codes"] == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settings", "told"),
+    [
+        ((), {}, "set code.reader to a keypad or card reader"),
+        ((), {"camera": True}, "set code.reader"),
+        (("--card",), {"camera": True}, "set code.reader"),
+        (("--qr", "badge.svg"), {}, "set code.camera to true, or code.reader to a scanner"),
+        (("--qr", "badge.svg"), {"camera": True}, None),
+        (("--qr", "badge.svg"), {"reader": "/dev/ttyACM0"}, None),
+        (("--card",), {"reader": "/dev/ttyACM0"}, None),
+    ],
+)
+def test_a_code_that_can_be_entered_nowhere_is_made_and_says_so(
+    kiosk: Kiosk, arguments: tuple[str, ...], settings: Mapping[str, object], told: str | None
+) -> None:
+    kiosk("subjects", "add", "ana")
+    kiosk.configure(code=settings)
+    result = kiosk("subjects", "code", "ana", *arguments, stdin=CARD)
+    assert result.returncode == 0
+    notes = [line for line in result.stderr.splitlines() if line.startswith("note:")]
+    assert len(notes) == (told is not None)
+    assert told is None or told in notes[0]
+
+
 @pytest.mark.parametrize("name", ["badge.svg", "badge.png"])
 def test_a_badge_can_be_read_and_its_token_is_random(home: Kiosk, tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -79,8 +79,10 @@ class Finding:
 def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """Check that the kiosk would run; say what to mend.
 
-    Tries configuration, models, camera, store, broker and clock, one line each. Exit code 0: the kiosk would run and
-    the broker answers it. Warnings do not count against it: events that the broker does not take are one.
+    Tries config, model, detector, camera, key (of the templates), store, backups, outbox, broker, clock, pad
+    (presentation attack detection) and code (the second way in), one line each; of disk, restore, consent and erasure
+    (who is due) it tells where there is something to tell. Exit code 0: the kiosk would run and the broker answers it.
+    Warnings do not count against it: events that the broker does not take are one.
     """
     findings = list(_examine(config_path, verbose))
     failed = [finding for finding in findings if finding.status is Status.FAIL]

@@ -26,6 +26,7 @@ from kiosk.codes import (
     written,
 )
 from kiosk.commands.options import print_json
+from kiosk.config import CodeSection
 from kiosk.errors import InputError, OutputError, UsageError
 from kiosk.store import Store
 
@@ -78,6 +79,17 @@ def take_away(store: Store, subject_id: SubjectId, *, as_json: bool) -> None:
         print_json({"subject_id": subject_id, "removed": removed})
     else:
         click.echo(f"{subject_id}: {' and '.join(removed)} removed")
+
+
+def tell_where_to_enter(section: CodeSection, *, qr: bool) -> None:
+    """Say so where there is nothing yet to enter this code at. The camera reads only badges of ours (``qr``)."""
+    if section.reader is not None or (qr and section.camera):
+        return
+    devices = "code.camera to true, or code.reader to a scanner" if qr else "code.reader to a keypad or card reader"
+    click.echo(
+        f"note: there is nothing to enter it at yet: set {devices}, and restart the kiosk (docs/second-way.md)",
+        err=True,
+    )
 
 
 def _set_badge(store: Store, subject_id: SubjectId, token: str) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from kiosk.biometrics import SubjectId
 from kiosk.commands.documents import quality_document
-from kiosk.commands.options import PATH, common_options, json_option, load, print_json
+from kiosk.commands.options import DATE, PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.enrollment import (
@@ -67,14 +67,14 @@ class Enrollment:
 )
 @click.option(
     "--consent-date",
-    type=click.DateTime(["%Y-%m-%d"]),
+    type=DATE,
     metavar="YYYY-MM-DD",
     help="When consent was given. Default: today.",
 )
 @click.option("--consent-version", metavar="V", help="Which version of the text the person agreed to.")
 @click.option(
     "--consent-until",
-    type=click.DateTime(["%Y-%m-%d"]),
+    type=DATE,
     metavar="YYYY-MM-DD",
     help="Last day the consent holds; from the next on the person is not recognized, and due to be erased.",
 )

@@ -13,14 +13,12 @@ import click
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.clock import SystemClock
 from kiosk.codes import Kind, StoredCode
-from kiosk.commands.options import PATH, ask, common_options, count, json_option, load, print_json
+from kiosk.commands.options import DATE, PATH, ask, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, ModelError, UsageError
 from kiosk.store import Store, Subject
-
-_DATE = click.DateTime(["%Y-%m-%d"])
 
 
 @click.group("subjects")
@@ -149,6 +147,8 @@ def code(
             codes.give_qr(store, subject.id, qr, as_json=as_json)
         else:
             codes.give_pin(store, subject.id, as_json=as_json)
+    if not taken:
+        codes.tell_where_to_enter(config.code, qr=qr is not None)
 
 
 @command.command("rename")
@@ -168,11 +168,9 @@ def rename(*, subject_id: str, name: str, config_path: Path | None, verbose: int
 @command.command("consent")
 @click.argument("subject_id")
 @click.argument("reference")
-@click.option("--date", "given", type=_DATE, metavar="YYYY-MM-DD", help="When it was given. Default: today.")
+@click.option("--date", "given", type=DATE, metavar="YYYY-MM-DD", help="When it was given. Default: today.")
 @click.option("--version", "text_version", metavar="V", help="Which version of the text the person agreed to.")
-@click.option(
-    "--until", type=_DATE, metavar="YYYY-MM-DD", help="Last day it holds. Default: it does not end by itself."
-)
+@click.option("--until", type=DATE, metavar="YYYY-MM-DD", help="Last day it holds. Default: it does not end by itself.")
 @common_options
 def consent(
     *,

@@ -9,7 +9,7 @@ from sqlite_utils import Database
 
 from kiosk import integrity
 from kiosk.biometrics import Reason, SubjectId
-from kiosk.codes import FORGIVEN, Failure, Kind, StoredCode, new_number, refusal, remembered
+from kiosk.codes import FORGIVEN, MAX_FAILURES_KEPT, Failure, Kind, StoredCode, new_number, refusal, remembered
 from kiosk.errors import InputError
 from kiosk.events import utc_text
 from kiosk.store._audit import AuditLog
@@ -50,13 +50,13 @@ class Codes(AuditLog):
     def remove_codes(self, subject_id: str) -> list[Kind]:
         """Take all codes of a subject away; returns which there were."""
         with self._writing() as db:
-            found = db.execute("SELECT kind, number FROM codes WHERE subject_id = ? ORDER BY kind", [subject_id])
-            removed = [(Kind(kind), number) for kind, number in found.fetchall()]
+            found = db.execute("SELECT kind FROM codes WHERE subject_id = ? ORDER BY kind", [subject_id])
+            removed = [Kind(kind) for (kind,) in found.fetchall()]
             db.execute("DELETE FROM codes WHERE subject_id = ?", [subject_id])
-            for kind, number in removed:
+            # The number's failures stay: a lock that ended with the PIN would tell that there was one.
+            for kind in removed:
                 self._log(db, Action.REMOVE_CODE, {"kind": kind}, subject_id=subject_id)
-                _forgive(db, number)
-        return [kind for kind, _ in removed]
+        return removed
 
     def codes(self) -> list[StoredCode]:
         """All of them, by subject."""
@@ -97,9 +97,11 @@ class Codes(AuditLog):
             reason = refusal(failures, number, boottime_ms)
             if reason is Reason.CODE_PAUSED:
                 return reason
-            # Nobody's number, and one that is locked, count among all only.
-            own = reason is None and _count(db, number, 1)
-            _keep(db, [*failures, Failure(number if own else None, boottime_ms)], boot_id)
+            # What is typed at a locked number counts among all only.
+            own = None if reason is Reason.CODE_LOCKED else number
+            # Nobody's number is counted like anybody's: a lock must not tell which numbers there are.
+            _keep(db, [*failures, Failure(own, boottime_ms)], boot_id)
+            _count(db, own, 1)
         return reason
 
     def discharge_code(self, number: int | None, *, boottime_ms: int) -> None:
@@ -145,16 +147,13 @@ def _check_known(db: Database, subject_id: str) -> None:
         raise InputError(f"{subject_id}: nobody has this id; `kiosk subjects add {subject_id}` adds without a face")
 
 
-def _count(db: Database, number: int | None, change: int) -> bool:
-    """So many more failures of this PIN; False where nobody has such a number."""
-    if number is None:
-        return False
+def _count(db: Database, number: int | None, change: int) -> None:
+    """So many more failures of this PIN, if there is one."""
     # A row that is damaged is left as it is: sealed anew it would pass for sound.
     found = rows(db, f"SELECT id FROM codes WHERE kind = 'pin' AND number = ? AND {integrity.sound('codes')}", [number])  # noqa: S608 - names from the code
     for row in found:
         db.execute("UPDATE codes SET failures = MAX(0, failures + ?) WHERE id = ?", [change, row["id"]])
         integrity.seal(db, "codes", "id = ?", [row["id"]])
-    return bool(found)
 
 
 def _is_foreign(db: Database, boot_id: str) -> bool:
@@ -170,7 +169,8 @@ def _failures(db: Database, now_ms: int, boot_id: str) -> list[Failure]:
 
 
 def _keep(db: Database, failures: Sequence[Failure], boot_id: str) -> None:
-    integrity.set_mark(db, integrity.CODE_FAILURES, {"boot_id": boot_id, "failures": failures})
+    kept = failures[-MAX_FAILURES_KEPT:]
+    integrity.set_mark(db, integrity.CODE_FAILURES, {"boot_id": boot_id, "failures": kept})
 
 
 def _forgive(db: Database, number: int | None) -> None:

@@ -382,7 +382,10 @@ class Connection:
                     db.execute(pragma)
                 self._upgrade(db, version)
             elif version < len(migrations.STEPS):
-                raise StoreError(f"{self.path}: the store is of an older version; `kiosk run` brings it up to date")
+                raise StoreError(
+                    f"{self.path}: the store is of an older version; `kiosk run` brings it up to date, and so does "
+                    "`kiosk outbox retry`, which needs neither camera nor broker"
+                )
             self._seen_version = _data_version(db)
         except (sqlite3.Error, KioskError):
             connection.close()
