@@ -43,7 +43,7 @@ from kiosk.events import (
 from kiosk.gallery import Gallery, Readiness
 from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
 from kiosk.hosts import is_loopback
-from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
+from kiosk.mqtt import BrokerSettings, MqttBroker, Tls, warn_if_open
 from kiosk.pipeline import (
     Pipeline,
     build_pipeline,
@@ -58,6 +58,7 @@ from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
+from kiosk.signatures import EventSigner
 from kiosk.store import BackupKeeper, KeyFile, Limits, Store, Unsent
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ _RECOGNITION = "recognition"
 _PUBLISHER = "publisher"
 # Where the configuration names no password file.
 _PASSWORD_CREDENTIAL = "mqtt-password"  # noqa: S105 its name
+_SIGNING_CREDENTIAL = "event-signing-key"
 
 
 def run_daemon(config: Config) -> None:
@@ -85,11 +87,13 @@ def run_daemon(config: Config) -> None:
         KioskError: a part the kiosk cannot do without cannot be had.
     """
     connection = broker_settings(config) if config.mqtt.enabled else None
+    signer = event_signer(config) if config.mqtt.enabled else None
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_signals())
         pipeline = build_pipeline(config)
         store = stack.enter_context(open_store_verified(config))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
+        store.signer = signer
         # The daemon before us may have committed until now.
         store.inherit_outbox()
         watcher = GalleryWatcher(config, pipeline, store)
@@ -606,6 +610,20 @@ def broker_settings(config: Config) -> BrokerSettings:
     return BrokerSettings(mqtt.host, mqtt.port, mqtt.username, password_file, tls, mqtt.allow_plaintext)
 
 
+def event_signer(config: Config) -> EventSigner | None:
+    """Who signs the events; None: they are not signed.
+
+    Raises:
+        ConfigError: the key cannot be used.
+    """
+    path = config.mqtt.sign_key_file or _credential(_SIGNING_CREDENTIAL)
+    if path is None:
+        return None
+    signer = EventSigner.load(path)
+    warn_if_open(path)
+    return signer
+
+
 def _credential(name: str) -> Path | None:
     """A secret that systemd hands to the service (``LoadCredential=``), None where it hands over none."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -624,7 +642,7 @@ def _start_publisher(
     heartbeat: Heartbeat,
 ) -> Publisher:
     topics = Topics(config.mqtt.topic_root, config.device.site, config.device.id)
-    births = [(topics.info, _info(config, watcher).encode())]
+    births = [(topics.info, _info(config, watcher, signed=store.signer is not None).encode())]
     if config.mqtt.home_assistant:
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
     broker = MqttBroker(connection, topics, births=tuple(births), on_change=wake.set)
@@ -637,7 +655,7 @@ def _start_publisher(
     return publisher
 
 
-def _info(config: Config, watcher: GalleryWatcher) -> Info:
+def _info(config: Config, watcher: GalleryWatcher, *, signed: bool) -> Info:
     return Info(
         site=config.device.site,
         device=config.device.id,
@@ -650,6 +668,7 @@ def _info(config: Config, watcher: GalleryWatcher) -> Info:
             "replay",
             "health",
             *(["rejected"] if config.mqtt.rejected_events else []),
+            *(["signatures"] if signed else []),
             *(["code"] if config.code.reader is not None or config.code.camera else []),
         ],
     )
@@ -668,7 +687,8 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
         score = "" if event.score is None else f", best score {event.score:.3f}"
         log.info("no check-in: %s%s (event %s)", event.reason, score, event.event_id)
         if publisher is not None and config.mqtt.rejected_events:
-            publisher.offer(events.REJECTED, event.payload())
+            payload = event.payload()
+            publisher.offer(events.REJECTED, payload if store.signer is None else store.signer.sign(payload))
 
     return AttendanceBook(
         store,

@@ -53,9 +53,12 @@ class BrokerSettings:
 def check_files(settings: BrokerSettings) -> None:
     """Raise ConfigError for a password or TLS file that cannot be used; warn of a password others may read."""
     prepared_client(settings, "unused", None)
-    path = settings.password_file
-    if path is None:
-        return
+    if settings.password_file is not None:
+        warn_if_open(settings.password_file)
+
+
+def warn_if_open(path: Path) -> None:
+    """Have the log say that others may read a file with a secret."""
     too_open = _CREDENTIAL_READABLE_BY_OTHERS if _is_credential(path) else _READABLE_BY_OTHERS
     if path.stat().st_mode & too_open:
         log.warning("%s can be read by other users: chmod 600 it", path)

@@ -27,6 +27,7 @@ from kiosk import integrity, migrations
 from kiosk.biometrics import ModelId
 from kiosk.errors import KioskError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import utc_text
+from kiosk.signatures import EventSigner
 from kiosk.store import _mentions
 from kiosk.store._backups import Backups
 from kiosk.store._chain import Process
@@ -109,6 +110,8 @@ class Connection:
     """Base of the table classes: opens the file, lends the database under the right locks, translates errors."""
 
     limits: Limits = DEFAULT_LIMITS
+    signer: EventSigner | None = None
+    """Who signs the events that are committed here; None: nobody."""
 
     def __init__(self, path: Path, *, writable: bool, keys: KeyFile | None = None) -> None:
         self.path = path

@@ -20,7 +20,8 @@ from kiosk.events import (
     utc_text,
     uuid7,
 )
-from kiosk.store._attendance import insert_entry, queue_event
+from kiosk.signatures import EventSigner
+from kiosk.store._attendance import chain_again, insert_entry, queue_event
 from kiosk.store._connection import rows
 from kiosk.store._outbox import OutboxTable
 
@@ -57,6 +58,7 @@ class CorrectionsTable(OutboxTable):
         if not moment.boot_id or not moment.synchronized:
             return Corrections()
         unsent = sent = 0
+        first: int | None = None
         with self._reading() as db:
             if not rows(db, _UNCORRECTED + " LIMIT 1", [moment.boot_id]):
                 return Corrections()
@@ -68,10 +70,13 @@ class CorrectionsTable(OutboxTable):
                     continue
                 if row["state"] == "pending" and not row["attempts"] and not self._may_have_left(row["seq"]):
                     restate(db, row["seq"], corrected_ms)
+                    first = first or row["seq"]
                     unsent += 1
                 else:
-                    _announce(db, row, corrected_ms, moment, origin)
+                    _announce(db, row, corrected_ms, moment, origin, signer=self.signer)
                     sent += 1
+            if self.signer is not None and first is not None:
+                chain_again(db, first, self.signer)
             rejected = rows(
                 db,
                 "SELECT number FROM rejections WHERE boot_id = ? AND clock_synchronized = 0",
@@ -101,7 +106,15 @@ def restate(db: Database, seq: int, corrected_ms: int) -> None:
     integrity.seal(db, "outbox", "seq = ?", [seq])
 
 
-def _announce(db: Database, row: dict[str, object], corrected_ms: int, moment: Moment, origin: Origin) -> None:
+def _announce(
+    db: Database,
+    row: dict[str, object],
+    corrected_ms: int,
+    moment: Moment,
+    origin: Origin,
+    *,
+    signer: EventSigner | None,
+) -> None:
     corrects = CorrectedTime(
         event_id=str(row["event_id"]),
         seq=int(str(row["seq"])),
@@ -130,4 +143,5 @@ def _announce(db: Database, row: dict[str, object], corrected_ms: int, moment: M
             device=origin.device,
             corrects=corrects,
         ),
+        signer,
     )

@@ -568,7 +568,10 @@ class Merge:
 
 
 def _queue_again(db: Database, row: dict[str, Any]) -> None:
-    """The event of an attendance row whose outbox row is lost. It may have been sent: consumers know its id."""
+    """The event of an attendance row whose outbox row is lost. It may have been sent: consumers know its id.
+
+    It is not signed: who has the key gave it a signature, and this is not that event to the letter.
+    """
     # These modules rest on the connection, which rests on this one.
     from kiosk.store._attendance import queue_event
     from kiosk.store._corrections import restate
@@ -576,7 +579,7 @@ def _queue_again(db: Database, row: dict[str, Any]) -> None:
     evidence = unpack(row["evidence"])
     common = {name: row[name] for name in ("event_id", "seq", "occurred_at", "tz", "site", "device")}
     if row["corrects"] is not None:
-        queue_event(db, TimeCorrection.model_validate({**common, "corrects": evidence["corrects"]}))
+        queue_event(db, TimeCorrection.model_validate({**common, "corrects": evidence["corrects"]}), None)
         return
     queue_event(
         db,
@@ -592,6 +595,7 @@ def _queue_again(db: Database, row: dict[str, Any]) -> None:
                 "clock": {"boot_id": row["boot_id"], "boottime_ms": row["boottime_ms"]},
             }
         ),
+        None,
     )
     announced = db.execute("SELECT 1 FROM attendance WHERE corrects = ?", [row["seq"]]).fetchone()
     if row["corrected_at"] is not None and announced is None:
