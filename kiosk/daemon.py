@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import signal
 import threading
@@ -26,6 +25,7 @@ from kiosk.clock import SystemClock
 from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
 from kiosk.config import Config
+from kiosk.credentials import find_credential, warn_if_open
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
 from kiosk.events import (
@@ -43,7 +43,7 @@ from kiosk.events import (
 from kiosk.gallery import Gallery, Readiness
 from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
 from kiosk.hosts import is_loopback
-from kiosk.mqtt import BrokerSettings, MqttBroker, Tls, warn_if_open
+from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
     Pipeline,
     build_pipeline,
@@ -91,9 +91,8 @@ def run_daemon(config: Config) -> None:
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_signals())
         pipeline = build_pipeline(config)
-        store = stack.enter_context(open_store_verified(config))
+        store = stack.enter_context(open_store_verified(config, signer))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
-        store.signer = signer
         # The daemon before us may have committed until now.
         store.inherit_outbox()
         watcher = GalleryWatcher(config, pipeline, store)
@@ -538,13 +537,19 @@ def open_configured_camera(config: Config) -> Camera:
     )
 
 
-def open_store_verified(config: Config) -> Store:
-    """The store, after a look at all of it; restored from a backup if it must be.
+def open_store_verified(config: Config, signer: EventSigner | None) -> Store:
+    """The store, after a look at all of it; restored from a backup if it must be. ``signer``: of its events.
 
     Raises:
         StoreError: it is damaged and no backup is good; or it cannot be opened.
     """
-    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config), keys=config_keys(config))
+    return Store.open(
+        Path(config.store.path),
+        verified=True,
+        limits=store_limits(config),
+        keys=config_keys(config),
+        signer=signer,
+    )
 
 
 def config_keys(config: Config) -> KeyFile:
@@ -606,7 +611,7 @@ def broker_settings(config: Config) -> BrokerSettings:
             "comes and goes; add a mqtt.tls section, or set mqtt.allow_plaintext: true"
         )
     tls = None if mqtt.tls is None else Tls(mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file)
-    password_file = mqtt.password_file or _credential(_PASSWORD_CREDENTIAL)
+    password_file = mqtt.password_file or find_credential(_PASSWORD_CREDENTIAL)
     return BrokerSettings(mqtt.host, mqtt.port, mqtt.username, password_file, tls, mqtt.allow_plaintext)
 
 
@@ -616,19 +621,12 @@ def event_signer(config: Config) -> EventSigner | None:
     Raises:
         ConfigError: the key cannot be used.
     """
-    path = config.mqtt.sign_key_file or _credential(_SIGNING_CREDENTIAL)
+    path = config.mqtt.sign_key_file or find_credential(_SIGNING_CREDENTIAL)
     if path is None:
         return None
     signer = EventSigner.load(path)
     warn_if_open(path)
     return signer
-
-
-def _credential(name: str) -> Path | None:
-    """A secret that systemd hands to the service (``LoadCredential=``), None where it hands over none."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(folder or "", name)
-    return path if folder and os.access(path, os.R_OK) else None
 
 
 def _start_publisher(

@@ -188,6 +188,7 @@ class _Link:
     line: int
     digest: str
     previous: str | None
+    occurred_at: str | None = None
     vouched: bool = False
 
 
@@ -230,8 +231,16 @@ class EventVerifier:
         """The first and the last number of verified events; None without any."""
         return (min(self._links), max(self._links)) if self._links else None
 
-    def findings(self) -> list[Finding]:
-        """By line. What an event names as the one before it is vouched for, though it be unsigned itself."""
+    @property
+    def last_occurred_at(self) -> str | None:
+        """When the last of :attr:`seqs` says it happened: nobody can see in the events what was cut off behind it."""
+        return self._links[max(self._links)].occurred_at if self._links else None
+
+    def findings(self, *, last_seq: int | None = None) -> list[Finding]:
+        """By line. What an event names as the one before it is vouched for, though it be unsigned itself.
+
+        ``last_seq``: so far the kiosk had come, as another source tells.
+        """
         named = {link.previous for link in self._links.values()}
         links = dict(self._links)
         found = list(self._findings)
@@ -240,10 +249,18 @@ class EventVerifier:
                 found.append(finding)
             elif finding.seq is not None:
                 links.setdefault(finding.seq, _Link(finding.line, hashed, None, vouched=True))
-        return sorted([*found, *_gaps(links)], key=lambda finding: (finding.line, finding.seq or 0))
+        found += [*_gaps(links), *self._cut_end(last_seq)]
+        return sorted(found, key=lambda finding: (finding.line, finding.seq or 0))
+
+    def _cut_end(self, last_seq: int | None) -> Iterable[Finding]:
+        last = max(self._links, default=0)
+        if last_seq is not None and last < last_seq:
+            line = self._links[last].line if last else 1
+            message = f"behind it events are missing: {_numbers(last + 1, last_seq)}"
+            yield Finding(line, last or None, Trouble.MISSING, message)
 
     def _take_link(self, line: int, seq: int, event: Mapping[str, Any]) -> None:
-        link = _Link(line, digest(event), event.get("previous"))
+        link = _Link(line, digest(event), event.get("previous"), event.get("occurred_at"))
         known = self._links.get(seq)
         if known is not None:
             self.repeats += 1
@@ -276,11 +293,15 @@ def _gaps(links: Mapping[int, _Link]) -> Iterable[Finding]:
         if follows:
             continue
         if seq - before > 1:
-            missing = f"{before + 1}" if seq - before == 2 else f"{before + 1} to {seq - 1}"
-            yield Finding(link.line, seq, Trouble.MISSING, f"before it events are missing: {missing}")
+            message = f"before it events are missing: {_numbers(before + 1, seq - 1)}"
+            yield Finding(link.line, seq, Trouble.MISSING, message)
         else:
             message = f"does not follow from event {before}: its store was restored or copied in between"
             yield Finding(link.line, seq, Trouble.BROKEN, message)
+
+
+def _numbers(first: int, last: int) -> str:
+    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:

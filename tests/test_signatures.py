@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from runner import assert_one_line_error, copy_store, enroll_people
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Reason, SubjectId, Verdict
+from kiosk.codes import Kind
 from kiosk.demo import write_scenes
 from kiosk.errors import ConfigError, InputError
 from kiosk.events import AttendanceEvent, EventType, Moment, Origin, RejectedEvent, TimeCorrection
@@ -73,6 +74,19 @@ def check_in(
             include_name=include_name,
         )
         assert event is not None
+
+
+def enter_code(store: Store, kind: Kind, *, at_ms: int = MARCH_MS, synchronized: bool = True) -> None:
+    moment = Moment(at_ms, synchronized, 5000, "boot-1")
+    assert store.record_code_check_in(ANA, kind, event_type=EventType.CHECK_OUT, moment=moment, origin=ORIGIN)
+
+
+def damage(path: Path, seqs: list[int]) -> None:
+    """What the events say, not what their digests say."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for seq in seqs:
+            db.execute("UPDATE outbox SET payload = replace(payload, 'door-1', 'door-2') WHERE seq = ?", [seq])
+        db.commit()
 
 
 def events(store: Store) -> list[Event]:
@@ -174,6 +188,17 @@ def test_a_chain_from_the_first_event_on(store: Store, keys: PublicKeys) -> None
     assert troubles(keys, signed) == []
 
 
+def test_whoever_comes_by_a_code_is_signed_like_a_face(store: Store, keys: PublicKeys) -> None:
+    check_in(store)
+    enter_code(store, Kind.PIN)
+    enter_code(store, Kind.BADGE)
+    check_in(store)
+    signed = events(store)
+    assert [event["method"] for event in signed] == ["face", "code", "code", "face"]
+    assert troubles(keys, signed) == []
+    assert troubles(keys, [signed[0], {**signed[1], "method": "face"}, *signed[2:]])[0] == (2, Trouble.FORGED)
+
+
 def test_what_is_sent_again_verifies_the_same(tmp_path: Path, keys: PublicKeys) -> None:
     from test_publisher import Kiosk as Sender
     from test_publisher import ask
@@ -237,6 +262,50 @@ def test_a_damaged_event_costs_no_check_in_and_shows(store: Store, keys: PublicK
     assert troubles(keys, [*good, json.loads(payload)]) == [(3, Trouble.BROKEN)]
 
 
+def test_what_a_restore_makes_anew_is_signed_as_it_was(store: Store, keys: PublicKeys, tmp_path: Path) -> None:
+    check_in(store)
+    with store.backups.alone():
+        store.backups.take()
+    check_in(store, 2, at_ms=0, synchronized=False, include_name=True)
+    assert [row.seq for row in store.lend_pending(2)] == [1, 2]
+    enter_code(store, Kind.BADGE, at_ms=0, synchronized=False)
+    moment = Moment(MARCH_MS, synchronized=True, boottime_ms=90_000, boot_id="boot-1")
+    corrected = store.correct_times(moment, ORIGIN)
+    assert (corrected.sent, corrected.unsent) == (1, 2)
+    check_in(store)
+    before = events(store)
+    store.close()
+    lost = [2, 3, 4, 5]
+    damage(tmp_path / "kiosk.db", lost)
+    with Store.open(tmp_path / "kiosk.db", verified=True, signer=SIGNER) as again:
+        assert again.restored is not None
+        check_in(again)
+        after = events(again)
+    assert [event["event_type"] for event in before] == ["check_in"] * 3 + ["check_out", "time_correction", "check_in"]
+    assert [event["signature"] for event in after[:-1]] == [event["signature"] for event in before]
+    assert troubles(keys, [*before, *after]) == []
+
+
+def test_a_damaged_event_is_not_sealed_as_if_it_were_sound(store: Store, keys: PublicKeys, tmp_path: Path) -> None:
+    """Neither where its time is corrected nor where its name is erased: the restore makes it anew."""
+    with store.backups.alone():
+        store.backups.take()
+    check_in(store, 3, at_ms=0, synchronized=False, include_name=True)
+    damage(tmp_path / "kiosk.db", [2])
+    store.correct_times(Moment(MARCH_MS, synchronized=True, boottime_ms=90_000, boot_id="boot-1"), ORIGIN)
+    store.remove_subject(ANA)
+    assert store.integrity_problem() == "row 2 of outbox differs from what was written"
+    with contextlib.closing(sqlite3.connect(tmp_path / "kiosk.db")) as db:
+        assert not db.execute("SELECT COUNT(*) FROM outbox WHERE payload LIKE '%Ana%'").fetchone()[0]
+    store.close()
+    with Store.open(tmp_path / "kiosk.db", verified=True, signer=SIGNER) as again:
+        restored = events(again)
+    assert [event["device"] for event in restored] == ["door-1"] * 3
+    assert [event["occurred_at"][:4] for event in restored] == ["2026"] * 3
+    # The third was signed again while the second could not be read.
+    assert troubles(keys, restored) == [(3, Trouble.BROKEN)]
+
+
 def test_an_erased_name_leaves_the_signature_good(store: Store, keys: PublicKeys) -> None:
     check_in(store, 2, include_name=True)
     told = events(store)
@@ -248,7 +317,7 @@ def test_an_erased_name_leaves_the_signature_good(store: Store, keys: PublicKeys
 
 
 def test_the_event_that_follows_vouches_for_an_unsigned_one(store: Store, keys: PublicKeys) -> None:
-    """Turning signing on, and events that a restore had to make anew."""
+    """Turning signing on."""
     store.signer = None
     check_in(store, 2)
     store.signer = SIGNER
@@ -320,8 +389,22 @@ def test_whatever_is_withheld_shows(store: Store, keys: PublicKeys) -> None:
         for last in range(first, 5):
             received = signed[:first] + signed[last + 1 :]
             assert troubles(keys, received) == [(last + 2, Trouble.MISSING)], (first, last)
-    # Neither end shows: a file may begin anywhere, and what is last nobody can know.
+    # Neither end shows: a file may begin anywhere, and what is last the events do not tell.
     assert troubles(keys, signed[2:5]) == []
+
+
+@pytest.mark.parametrize(("last_seq", "told"), [(6, "6"), (9, "6 to 9")])
+def test_a_cut_end_shows_to_who_knows_the_last_number(store: Store, keys: PublicKeys, last_seq: int, told: str) -> None:
+    check_in(store, 5)
+    verifier = EventVerifier(keys)
+    assert [finding.message for finding in verifier.findings(last_seq=1)] == ["behind it events are missing: 1"]
+    for line, event in enumerate(events(store), 1):
+        verifier.take(line, event)
+    assert verifier.last_occurred_at == events(store)[-1]["occurred_at"]
+    assert verifier.findings(last_seq=5) == verifier.findings(last_seq=4) == verifier.findings() == []
+    (finding,) = verifier.findings(last_seq=last_seq)
+    assert (finding.line, finding.seq, finding.trouble) == (5, 5, Trouble.MISSING)
+    assert finding.message == f"behind it events are missing: {told}"
 
 
 def test_what_comes_out_of_order_shows_unless_it_says_so(store: Store, keys: PublicKeys) -> None:
@@ -458,10 +541,12 @@ def test_from_the_door_to_the_consumer(kiosk: Kiosk, enrolled: Kiosk, tmp_path: 
         return told.returncode, told.stdout, told.stderr
 
     code, text, _ = verify(received)
-    assert (code, text) == (
+    told, _, end = text.partition("; the last is 4, of ")
+    assert (code, told) == (
         0,
-        f"{len(received)} events with a good signature, numbers 1 to 4, {len(rejected)} of them rejected\n",
+        f"{len(received)} events with a good signature, numbers 1 to 4, {len(rejected)} of them rejected",
     )
+    assert end.strip() in {json.loads(line)["occurred_at"] for line in received if b'"seq":4' in line}
     code, text, problem = verify([*received[:-1], received[-1].replace(b'"replayed":false', b'"replayed":true')])
     assert code == 0
     code, text, problem = verify([line.replace(b'"hq"', b'"h2"') for line in received])
@@ -485,14 +570,40 @@ def test_from_the_door_to_the_consumer(kiosk: Kiosk, enrolled: Kiosk, tmp_path: 
 
     exported = kiosk("events", "export").stdout
     told = kiosk("events", "verify", "--public-key", public, stdin=exported)
-    assert (told.returncode, told.stdout) == (0, "4 events with a good signature, numbers 1 to 4\n")
+    assert (told.returncode, told.stdout) == (
+        0,
+        f"4 events with a good signature, numbers 1 to 4; the last is 4, of {end}",
+    )
     assert kiosk("events", "--json").returncode == 0
 
+
+def test_without_a_usable_key_the_kiosk_does_not_start(kiosk: Kiosk, tmp_path: Path) -> None:
+    key = tmp_path / "key"
     key.write_text("no key")
+    kiosk.configure(mqtt={"enabled": True, "host": "127.0.0.1", "sign_key_file": str(key)})
     refused = kiosk("run")
     assert refused.returncode == 78
     assert "mqtt.sign_key_file" in assert_one_line_error(refused.stderr)
     assert "mqtt.sign_key_file" in kiosk("check").stdout
+
+
+def test_the_last_number_is_told_and_can_be_given(kiosk: Kiosk, public_key: Path) -> None:
+    with Store.open(kiosk.store, signer=SIGNER) as store:
+        store.enroll(ANA, [])
+        check_in(store, 3)
+    exported = kiosk("events", "export").stdout
+    cut = "".join(exported.splitlines(keepends=True)[:2])
+
+    def verify(lines: str, *options: str) -> tuple[int, str]:
+        told = kiosk("events", "verify", "--public-key", public_key, *options, stdin=lines)
+        return told.returncode, told.stdout
+
+    good = "2 events with a good signature, numbers 1 to 2; the last is 2, of 2026-03-02T07:58:13.413Z\n"
+    assert verify(cut) == (0, good)
+    assert verify(cut, "--last-seq", "3") == (65, f"line 2: event 2: missing: behind it events are missing: 3\n{good}")
+    assert verify(exported, "--last-seq", "3")[0] == 0
+    assert verify(exported, "--last-seq", "0")[0] == 64
+    assert json.loads(verify(cut, "--json")[1])["last_occurred_at"] == "2026-03-02T07:58:13.413Z"
 
 
 def _received(subscriber: Subscriber) -> list[bytes]:

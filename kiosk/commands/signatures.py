@@ -17,7 +17,7 @@ import click
 from kiosk.commands.options import PATH, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.errors import InputError, OutputError, PermissionDeniedError, UsageError
-from kiosk.events import encode
+from kiosk.events import MAX_SEQ, encode
 from kiosk.signatures import EventSigner, EventVerifier, Finding, PublicKeys, parse_event
 
 _LONGEST_LINE_BYTES = 64 * 1024
@@ -69,13 +69,24 @@ def export(*, config_path: Path | None, verbose: int) -> None:
     help="The kiosk's public key (PEM). Once for each it had; never other kiosks', which could then speak for it.",
 )
 @click.option("--device", metavar="SITE/DEVICE", help="Only this kiosk's events.")
+@click.option(
+    "--last-seq",
+    metavar="N",
+    type=click.IntRange(1, MAX_SEQ),
+    help="How far the kiosk had come, by `kiosk events` on it or its health document: events cut off at the end show.",
+)
 @click.argument("files", nargs=-1, type=PATH)
 @json_option
-def verify(*, keys: tuple[Path, ...], device: str | None, files: tuple[Path, ...], as_json: bool) -> None:
+def verify(
+    *, keys: tuple[Path, ...], device: str | None, last_seq: int | None, files: tuple[Path, ...], as_json: bool
+) -> None:
     """Verify received events: who signed them, and whether any is missing.
 
     FILES, or stdin, hold one JSON document a line, in the order of their arrival: what mosquitto_sub or `kiosk events
     export` print. Exit code 65: something is wrong, or there is nothing to verify.
+
+    What was cut off at the end does not show in the events. Compare the last one, which is told with its time, with
+    what the kiosk says, or give that to --last-seq.
     """
     if device is not None and re.fullmatch(r"[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,64}", device) is None:
         raise UsageError(f"--device {device!r}: write it like hq/door-1")
@@ -85,7 +96,7 @@ def verify(*, keys: tuple[Path, ...], device: str | None, files: tuple[Path, ...
             for line in _lines(stream):
                 intake.take(line)
     verifier = intake.only()
-    findings = verifier.findings()
+    findings = verifier.findings(last_seq=last_seq)
     if as_json:
         print_json({"ok": not findings, **_counts(verifier), "findings": [asdict(finding) for finding in findings]})
     else:
@@ -175,11 +186,14 @@ def _counts(verifier: EventVerifier) -> dict[str, Any]:
         "rejected_events": verifier.without_number,
         "first_seq": first,
         "last_seq": last,
+        "last_occurred_at": verifier.last_occurred_at,
     }
 
 
 def _summary(verifier: EventVerifier) -> str:
-    numbers = "" if verifier.seqs is None else f", numbers {verifier.seqs[0]} to {verifier.seqs[1]}"
+    first, last = verifier.seqs or (None, None)
+    numbers = "" if first is None else f", numbers {first} to {last}"
+    end = "" if last is None else f"; the last is {last}, of {verifier.last_occurred_at}"
     rejected = f", {verifier.without_number} of them rejected" if verifier.without_number else ""
     repeats = f", {count(verifier.repeats, 'repeat')}" if verifier.repeats else ""
-    return f"{count(verifier.verified, 'event')} with a good signature{numbers}{rejected}{repeats}"
+    return f"{count(verifier.verified, 'event')} with a good signature{numbers}{rejected}{repeats}{end}"

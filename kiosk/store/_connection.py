@@ -344,7 +344,7 @@ class Connection:
             if verified:
                 # Nobody may write to the file that is put aside.
                 with self.daemon_lock():
-                    self.restored = make_sound(self.path, self.keys, existed=known)
+                    self.restored = make_sound(self.path, self.keys, existed=known, signer=self.signer)
             elif is_gone(self.path) and (known or self.backups.all()):
                 raise StoreError(
                     f"{self.path}: the store that was here is gone or empty; `kiosk run` restores the newest backup "
