@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from sqlite_utils import Database
 
+from kiosk.credentials import find_credential
 from kiosk.errors import KeyFileError, KeyPermissionError, KioskError, StoreError
 from kiosk.store._files import beside, create_private, rename
 from kiosk.store._sealing import KEY_BYTES, Key, Refused, seal, unseal
@@ -79,7 +80,7 @@ class KeyFile:
     @classmethod
     def of(cls, store: Path, *, key_file: Path | None = None, master_file: Path | None = None) -> KeyFile:
         """Where nothing else is said: beside the store, sealed with the service's credential if it has one."""
-        return cls(key_file or beside(store, ".key"), master_file or _credential())
+        return cls(key_file or beside(store, ".key"), master_file or find_credential(CREDENTIAL))
 
     @classmethod
     def configured(cls, settings: KeySettings) -> KeyFile:
@@ -234,13 +235,6 @@ def key_for_upgrade(keys: KeyFile, db: Database, owner_of: Path) -> Key | None:
             f"forgery; to take them for what they say, move {keys.path} away"
         )
     return ring.current
-
-
-def _credential() -> Path | None:
-    """What systemd hands to the service (``LoadCredential=``), None where it hands over none."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(folder or "", CREDENTIAL)
-    return path if folder and os.access(path, os.R_OK) else None
 
 
 def _read(path: Path, what: str, anew: str = "") -> bytes:
