@@ -412,22 +412,18 @@ def rejection_of(reason: str) -> Rejection:
 
 def rejected_event(decision: Decision, *, moment: Moment, origin: Origin) -> RejectedEvent:
     """The event for an unknown or rejected face; leaves out whom it resembled."""
-    return RejectedEvent(
-        event_type=rejection_of(decision.reason),
-        event_id=uuid7(moment.utc_ms),
-        occurred_at=utc_text(moment.utc_ms),
-        tz=origin.timezone,
-        clock_synchronized=moment.synchronized,
-        site=origin.site,
-        device=origin.device,
-        reason=decision.reason,
-        threshold=rounded_score(decision.threshold),
-        score=None if decision.score is None else rounded_score(decision.score),
-    )
+    score = None if decision.score is None else rounded_score(decision.score)
+    return _rejected(decision.reason, moment, origin, threshold=rounded_score(decision.threshold), score=score)
 
 
 def rejected_code(reason: Reason, *, moment: Moment, origin: Origin) -> RejectedEvent:
     """The event for a code that was not accepted; says neither what was entered nor for whom."""
+    return _rejected(reason, moment, origin, threshold=None, score=None)
+
+
+def _rejected(
+    reason: Reason, moment: Moment, origin: Origin, *, threshold: float | None, score: float | None
+) -> RejectedEvent:
     return RejectedEvent(
         event_type=rejection_of(reason),
         event_id=uuid7(moment.utc_ms),
@@ -437,8 +433,8 @@ def rejected_code(reason: Reason, *, moment: Moment, origin: Origin) -> Rejected
         site=origin.site,
         device=origin.device,
         reason=reason,
-        threshold=None,
-        score=None,
+        threshold=threshold,
+        score=score,
     )
 
 
