@@ -498,6 +498,30 @@ def test_nobody_erased_comes_back_with_an_older_backup(path: Path) -> None:
     assert all(b"Name 37" not in file.read_bytes() for file in path.parent.rglob("*.db*"))
 
 
+def test_no_name_comes_back_in_an_event_of_an_older_backup(path: Path) -> None:
+    """What the damaged file said without the name cannot be read any more."""
+    with Store.open(path) as store:
+        event = check_in(store, "E37", include_name=True)
+        with store.backups.alone():
+            store.backups.take()
+        stale = store.backups.all()[0].path
+        older = stale.read_bytes()
+        store.remove_subject("E37")
+        for backup in store.backups.all():
+            backup.path.unlink()
+        stale.write_bytes(older)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE outbox SET payload = payload || ' ' WHERE seq = ?", [event.seq])
+        db.commit()
+    with Store.open(path, verified=True) as store:
+        assert store.restored is not None
+        payloads = {payload["seq"]: payload for payload in store.event_payloads()}
+        assert payloads[event.seq]["subject"] == {"id": "E37"}
+        assert store.finish_erasures()
+    assert b"Name 37" in older
+    assert all(b"Name 37" not in file.read_bytes() for file in path.parent.rglob("*.db*"))
+
+
 def test_no_code_taken_away_comes_back_with_an_older_backup(path: Path) -> None:
     with Store.open(path) as store:
         store.remove_codes("E30")

@@ -73,7 +73,7 @@ def export(*, config_path: Path | None, verbose: int) -> None:
     "--last-seq",
     metavar="N",
     type=click.IntRange(1, MAX_SEQ),
-    help="How far the kiosk had come, by `kiosk events` on it or its health document: events cut off at the end show.",
+    help="How far the kiosk has come (last_seq of `kiosk outbox list --json`), so that events cut off at the end show.",
 )
 @click.argument("files", nargs=-1, type=PATH)
 @json_option

@@ -1,4 +1,4 @@
-"""Whom stored decisions compared a face with: an erased subject is not named there either."""
+"""Whom stored decisions compared a face with, and names in events: an erased subject is not named there either."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def without_erased(db: Database, evidence: dict[str, Any]) -> dict[str, Any]:
 
 
 def forget_subject(db: Database, subject_id: SubjectId) -> None:
-    """Take a subject out of all decisions about others. The caller holds the transaction."""
+    """Take a subject out of decisions about others, and the name out of events. The caller holds the transaction."""
+    _erase_name(db, subject_id)
     mention = encode({"subject_id": subject_id}).decode().strip("{}")
     for table, select, key in _MENTIONING:
         numbers = [row[0] for row in db.execute(select, {"id": subject_id, "mention": mention})]
@@ -46,6 +47,17 @@ def forget_subject(db: Database, subject_id: SubjectId) -> None:
             erase_mentions(evidence, {subject_id})
             db.execute(f"UPDATE {table} SET evidence = ? WHERE {key} = ?", [pack(evidence), number])  # noqa: S608
             integrity.seal(db, table, f"{key} = ?", [number])
+
+
+def _erase_name(db: Database, subject_id: SubjectId) -> None:
+    """Events hold the name where the kiosk was configured to send it.
+
+    Of a row that is damaged nothing is left, and it stays damaged: a restore makes it anew from the attendance log.
+    """
+    theirs = "seq IN (SELECT seq FROM attendance WHERE subject_id = ?)"
+    nameless = f"CASE WHEN {integrity.sound('outbox')} THEN json_remove(payload, '$.subject.name') ELSE '{{}}' END"
+    db.execute(f"UPDATE outbox SET payload = {nameless} WHERE {theirs}", [subject_id])  # noqa: S608 - our own words
+    integrity.seal(db, "outbox", f"{theirs} AND payload <> '{{}}'", [subject_id])
 
 
 def _mentions(packed: bytes, mention: str) -> bool:
