@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
 def _schema_text(name: str) -> str:
     schema = _MODELS[name].model_json_schema(mode="validation")
     # Every field is always sent, also those the code has a default for.
-    _require_all(schema, optional={"name"})
+    _require_all(schema, optional={"name", "previous", "signature"})
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps(dialect | schema, indent=2, ensure_ascii=False) + "\n"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import signal
 import threading
@@ -26,6 +25,7 @@ from kiosk.clock import SystemClock
 from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
 from kiosk.config import Config
+from kiosk.credentials import find_credential, warn_if_open
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
 from kiosk.events import (
@@ -58,7 +58,8 @@ from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
-from kiosk.store import BackupKeeper, KeyFile, Limits, Store, Unsent
+from kiosk.signatures import EventSigner
+from kiosk.store import BackupKeeper, KeyFile, KeyRing, Limits, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ _RECOGNITION = "recognition"
 _PUBLISHER = "publisher"
 # Where the configuration names no password file.
 _PASSWORD_CREDENTIAL = "mqtt-password"  # noqa: S105 its name
+_SIGNING_CREDENTIAL = "event-signing-key"
 
 
 def run_daemon(config: Config) -> None:
@@ -85,10 +87,11 @@ def run_daemon(config: Config) -> None:
         KioskError: a part the kiosk cannot do without cannot be had.
     """
     connection = broker_settings(config) if config.mqtt.enabled else None
+    signer = event_signer(config) if config.mqtt.enabled else None
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_signals())
         pipeline = build_pipeline(config)
-        store = stack.enter_context(open_store_verified(config))
+        store = stack.enter_context(open_store_verified(config, signer))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
         # The daemon before us may have committed until now.
         store.inherit_outbox()
@@ -140,7 +143,10 @@ class GalleryWatcher:
         self._day: date | None = None
         self.key_fault: str | None = None
         """Why the templates cannot be decrypted."""
-        self.gallery: Gallery = self._load()
+        self._useless_ring: KeyRing | None = None
+        """What the key file held when that was so."""
+        self.gallery = Gallery(pipeline.embedder.model_id, ())
+        self.gallery = self._load()
         self.threshold_source = self._explain_threshold()
         self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
 
@@ -163,12 +169,13 @@ class GalleryWatcher:
         return True
 
     def _key_is_back(self) -> bool:
-        if self.key_fault is None:
-            return False
+        return self.key_fault is not None and self._key_ring() not in {None, self._useless_ring}
+
+    def _key_ring(self) -> KeyRing | None:
         try:
-            return self._store.key_ring() is not None
+            return self._store.key_ring()
         except KeyFileError:
-            return False
+            return None
 
     def announce(self) -> None:
         """Log what recognizes, how well, and what it cannot use."""
@@ -218,18 +225,28 @@ class GalleryWatcher:
         return SystemClock().trusted_date(self._config.device.timezone) or self._day
 
     def _load(self) -> Gallery:
-        """Without the key of the templates nobody is recognized; everything else goes on, and they are tried again."""
+        """What is stored. While the key of the templates cannot be had: what of the present gallery may still be used,
+        at the start nobody; they are tried again.
+        """
         self._day = self._today()
-        model_id = self._pipeline.embedder.model_id
         try:
-            gallery = self._store.gallery(model_id, today=self._day)
+            gallery = self._store.gallery(self.gallery.model_id, today=self._day)
         except KeyFileError as error:
+            gallery, self._useless_ring = self._still_valid(), self._key_ring()
             if str(error) != self.key_fault:
-                log.error("nobody is recognized: %s", error)  # noqa: TRY400 - told in one line
+                who = f"only {len(gallery)} subjects loaded before are" if len(gallery) else "nobody is"
+                log.error("%s recognized: %s", who, error)  # noqa: TRY400 - told in one line
             self.key_fault = str(error)
-            return self.gallery if hasattr(self, "gallery") else Gallery(model_id, ())
-        self.key_fault = None
+        else:
+            self.key_fault = None
         return gallery
+
+    def _still_valid(self) -> Gallery:
+        """The present gallery without who was erased or whose consent has ended since."""
+        model_id, today = self.gallery.model_id, self._day
+        enrolled = {subject for subject, models in self._store.subject_models().items() if model_id in models}
+        lapsed = self.gallery.lapsed if today is None else self._store.lapsed(today)
+        return self.gallery.restricted(enrolled, lapsed=lapsed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -536,19 +553,19 @@ def open_configured_camera(config: Config) -> Camera:
     )
 
 
-def open_store_verified(config: Config) -> Store:
-    """The store, after a look at all of it; restored from a backup if it must be.
+def open_store_verified(config: Config, signer: EventSigner | None) -> Store:
+    """The store, after a look at all of it; restored from a backup if it must be. ``signer``: of its events.
 
     Raises:
         StoreError: it is damaged and no backup is good; or it cannot be opened.
     """
-    return Store.open(Path(config.store.path), verified=True, limits=store_limits(config), keys=config_keys(config))
-
-
-def config_keys(config: Config) -> KeyFile:
-    """Where the key of the templates is."""
-    store = config.store
-    return KeyFile.of(Path(store.path), key_file=store.key_file, master_file=store.master_key_file)
+    return Store.open(
+        Path(config.store.path),
+        verified=True,
+        limits=store_limits(config),
+        keys=KeyFile.configured(config.store),
+        signer=signer,
+    )
 
 
 def store_limits(config: Config) -> Limits:
@@ -604,15 +621,22 @@ def broker_settings(config: Config) -> BrokerSettings:
             "comes and goes; add a mqtt.tls section, or set mqtt.allow_plaintext: true"
         )
     tls = None if mqtt.tls is None else Tls(mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file)
-    password_file = mqtt.password_file or _credential(_PASSWORD_CREDENTIAL)
+    password_file = mqtt.password_file or find_credential(_PASSWORD_CREDENTIAL)
     return BrokerSettings(mqtt.host, mqtt.port, mqtt.username, password_file, tls, mqtt.allow_plaintext)
 
 
-def _credential(name: str) -> Path | None:
-    """A secret that systemd hands to the service (``LoadCredential=``), None where it hands over none."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(folder or "", name)
-    return path if folder and os.access(path, os.R_OK) else None
+def event_signer(config: Config) -> EventSigner | None:
+    """Who signs the events; None: they are not signed.
+
+    Raises:
+        ConfigError: the key cannot be used.
+    """
+    path = config.mqtt.sign_key_file or find_credential(_SIGNING_CREDENTIAL)
+    if path is None:
+        return None
+    signer = EventSigner.load(path)
+    warn_if_open(path)
+    return signer
 
 
 def _start_publisher(
@@ -626,7 +650,7 @@ def _start_publisher(
     heartbeat: Heartbeat,
 ) -> Publisher:
     topics = Topics(config.mqtt.topic_root, config.device.site, config.device.id)
-    births = [(topics.info, _info(config, watcher).encode())]
+    births = [(topics.info, _info(config, watcher, signed=store.signer is not None).encode())]
     if config.mqtt.home_assistant:
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
     broker = MqttBroker(connection, topics, births=tuple(births), on_change=wake.set)
@@ -639,7 +663,7 @@ def _start_publisher(
     return publisher
 
 
-def _info(config: Config, watcher: GalleryWatcher) -> Info:
+def _info(config: Config, watcher: GalleryWatcher, *, signed: bool) -> Info:
     return Info(
         site=config.device.site,
         device=config.device.id,
@@ -652,6 +676,7 @@ def _info(config: Config, watcher: GalleryWatcher) -> Info:
             "replay",
             "health",
             *(["rejected"] if config.mqtt.rejected_events else []),
+            *(["signatures"] if signed else []),
             *(["code"] if config.code.reader is not None or config.code.camera else []),
         ],
     )
@@ -670,7 +695,8 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
         score = "" if event.score is None else f", best score {event.score:.3f}"
         log.info("no check-in: %s%s (event %s)", event.reason, score, event.event_id)
         if publisher is not None and config.mqtt.rejected_events:
-            publisher.offer(events.REJECTED, event.payload())
+            payload = event.payload()
+            publisher.offer(events.REJECTED, payload if store.signer is None else store.signer.sign(payload))
 
     return AttendanceBook(
         store,

@@ -27,7 +27,7 @@ OFFLINE = b"offline"
 
 _ID = r"^[A-Za-z0-9._-]{1,64}$"
 _SCORE_DIGITS = 4
-_MAX_SEQ = 2**53
+MAX_SEQ = 2**53
 """What every JSON reader takes for an integer."""
 
 Id = Annotated[str, Field(pattern=_ID)]
@@ -101,6 +101,31 @@ class _Document(BaseModel):
         return encode(self.payload())
 
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Signature = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]
+
+
+class _Signable(_Document):
+    """An event; members about signing are there only where the kiosk signs (docs/signatures.md)."""
+
+    signature: Signature = Field(default="", description="Ed25519, Base64; only with mqtt.sign_key_file")
+
+    @model_serializer(mode="wrap")
+    def _without_empty_signature(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document = serialize(self)
+        signature = {"signature": document.pop("signature")}
+        previous = {"previous": document.pop("previous")} if "previous" in document else {}
+        return {**document, **previous, **signature} if self.signature else document
+
+
+class _Chained(_Signable):
+    """An event with a number."""
+
+    previous: Sha256 | None = Field(
+        default=None, description="hash of the event before this one, null for the first; only with mqtt.sign_key_file"
+    )
+
+
 class SubjectRef(_Document):
     """Who. ``name`` is present only when the kiosk is configured to let names leave the device."""
 
@@ -148,7 +173,7 @@ class ClockReading(_Document):
     )
 
 
-class AttendanceEvent(_Document):
+class AttendanceEvent(_Chained):
     """Somebody checked in or out. De-duplicate on ``event_id``; prove completeness with ``seq``."""
 
     event_type: EventType
@@ -176,7 +201,7 @@ class CorrectedTime(_Document):
     was: Timestamp = Field(description="what the event said")
 
 
-class TimeCorrection(_Document):
+class TimeCorrection(_Chained):
     """An event was sent before the kiosk knew the time; this one says when it was. Opens no door, counts nobody."""
 
     event_type: Literal["time_correction"] = "time_correction"
@@ -191,7 +216,7 @@ class TimeCorrection(_Document):
     corrects: CorrectedTime
 
 
-class RejectedEvent(_Document):
+class RejectedEvent(_Signable):
     """A face or a code that led to no check-in. Carries no subject, and nothing of the code; sent at most once."""
 
     event_type: Rejection
@@ -269,7 +294,7 @@ class ReplayCommand(_Document):
     model_config = ConfigDict(strict=True)
 
     from_seq: int = Field(ge=1)
-    to_seq: int = Field(ge=1, le=_MAX_SEQ)
+    to_seq: int = Field(ge=1, le=MAX_SEQ)
     id: Id
 
     @model_validator(mode="after")
@@ -387,22 +412,18 @@ def rejection_of(reason: str) -> Rejection:
 
 def rejected_event(decision: Decision, *, moment: Moment, origin: Origin) -> RejectedEvent:
     """The event for an unknown or rejected face; leaves out whom it resembled."""
-    return RejectedEvent(
-        event_type=rejection_of(decision.reason),
-        event_id=uuid7(moment.utc_ms),
-        occurred_at=utc_text(moment.utc_ms),
-        tz=origin.timezone,
-        clock_synchronized=moment.synchronized,
-        site=origin.site,
-        device=origin.device,
-        reason=decision.reason,
-        threshold=rounded_score(decision.threshold),
-        score=None if decision.score is None else rounded_score(decision.score),
-    )
+    score = None if decision.score is None else rounded_score(decision.score)
+    return _rejected(decision.reason, moment, origin, threshold=rounded_score(decision.threshold), score=score)
 
 
 def rejected_code(reason: Reason, *, moment: Moment, origin: Origin) -> RejectedEvent:
     """The event for a code that was not accepted; says neither what was entered nor for whom."""
+    return _rejected(reason, moment, origin, threshold=None, score=None)
+
+
+def _rejected(
+    reason: Reason, moment: Moment, origin: Origin, *, threshold: float | None, score: float | None
+) -> RejectedEvent:
     return RejectedEvent(
         event_type=rejection_of(reason),
         event_id=uuid7(moment.utc_ms),
@@ -412,8 +433,8 @@ def rejected_code(reason: Reason, *, moment: Moment, origin: Origin) -> Rejected
         site=origin.site,
         device=origin.device,
         reason=reason,
-        threshold=None,
-        score=None,
+        threshold=threshold,
+        score=score,
     )
 
 

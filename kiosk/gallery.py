@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Self
 
@@ -43,22 +44,39 @@ class Gallery:
         self.score_shift = score_shift
         self.lapsed = lapsed
         self.foreign = 0
-        self.template_count = 0
         for template in templates:
             if template.model_id != model_id:
                 self.foreign += 1
                 continue
-            self.template_count += 1
             by_subject.setdefault(template.subject_id, []).append(template.embedding)
         self.subjects = list(by_subject)
-        self.subjects_by_templates = Counter(map(len, by_subject.values()))
-        """How many subjects have so many templates."""
+        self.template_counts = [len(rows) for rows in by_subject.values()]
+        """How many templates each of ``subjects`` has."""
         self.matrix: NDArray[np.float32] = np.array([fuse(rows) for rows in by_subject.values()], np.float32)
         """Fused templates, (subjects, embedding_dim), in the order of ``subjects``."""
 
     def __len__(self) -> int:
         """Number of subjects."""
         return len(self.subjects)
+
+    @property
+    def subjects_by_templates(self) -> Counter[int]:
+        """How many subjects have so many templates."""
+        return Counter(self.template_counts)
+
+    @property
+    def template_count(self) -> int:
+        return sum(self.template_counts)
+
+    def restricted(self, subjects: Collection[SubjectId], *, lapsed: frozenset[SubjectId]) -> Gallery:
+        """The same without whoever is not among ``subjects``, or in ``lapsed``."""
+        kept = [i for i, subject in enumerate(self.subjects) if subject in subjects and subject not in lapsed]
+        rest = copy(self)
+        rest.subjects = [self.subjects[i] for i in kept]
+        rest.matrix = self.matrix[kept]
+        rest.template_counts = [self.template_counts[i] for i in kept]
+        rest.lapsed = lapsed
+        return rest
 
     def search(self, probe: Embedding, k: int = SEARCH_DEPTH) -> tuple[Candidate, ...]:
         """The ``k`` most similar subjects, highest score first."""

@@ -206,6 +206,7 @@ def test_subjects_remove_asks(home: Kiosk, answer: str, code: int) -> None:
     assert result.returncode == code
     assert "cannot be undone" in result.stderr
     assert ("obama" in _listed(home)) is (code != 0)
+    assert (f"copy {home.store}.key again if you keep a copy" in result.stderr) is (code == 0)
 
 
 @pytest.mark.parametrize("arguments", [["show", "E9"], ["rename", "E9", "Nobody"], ["remove", "E9", "--yes"]])

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Kiosk
-from runner import assert_one_line_error, dump, enroll_people, side_by_side
+from runner import assert_one_line_error, copy_store, dump, enroll_people, side_by_side
 
 from kiosk.opencv import cv2
+from kiosk.store import KeyFile
 
 OBAMA = ("obama.jpg", "obama2.jpg", "obama3.jpg")
 BIDEN = ("biden_portrait.jpg", "biden.jpg")
@@ -58,6 +59,18 @@ def test_verify_json(home: Kiosk, samples: Path, a: str, b: str, same: bool) -> 
     assert document["metric"] == "cosine"
     assert [face["image"] for face in document["faces"]] == [str(samples / a), str(samples / b)]
     assert all(len(face["box"]) == 4 and face["box"][2] > 0 for face in document["faces"])
+
+
+def test_identify_compares_with_no_template_that_cannot_be_decrypted(kiosk: Kiosk, home: Kiosk, samples: Path) -> None:
+    copy_store(home, kiosk)
+    # The key of another kiosk.
+    kiosk.store.with_name("kiosk.db.key").unlink()
+    KeyFile.of(kiosk.store).create(kiosk.store)
+    result = kiosk("identify", samples / OBAMA[1])
+    assert result.returncode == 78
+    line = assert_one_line_error(result.stderr)
+    assert "2 templates of 'obama', 'biden' cannot be decrypted" in line
+    assert "put the right key file back" in line
 
 
 def test_verify_obeys_a_configured_threshold(home: Kiosk, samples: Path) -> None:

@@ -26,7 +26,7 @@ from kiosk.errors import ConfigError, InputError
 from kiosk.events import Moment
 from kiosk.opencv import cv2
 from kiosk.pipeline import build_pipeline
-from kiosk.store import Action, Consent, DueReason, Store
+from kiosk.store import Action, Consent, DueReason, KeyFile, Store
 from kiosk.store._damage import find_damage
 
 pytestmark = pytest.mark.stories
@@ -530,6 +530,42 @@ def test_who_consents_no_more_is_not_recognized_under_a_trusted_clock_and_nobody
         store.set_consent("obama", agreed())
     assert run_in_process("identify", str(samples / "obama2.jpg"), "--json", *config) == 0
     assert json.loads(capsys.readouterr().out)["images"][0]["faces"][0]["subject_id"] == "obama"
+
+
+def test_while_the_key_is_missing_a_running_kiosk_forgets_who_is_erased_or_lapsed(
+    home: Kiosk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = home.store.with_name("kiosk.db.key")
+    content = key.read_bytes()
+    with Store.open(home.store) as store, Store.open(home.store) as command:
+        config, today = load(home.config, {}), [date(2026, 2, 28)]
+        monkeypatch.setattr(SystemClock, "trusted_date", lambda *_: today[0])
+        watcher = GalleryWatcher(config, build_pipeline(config), store)
+        key.unlink()
+        command.remove_subject("obama")
+        watcher.follow()
+        assert watcher.gallery.subjects == ["biden"]
+        assert "only 1 subjects loaded before are recognized" in caplog.text
+        # Back without a face: what was known of that is not used any more.
+        command.enroll(SubjectId("obama"), [])
+        command.set_consent("biden", agreed("2026-02-28"))
+        watcher.follow()
+        assert watcher.gallery.subjects == ["biden"]
+        today[0] = date(2026, 3, 1)
+        watcher.follow()
+        assert watcher.gallery.subjects == []
+        assert GalleryWatcher(config, build_pipeline(config), store).gallery.subjects == []
+        assert "nobody is recognized: " in caplog.text
+        # Another's is not what is missing, and is tried once.
+        KeyFile.of(home.store).create(home.store)
+        assert watcher.follow()
+        assert "biden' cannot be decrypted" in str(watcher.key_fault)
+        assert not watcher.follow()
+        key.write_bytes(content)
+        today[0] = date(2026, 2, 28)
+        watcher.follow()
+        assert watcher.gallery.subjects == ["biden"]
+        assert watcher.key_fault is None
 
 
 def test_the_running_kiosk_notices_that_a_consent_has_ended(

@@ -390,10 +390,55 @@ def test_without_the_key_nothing_is_begun_anew_and_the_past_goes_on(filled: Path
 def test_everybody_removed_a_lost_key_is_replaced(filled: Path) -> None:
     filled.with_name("kiosk.db.key").unlink()
     with Store.open(filled) as store:
-        for subject in store.subjects():
-            assert store.remove_subject(subject.id).complete
+        *first, last = store.subjects()
+        assert not any(store.remove_subject(subject.id).complete for subject in first)
+        assert store.remove_subject(last.id).complete
+        assert all(receipt.complete for receipt in store.receipts())
         store.enroll(ANA, [template()])
         assert who(store) == [ANA]
+
+
+def test_while_the_key_is_missing_no_erasure_is_complete_and_then_it_is(filled: Path) -> None:
+    key = filled.with_name("kiosk.db.key")
+    kept, old = key.read_bytes(), KeyFile.of(filled).read().current
+    key.unlink()
+    with Store.open(filled) as store:
+        assert not store.remove_subject("P0").complete
+        assert not store.finish_erasures()
+        key.write_bytes(kept)
+        assert store.finish_erasures()
+        assert store.receipts()[0].complete
+        assert KeyFile.of(filled).read().find(old.id) is None
+        assert len(who(store)) == PEOPLE - 1
+
+
+def test_nothing_is_sealed_with_an_outdated_copy_of_the_key(filled: Path) -> None:
+    key = filled.with_name("kiosk.db.key")
+    copy = key.read_bytes()
+    with Store.open(filled) as store:
+        assert store.remove_subject("P0").complete
+        current = key.read_bytes()
+        key.write_bytes(copy)
+        with pytest.raises(KeyFileError, match="opens none of the templates") as caught:
+            store.enroll(ANA, [template()])
+        assert caught.value.exit_code == 78
+        assert store.subject(ANA) is None
+        key.write_bytes(current)
+        store.enroll(ANA, [template()])
+        assert ANA in who(store)
+
+
+def test_whatever_interrupts_the_sealing_of_a_bare_key_that_key_goes(filled: Path, master: Path) -> None:
+    bare, keys = KeyFile.of(filled).read().current, KeyFile.of(filled, master_file=master)
+    with Store.open(filled, keys=KeyFile.of(filled)) as store:
+        store.keys = keys
+        # As if the process had been killed between the note and the new key.
+        assert store._give_up_bare_key()
+    assert not KeyFile.of(filled).read().wrapped
+    with Store.open(filled, keys=keys) as store:
+        assert keys.read().wrapped
+        assert keys.read().find(bare.id) is None
+        assert len(who(store)) == PEOPLE
 
 
 @pytest.mark.parametrize("copy", [0, 1])

@@ -53,6 +53,17 @@ def test_search_equals_sorting_everything(subjects: int, k: int, seed: int) -> N
     assert [c.score for c in found] == pytest.approx(expected, abs=1e-5)
 
 
+def test_restricted_leaves_out_who_is_gone_or_lapsed() -> None:
+    gallery = Gallery(MODEL, [template(s, unit(1, i)) for i, s in enumerate("aabcd")])
+    rest = gallery.restricted({SubjectId(s) for s in "abd"}, lapsed=frozenset({SubjectId("b")}))
+    assert rest.subjects == ["a", "d"]
+    assert (len(rest), rest.template_count, rest.subjects_by_templates) == (2, 3, {1: 1, 2: 1})
+    assert rest.score(SubjectId("d"), unit(1, 4)) == pytest.approx(1.0)
+    assert [c.subject_id for c in rest.search(unit(1, 2))] == ["d", "a"]
+    assert rest.lapsed == {"b"}
+    assert len(gallery) == 4
+
+
 def test_fuse_weighs() -> None:
     assert fuse([unit(1, 0), unit(0, 1)], [1.0, 0.0]) == pytest.approx(unit(1, 0))
 

@@ -55,7 +55,7 @@ def test_every_event_fits_its_schema(event: AttendanceEvent) -> None:
     jsonschema.validate(json.loads(event.encode()), schema("attendance"))
 
 
-@pytest.mark.parametrize("field", list(AttendanceEvent.model_fields))
+@pytest.mark.parametrize("field", sorted(set(AttendanceEvent.model_fields) - {"previous", "signature"}))
 def test_schema_requires_every_field(field: str) -> None:
     incomplete = example().payload()
     del incomplete[field]

@@ -114,8 +114,16 @@ def test_a_pin_at_the_door_is_a_check_in_like_a_face(home: Kiosk, device: Device
     result = home("subjects", "code", "ana", "--card", stdin=f"{CARD}\n")
     assert (result.returncode, result.stderr) == (0, "")
     with Mosquitto(tmp_path) as broker, Subscriber(broker.port) as subscriber:
+        key, public = tmp_path / "signing.key", tmp_path / "signing.pub"
+        public.write_text(home("events", "keygen", key).stdout, encoding="ascii")
         home.configure(
-            mqtt={"enabled": True, "host": "127.0.0.1", "port": broker.port, "rejected_events": True},
+            mqtt={
+                "enabled": True,
+                "host": "127.0.0.1",
+                "port": broker.port,
+                "rejected_events": True,
+                "sign_key_file": str(key),
+            },
             attendance={"mode": "alternate"},
         )
         with at_the_door(home, device) as process:
@@ -146,6 +154,10 @@ def test_a_pin_at_the_door_is_a_check_in_like_a_face(home: Kiosk, device: Device
         ({"id": "ana"}, None, False)
     ] * 2
     assert [(event["event_type"], event["reason"]) for event in refused] == [("code", "code_wrong")] * 2
+    lines = "".join(json.dumps(event) + "\n" for event in [*messages, *refused])
+    verified = home("events", "verify", "--public-key", public, stdin=lines)
+    assert verified.stdout.startswith("4 events with a good signature, numbers 1 to 2, 2 of them rejected;")
+    assert verified.returncode == 0
     secret = pin.partition("-")[2]
     for text in (log, json.dumps([messages, refused]), str(dump(home.store))):
         assert secret not in text

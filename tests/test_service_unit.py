@@ -85,6 +85,7 @@ def test_no_copy_of_the_memory_and_no_secret_is_left_about(service: Mapping[str,
     assert service["LoadCredential"] == [
         "mqtt-password",
         "mqtt-key",
+        "event-signing-key",
         "store-key",
     ]  # from /etc/credstore; none need be there
     assert service["UMask"] == ["0077"]

@@ -37,6 +37,7 @@ from kiosk.store._restore import SEQ_JUMP
 from kiosk.store._wal import WriteAheadLog
 
 CORRUPTIONS = int(os.environ.get("KIOSK_TEST_CORRUPTIONS", "60"))
+LOST_BADGE, NEW_BADGE = b"lost".ljust(32), b"new".ljust(32)
 KINDS = ("bit", "sector", "page")
 TABLES = tuple(table for table in integrity.COLUMNS if table != "marks")
 MOST_START_S = 10.0
@@ -511,6 +512,33 @@ def test_no_code_taken_away_comes_back_with_an_older_backup(path: Path) -> None:
         assert store.codes() == truth
     assert {code.subject_id for code in truth} == {f"E{number}" for number in range(31, 38)}
     assert truth[-1].failures == 1
+
+
+@pytest.mark.parametrize("log", ["whole", "damaged"])
+@pytest.mark.parametrize("since", ["taken away", "taken away, then a PIN", "replaced", "replaced, and that damaged"])
+def test_a_badge_that_was_lost_stays_shut_after_a_restore(path: Path, since: str, log: str) -> None:
+    def give_badge(digest: bytes) -> None:
+        store.set_badge(SubjectId("E1"), salt=bytes(16), digest=digest, now_ms=NOW_MS)
+
+    with Store.open(path) as store:
+        give_badge(LOST_BADGE)
+        with store.backups.alone():
+            store.backups.take()
+        before = len(store.audit_rows())
+        store.remove_codes("E1") if since.startswith("taken away") else give_badge(NEW_BADGE)
+        if since.endswith("PIN"):
+            store.set_pin(SubjectId("E1"), salt=bytes(16), digest=bytes(32), now_ms=NOW_MS)
+        assert store.badge(LOST_BADGE) is None
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE subjects SET name = 'x' WHERE id = 'E2'")
+        if log == "damaged":
+            db.execute("UPDATE audit SET details = '{}' WHERE seq > ?", [before])
+        if since.endswith("damaged"):
+            db.execute("UPDATE codes SET hash = ? WHERE hash = ?", [LOST_BADGE, NEW_BADGE])
+    with Store.open(path, verified=True) as store:
+        assert store.restored is not None
+        assert (store.badge(LOST_BADGE) is not None) == (since.endswith("damaged") and log == "damaged")
+        assert (store.badge(NEW_BADGE) is not None) == (since == "replaced")
 
 
 @pytest.mark.parametrize("lost", ["outbox", "attendance"])

@@ -23,7 +23,7 @@ from kiosk.commands.erasure import describe_due
 from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
-from kiosk.daemon import broker_settings, open_configured_camera, shown_source, store_limits
+from kiosk.daemon import broker_settings, event_signer, open_configured_camera, shown_source, store_limits
 from kiosk.errors import (
     BrokerError,
     CameraError,
@@ -209,10 +209,11 @@ class Doctor:
             yield Finding("broker", Status.WARN, "mqtt.enabled is false: events are stored and never sent")
             return
         settings = broker_settings(self._config)
+        signed = event_signer(self._config) is not None
         problem = check_broker(settings)
         if problem is not None:
             raise BrokerError(problem)
-        yield _describe_connection(settings)
+        yield _describe_connection(settings, signed=signed)
 
     def _check_clock(self) -> Iterator[Finding]:
         if SystemClock().synchronized():
@@ -250,11 +251,13 @@ class Doctor:
             yield Finding("code", Status.OK, f"{message}; {count(len(codes), 'code')}")
 
 
-def _describe_connection(settings: BrokerSettings) -> Finding:
+def _describe_connection(settings: BrokerSettings, *, signed: bool) -> Finding:
+    signatures = ", events are signed" if signed else ""
     if settings.tls is None and not is_loopback(settings.host):
-        message = f"{settings.address}, without TLS: others on the network can read and forge what is sent"
+        message = f"{settings.address}, without TLS: others on the network can read and forge what is sent{signatures}"
         return Finding("broker", Status.WARN, message)
-    return Finding("broker", Status.OK, settings.address if settings.tls is None else f"{settings.address}, TLS")
+    tls = "" if settings.tls is None else ", TLS"
+    return Finding("broker", Status.OK, f"{settings.address}{tls}{signatures}")
 
 
 def _try_camera(config: Config) -> str:

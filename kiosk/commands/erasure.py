@@ -13,7 +13,7 @@ from kiosk.commands.options import ask, count, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.errors import InputError, UnavailableError
-from kiosk.store import Due, DueReason, ErasureReceipt
+from kiosk.store import Due, DueReason, ErasureReceipt, KeyFile
 
 
 def remove_due(config: Config, *, yes: bool, as_json: bool) -> None:
@@ -39,8 +39,7 @@ def remove_due(config: Config, *, yes: bool, as_json: bool) -> None:
         documents = [due_document(one) for one in due]
         print_json({"due": documents, "receipts": [asdict(receipt) for receipt in receipts], "spared": spared})
         return
-    for receipt in receipts:
-        click.echo(describe_receipt(receipt))
+    tell_receipts(config, receipts)
     if not due:
         click.echo("nobody is due")
 
@@ -88,9 +87,18 @@ def due_document(due: Due) -> dict[str, object]:
     }
 
 
+def tell_receipts(config: Config, receipts: Sequence[ErasureReceipt]) -> None:
+    """One line each; and that copies of the key file, if anybody keeps one, are of no use any more."""
+    for receipt in receipts:
+        click.echo(describe_receipt(receipt))
+    if any(receipt.templates_erased for receipt in receipts):
+        path = KeyFile.configured(config.store).path
+        click.echo(f"note: the key of the templates changes with this: copy {path} again if you keep a copy", err=True)
+
+
 def describe_receipt(receipt: ErasureReceipt) -> str:
     """In one line."""
-    rest = "" if receipt.complete else "; NOT YET from all backups and the log: a running kiosk sees to that"
+    rest = "" if receipt.complete else "; NOT YET from all backups, the log and the key: a running kiosk sees to that"
     return (
         f"{receipt.subject_id} erased at {receipt.erased_at}: {count(receipt.templates_erased, 'template')} erased, "
         f"{count(receipt.attendance_kept, 'event')} kept without name; receipt {receipt.receipt_id}{rest}"

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from kiosk.commands.options import common_options, load, print_json
+from kiosk.commands.signatures import export, keygen, verify
 from kiosk.commands.stores import open_store
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import UsageError
@@ -39,7 +40,7 @@ _FOLLOW_EVERY_S = 0.5
 _FOLLOW_SHOWS = 10
 
 
-@click.command("events")
+@click.group("events", invoke_without_command=True)
 @click.option("--since", metavar="T", help="From then on: 2026-03-02, 2026-03-02T08:00, or 24h, 7d ago.")
 @click.option("--until", metavar="T", help="Before then; a date includes that day.")
 @click.option("--subject", metavar="ID", help="Only this person's.")
@@ -57,7 +58,9 @@ _FOLLOW_SHOWS = 10
     "(7), the newest 10,000.",
 )
 @common_options
+@click.pass_context
 def command(
+    ctx: click.Context,
     *,
     since: str | None,
     until: str | None,
@@ -69,11 +72,13 @@ def command(
     config_path: Path | None,
     verbose: int,
 ) -> None:
-    """Show the attendance log.
+    """Show the attendance log; sign events and verify them.
 
     The oldest event comes first. Times without a zone are meant, and the table shows them, in the site's time zone
     (device.timezone); JSON and CSV carry UTC. `kiosk why` explains one event, by its seq or event_id.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     if rejected and (follow or subject is not None):
         raise UsageError("--rejected goes with neither --follow nor --subject: leave one out")
     config = load(config_path, verbose)
@@ -97,6 +102,10 @@ def command(
         if follow:
             seen_seq = max(newest_seq, rows[-1].seq if rows else 0)
             _follow(store, printer, seen_seq, until=last, subject=wanted)
+
+
+for _subcommand in (export, keygen, verify):
+    command.add_command(_subcommand)
 
 
 def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = False) -> datetime:

@@ -16,9 +16,7 @@ def open_store(config: Config, *, writable: bool = False) -> Store:
         StoreError: it is missing (when only read), damaged, or of a newer version.
         PermissionDeniedError: it may not be opened.
     """
-    store = config.store
-    keys = KeyFile.of(Path(store.path), key_file=store.key_file, master_file=store.master_key_file)
-    return Store.open(Path(store.path), writable=writable, keys=keys)
+    return Store.open(Path(config.store.path), writable=writable, keys=KeyFile.configured(config.store))
 
 
 def find_daemon(config: Config) -> RunningDaemon | None:

@@ -245,7 +245,7 @@ def remove(
 
     --due first shows who is due and why; nobody is while the clock is not known to follow a time server (exit code 69).
     """
-    from kiosk.commands.erasure import describe_receipt, remove_due
+    from kiosk.commands.erasure import remove_due, tell_receipts
 
     if due == (subject_id is not None):
         raise UsageError("subjects remove: say whom: SUBJECT_ID, or --due for everybody who is due")
@@ -262,7 +262,7 @@ def remove(
     if as_json:
         print_json(asdict(receipt))
     else:
-        click.echo(describe_receipt(receipt))
+        tell_receipts(config, [receipt])
 
 
 def _confirm(subject: Subject) -> None:

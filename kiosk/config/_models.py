@@ -360,6 +360,11 @@ class MqttSection(Section):
         description="File whose content is the password, readable by the kiosk only; null: the service's credential "
         "`mqtt-password`, if it has one. Needs `username`.",
     )
+    sign_key_file: FilePath | None = Field(
+        default=None,
+        description="File with an Ed25519 private key (PEM) that events are signed with (docs/signatures.md); null: "
+        "the service's credential `event-signing-key`, if it has one, or else no signatures.",
+    )
     topic_root: TopicRoot = Field(default="kiosk/v1", description="First levels of every topic.")
     home_assistant: bool = Field(default=True, description="Publish the Home Assistant discovery document.")
     rejected_events: bool = Field(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -12,14 +10,9 @@ from pathlib import Path
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from kiosk.credentials import warn_if_open
 from kiosk.errors import BrokerError, ConfigError
 from kiosk.hosts import is_loopback
-
-log = logging.getLogger(__name__)
-
-_READABLE_BY_OTHERS = 0o077
-_CREDENTIAL_READABLE_BY_OTHERS = 0o007
-"""systemd gives a credential to its service by an access control list, which shows as the group's bits (0440)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +46,8 @@ class BrokerSettings:
 def check_files(settings: BrokerSettings) -> None:
     """Raise ConfigError for a password or TLS file that cannot be used; warn of a password others may read."""
     prepared_client(settings, "unused", None)
-    path = settings.password_file
-    if path is None:
-        return
-    too_open = _CREDENTIAL_READABLE_BY_OTHERS if _is_credential(path) else _READABLE_BY_OTHERS
-    if path.stat().st_mode & too_open:
-        log.warning("%s can be read by other users: chmod 600 it", path)
-
-
-def _is_credential(path: Path) -> bool:
-    """Whether systemd hands over this file (``LoadCredential=``)."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(folder) and path.resolve().is_relative_to(Path(folder or "").resolve())
+    if settings.password_file is not None:
+        warn_if_open(settings.password_file)
 
 
 def prepared_client(settings: BrokerSettings, client_id: str, will: tuple[str, bytes] | None) -> Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,7 @@ from kiosk.codes import Kind
 from kiosk.errors import StoreError
 from kiosk.events import (
     ATTENDANCE,
+    MAX_SEQ,
     AttendanceEvent,
     EventType,
     Match,
@@ -23,6 +25,7 @@ from kiosk.events import (
     Pad,
     TimeCorrection,
     attendance_event,
+    encode,
     match_of,
     subject_ref,
     utc_text,
@@ -30,6 +33,7 @@ from kiosk.events import (
 )
 from kiosk.evidence import CodeEvidence, gather_evidence
 from kiosk.packing import pack, unpack
+from kiosk.signatures import EventSigner, digest
 from kiosk.store._connection import Connection, prefix_range, scalar, time_text
 from kiosk.store._mentions import without_erased
 
@@ -182,7 +186,7 @@ class Attendance(Connection):
                 method=method,
             )
             if outbox:
-                queue_event(db, event)
+                queue_event(db, event, self.signer)
         return event
 
     def refusal(self) -> str | None:
@@ -272,6 +276,7 @@ class Attendance(Connection):
         with self._writing() as db:
             db.execute(f"CREATE TEMP TABLE doomed AS {_PRUNABLE}", {"cutoff": cutoff, "old": old})
             _raise_floor(db, scalar(db, "SELECT MAX(seq) FROM doomed") or 0)
+            _remember_digest(db)
             db.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM doomed)")
             deleted: int = db.execute("DELETE FROM attendance WHERE seq IN (SELECT seq FROM doomed)").rowcount
             db.execute("DROP TABLE doomed")
@@ -370,13 +375,50 @@ def _unsent(db: Database) -> int:
     return sum(row[0] for row in db.execute("SELECT COUNT(*) FROM outbox WHERE state <> 'sent' GROUP BY state"))
 
 
-def queue_event(db: Database, event: AttendanceEvent | TimeCorrection) -> None:
+def queue_event(db: Database, event: AttendanceEvent | TimeCorrection, signer: EventSigner | None) -> None:
     """Put an event into the outbox, in the transaction that makes it."""
+    payload = event.payload()
+    if signer is not None:
+        payload = signer.chain(payload, _last_digest(db, before=event.seq))
     db.execute(
         "INSERT INTO outbox (seq, event_id, topic, payload, created_at) VALUES (?, ?, ?, ?, ?)",
-        [event.seq, event.event_id, ATTENDANCE, event.encode().decode(), event.occurred_at],
+        [event.seq, event.event_id, ATTENDANCE, encode(payload).decode(), event.occurred_at],
     )
     integrity.seal(db, "outbox", "seq = ?", [event.seq])
+
+
+def chain_again(db: Database, from_seq: int, signer: EventSigner) -> None:
+    """Sign anew what nobody has seen yet, from an event on that was changed. A damaged row stays as it is."""
+    previous = _last_digest(db, before=from_seq)
+    for seq, text in db.execute(f"{_SOUND_EVENTS} AND seq >= ? ORDER BY seq", [from_seq]).fetchall():
+        payload = signer.chain(json.loads(text), previous)
+        db.execute("UPDATE outbox SET payload = ? WHERE seq = ?", [encode(payload).decode(), seq])
+        integrity.seal(db, "outbox", "seq = ?", [seq])
+        previous = digest(payload)
+
+
+def _last_digest(db: Database, *, before: int) -> str | None:
+    """Of the last event before a number; None where there has been none.
+
+    One whose row is damaged is passed over: the verifier then finds a gap there, and the door stays open.
+    """
+    found = db.execute(f"{_SOUND_EVENTS} AND seq < ? ORDER BY seq DESC LIMIT 1", [before]).fetchone()
+    if found is not None:
+        return digest(json.loads(found[1]))
+    pruned = integrity.mark(db, integrity.CHAIN_HEAD)
+    return None if pruned is None else str(pruned["digest"])
+
+
+def _remember_digest(db: Database) -> None:
+    """Of the last event, where it is about to be deleted: the next one follows from it."""
+    if not scalar(db, "SELECT (SELECT MAX(seq) FROM outbox) IN (SELECT seq FROM doomed)"):
+        return
+    last = _last_digest(db, before=MAX_SEQ)
+    if last is not None:
+        integrity.set_mark(db, integrity.CHAIN_HEAD, {"digest": last})
+
+
+_SOUND_EVENTS = f"SELECT seq, payload FROM outbox WHERE {integrity.sound('outbox')}"  # noqa: S608 - our own words
 
 
 def _row(row: dict[str, Any]) -> AttendanceRow:

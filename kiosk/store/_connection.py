@@ -27,6 +27,7 @@ from kiosk import integrity, migrations
 from kiosk.biometrics import ModelId
 from kiosk.errors import KioskError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import utc_text
+from kiosk.signatures import EventSigner
 from kiosk.store import _mentions
 from kiosk.store._backups import Backups
 from kiosk.store._chain import Process
@@ -109,6 +110,8 @@ class Connection:
     """Base of the table classes: opens the file, lends the database under the right locks, translates errors."""
 
     limits: Limits = DEFAULT_LIMITS
+    signer: EventSigner | None = None
+    """Who signs the events that are committed here; None: nobody."""
 
     def __init__(self, path: Path, *, writable: bool, keys: KeyFile | None = None) -> None:
         self.path = path
@@ -341,7 +344,7 @@ class Connection:
             if verified:
                 # Nobody may write to the file that is put aside.
                 with self.daemon_lock():
-                    self.restored = make_sound(self.path, self.keys, existed=known)
+                    self.restored = make_sound(self.path, self.keys, existed=known, signer=self.signer)
             elif is_gone(self.path) and (known or self.backups.all()):
                 raise StoreError(
                     f"{self.path}: the store that was here is gone or empty; `kiosk run` restores the newest backup "

@@ -20,7 +20,8 @@ from kiosk.events import (
     utc_text,
     uuid7,
 )
-from kiosk.store._attendance import insert_entry, queue_event
+from kiosk.signatures import EventSigner
+from kiosk.store._attendance import chain_again, insert_entry, queue_event
 from kiosk.store._connection import rows
 from kiosk.store._outbox import OutboxTable
 
@@ -57,6 +58,7 @@ class CorrectionsTable(OutboxTable):
         if not moment.boot_id or not moment.synchronized:
             return Corrections()
         unsent = sent = 0
+        first: int | None = None
         with self._reading() as db:
             if not rows(db, _UNCORRECTED + " LIMIT 1", [moment.boot_id]):
                 return Corrections()
@@ -67,11 +69,14 @@ class CorrectionsTable(OutboxTable):
                 if row["state"] is None:
                     continue
                 if row["state"] == "pending" and not row["attempts"] and not self._may_have_left(row["seq"]):
-                    restate(db, row["seq"], corrected_ms)
-                    unsent += 1
+                    if _restate(db, row["seq"], corrected_ms):
+                        first = first or row["seq"]
+                        unsent += 1
                 else:
-                    _announce(db, row, corrected_ms, moment, origin)
+                    _announce(db, row, corrected_ms, moment, origin, signer=self.signer)
                     sent += 1
+            if self.signer is not None and first is not None:
+                chain_again(db, first, self.signer)
             rejected = rows(
                 db,
                 "SELECT number FROM rejections WHERE boot_id = ? AND clock_synchronized = 0",
@@ -88,10 +93,16 @@ class CorrectionsTable(OutboxTable):
         return Corrections(unsent, sent)
 
 
-def restate(db: Database, seq: int, corrected_ms: int) -> None:
-    """Have an event that nobody has seen yet tell the right time."""
-    (text,) = db.execute("SELECT payload FROM outbox WHERE seq = ?", [seq]).fetchone()
-    payload = json.loads(text)
+def _restate(db: Database, seq: int, corrected_ms: int) -> bool:
+    """Have an event that nobody has seen yet tell the right time.
+
+    One whose row is damaged stays damaged, for its digest to tell; the restore makes it anew with the right time.
+    """
+    sound = integrity.sound("outbox")
+    found = db.execute(f"SELECT payload FROM outbox WHERE seq = ? AND {sound}", [seq]).fetchone()  # noqa: S608 - our own words
+    if found is None:
+        return False
+    payload = json.loads(found[0])
     payload["clock"]["corrected_by_ms"] = corrected_ms - utc_ms(payload["occurred_at"])
     payload |= {"occurred_at": utc_text(corrected_ms), "clock_synchronized": True}
     db.execute(
@@ -99,9 +110,18 @@ def restate(db: Database, seq: int, corrected_ms: int) -> None:
         [encode(payload).decode(), utc_text(corrected_ms), seq],
     )
     integrity.seal(db, "outbox", "seq = ?", [seq])
+    return True
 
 
-def _announce(db: Database, row: dict[str, object], corrected_ms: int, moment: Moment, origin: Origin) -> None:
+def _announce(
+    db: Database,
+    row: dict[str, object],
+    corrected_ms: int,
+    moment: Moment,
+    origin: Origin,
+    *,
+    signer: EventSigner | None,
+) -> None:
     corrects = CorrectedTime(
         event_id=str(row["event_id"]),
         seq=int(str(row["seq"])),
@@ -130,4 +150,5 @@ def _announce(db: Database, row: dict[str, object], corrected_ms: int, moment: M
             device=origin.device,
             corrects=corrects,
         ),
+        signer,
     )

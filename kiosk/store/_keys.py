@@ -17,10 +17,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlite_utils import Database
 
+from kiosk.credentials import find_credential
 from kiosk.errors import KeyFileError, KeyPermissionError, KioskError, StoreError
 from kiosk.store._files import beside, create_private, rename
 from kiosk.store._sealing import KEY_BYTES, Key, Refused, seal, unseal
@@ -58,6 +59,17 @@ class KeyRing:
         return next((key for key in self.keys if key.id == key_id), None)
 
 
+class KeySettings(Protocol):
+    """What is configured about the store and its key."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def key_file(self) -> Path | None: ...
+    @property
+    def master_key_file(self) -> Path | None: ...
+
+
 class KeyFile:
     """``master_file``: what the file is sealed with, None for nothing. Writers hold the store's lock."""
 
@@ -68,7 +80,12 @@ class KeyFile:
     @classmethod
     def of(cls, store: Path, *, key_file: Path | None = None, master_file: Path | None = None) -> KeyFile:
         """Where nothing else is said: beside the store, sealed with the service's credential if it has one."""
-        return cls(key_file or beside(store, ".key"), master_file or _credential())
+        return cls(key_file or beside(store, ".key"), master_file or find_credential(CREDENTIAL))
+
+    @classmethod
+    def configured(cls, settings: KeySettings) -> KeyFile:
+        """Where the configuration says."""
+        return cls.of(settings.path, key_file=settings.key_file, master_file=settings.master_key_file)
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -218,13 +235,6 @@ def key_for_upgrade(keys: KeyFile, db: Database, owner_of: Path) -> Key | None:
             f"forgery; to take them for what they say, move {keys.path} away"
         )
     return ring.current
-
-
-def _credential() -> Path | None:
-    """What systemd hands to the service (``LoadCredential=``), None where it hands over none."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(folder or "", CREDENTIAL)
-    return path if folder and os.access(path, os.R_OK) else None
 
 
 def _read(path: Path, what: str, anew: str = "") -> bytes:

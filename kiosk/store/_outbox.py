@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +148,13 @@ class OutboxTable(Connection):
                 db.execute("UPDATE outbox SET state = 'pending' WHERE seq = ?", [seq])
         return wanted
 
+    def event_payloads(self) -> Iterator[dict[str, Any]]:
+        """Every event that is kept, sent or not, as it is sent first; in pieces, for there may be many."""
+        seq = 0
+        while found := self._rows(f"{_SELECT} WHERE o.seq > ? ORDER BY o.seq LIMIT {_PIECE}", [seq]):
+            yield from (self._row(row).payload for row in found)
+            seq = found[-1]["seq"]
+
     def unsent(self) -> Unsent:
         """How much waits; cheap, however much was sent before."""
         with self._reading() as db:
@@ -210,6 +217,7 @@ class OutboxTable(Connection):
         )
 
 
+_PIECE = 500
 _SELECT = (
     "SELECT o.seq, o.event_id, o.topic, o.payload, o.attempts, a.boottime_ms,"  # noqa: S608 - names from the code
     f" {integrity.sound('outbox', 'o')} AS sound"

@@ -30,6 +30,7 @@ from kiosk.errors import KeyFileError, StoreError
 from kiosk.events import TIME_CORRECTION, AttendanceEvent, Method, SubjectRef, TimeCorrection, utc_ms
 from kiosk.evidence import CodeEvidence, Evidence
 from kiosk.packing import pack, unpack
+from kiosk.signatures import EventSigner
 from kiosk.store import _mentions
 from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
 from kiosk.store._chain import Action, Actor, append, record_head, recorded_head
@@ -69,6 +70,13 @@ _DROP_REMOVED_CODES = """
        OR (SELECT a.action FROM audit AS a WHERE a.subject_id = codes.subject_id AND a.action IN ('code', 'remove_code')
            AND json_extract(a.details, '$.kind') = codes.kind
            ORDER BY a.seq DESC LIMIT 1) = 'remove_code'
+"""
+# Those of the backup that were given anew since, and of which the damaged file shows nothing any more.
+_DROP_REPLACED_CODES = """
+    DELETE FROM codes
+    WHERE id NOT IN (SELECT value FROM json_each(?))
+      AND EXISTS (SELECT 1 FROM audit AS a WHERE a.seq > ? AND a.subject_id = codes.subject_id
+                  AND a.action IN ('code', 'remove_code') AND json_extract(a.details, '$.kind') = codes.kind)
 """
 
 
@@ -123,10 +131,11 @@ class Restored:
         return "; ".join([*parts, f"what there was of the damaged file is kept as {self.damaged_file}"])
 
 
-def make_sound(path: Path, keys: KeyFile, *, existed: bool) -> Restored | None:
+def make_sound(path: Path, keys: KeyFile, *, existed: bool, signer: EventSigner | None = None) -> Restored | None:
     """Verify a store before it is opened, and restore it when it is damaged. The caller keeps all others out.
 
-    ``existed``: whether there has been a store, so that an empty or missing file is damage.
+    ``existed``: whether there has been a store, so that an empty or missing file is damage. ``signer``: of events that
+    have to be made anew.
 
     Returns:
         What was restored; None when nothing had to be.
@@ -143,7 +152,7 @@ def make_sound(path: Path, keys: KeyFile, *, existed: bool) -> Restored | None:
     backup = _newest_good(backups)
     if backup is None:
         raise StoreError(f"{path}: the store is damaged ({problem}) and was left as it is; {_no_backup(path, backups)}")
-    restored = _prepare(path, keys, problem, backup)
+    restored = _prepare(path, keys, problem, backup, signer)
     _finish_exchange(path, backups, restored.damaged_file)
     log.error("%s: %s", path, restored.describe())
     return restored
@@ -221,7 +230,7 @@ def _newest_good(backups: Backups) -> Backup | None:
     return None
 
 
-def _prepare(path: Path, keys: KeyFile, problem: str, backup: Backup) -> Restored:
+def _prepare(path: Path, keys: KeyFile, problem: str, backup: Backup, signer: EventSigner | None) -> Restored:
     """Build the new store beside the old one; under its final name for that once it is complete."""
     unfinished = beside(path, ".restoring-unfinished")
     create_private(unfinished, backup.path)
@@ -243,7 +252,7 @@ def _prepare(path: Path, keys: KeyFile, problem: str, backup: Backup) -> Restore
                 log_now = WriteAheadLog.read(path)
                 # What is behind a damaged header of the log may not have been found, and its numbers were given out.
                 log_unsound = log_now is not None and not log_now.header_sound
-                merge = Merge(db, damaged, keys, log_unsound=log_unsound, own_first_page=own_first_page)
+                merge = Merge(db, damaged, keys, log_unsound=log_unsound, own_first_page=own_first_page, signer=signer)
                 merge.run()
                 restored = Restored(
                     at=f"{moment:%Y-%m-%dT%H:%M:%SZ}",
@@ -315,14 +324,19 @@ class Merge:
         *,
         log_unsound: bool,
         own_first_page: bool = True,
+        signer: EventSigner | None = None,
     ) -> None:
         self._db = db
         self._keys = keys
         self._damaged = damaged
         self._own_first_page = own_first_page
+        self._signer = signer
         self._log_unsound = log_unsound
         self._before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM attendance")
+        self._audited_before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM audit")
         self._unsealable = False
+        self._codes_seen: list[str] = []
+        """Ids of the codes that the damaged file has."""
         self.highest = 0
         self.jumped = False
         self.salvaged: Counter[str] = Counter()
@@ -424,6 +438,8 @@ class Merge:
         if table == "templates" and reading.columns is not None and "key_id" not in reading.columns:
             rows = self._encrypted(rows)
         for row in map(partial(self._as_now, table, reading.columns), rows):
+            if table == "codes":
+                self._codes_seen.append(row["id"])
             have = self._db.execute(f"SELECT digest FROM {table} WHERE {key} = ?", [row[key]]).fetchone()  # noqa: S608
             if have is None:
                 self._add(table, row)
@@ -517,15 +533,30 @@ class Merge:
             " WHERE subject_id NOT IN (SELECT id FROM subjects) GROUP BY subject_id"
         )
         integrity.seal(self._db, "subjects", "digest IS NULL")
-        self._db.execute(_DROP_REMOVED_CODES)
+        self._drop_codes(readings)
         migrations.name_methods(self._db)
         outbox = readings["outbox"]
         if not outbox.complete or outbox.unsound:
-            for row in self._dicts("SELECT * FROM attendance WHERE seq NOT IN (SELECT seq FROM outbox) AND seq > ?"):
-                _queue_again(self._db, row)
+            # In their order, for each signed event names the one before it.
+            lost = "SELECT * FROM attendance WHERE seq NOT IN (SELECT seq FROM outbox) AND seq > ? ORDER BY seq"
+            for row in self._dicts(lost):
+                _queue_again(self._db, row, self._signer)
         for row in self._dicts("SELECT * FROM outbox WHERE seq NOT IN (SELECT seq FROM attendance) AND seq > ?"):
             _log_again(self._db, row)
             self.salvaged["attendance"] += 1
+
+    def _drop_codes(self, readings: dict[str, Reading]) -> None:
+        """A badge that was lost, and taken away or replaced, must not open again: what the audit log tells of counts,
+        and where that has gaps, that the damaged file's own table, read as a whole, has no such code.
+        """
+        self._db.execute(_DROP_REMOVED_CODES)
+        seen = json.dumps(self._codes_seen)
+        self._db.execute(_DROP_REPLACED_CODES, [seen, self._audited_before])
+        codes, audit = readings["codes"], readings["audit"]
+        log_is_whole = audit.complete and not audit.unsound and self._end_of_audit_known()
+        table_is_whole = self._own_first_page and codes.complete and not codes.unsound
+        if table_is_whole and not log_is_whole and not self._is_older_than("codes"):
+            self._db.execute("DELETE FROM codes WHERE id NOT IN (SELECT value FROM json_each(?))", [seen])
 
     def _number(self, numbers: list[int], readings: dict[str, Reading]) -> None:
         attendance = readings.get("attendance")
@@ -567,35 +598,36 @@ class Merge:
         return self._db.execute(sql, params).fetchone()[0]
 
 
-def _queue_again(db: Database, row: dict[str, Any]) -> None:
-    """The event of an attendance row whose outbox row is lost. It may have been sent: consumers know its id."""
-    # These modules rest on the connection, which rests on this one.
+def _queue_again(db: Database, row: dict[str, Any], signer: EventSigner | None) -> None:
+    """The event of an attendance row whose outbox row is lost. It may have been sent: consumers know its id.
+
+    But for the name it is the same, and so is its signature, where the event before it is there as it was.
+    """
+    # That module rests on the connection, which rests on this one.
     from kiosk.store._attendance import queue_event
-    from kiosk.store._corrections import restate
 
     evidence = unpack(row["evidence"])
     common = {name: row[name] for name in ("event_id", "seq", "occurred_at", "tz", "site", "device")}
     if row["corrects"] is not None:
-        queue_event(db, TimeCorrection.model_validate({**common, "corrects": evidence["corrects"]}))
+        queue_event(db, TimeCorrection.model_validate({**common, "corrects": evidence["corrects"]}), signer)
         return
-    queue_event(
-        db,
-        AttendanceEvent.model_validate(
-            {
-                **common,
-                "event_type": row["event_type"],
-                "clock_synchronized": bool(row["clock_synchronized"]),
-                "subject": SubjectRef(id=row["subject_id"]),
-                "method": evidence.get("method", Method.FACE),
-                "match": evidence["match"],
-                "pad": evidence.get("pad") or {},
-                "clock": {"boot_id": row["boot_id"], "boottime_ms": row["boottime_ms"]},
-            }
-        ),
-    )
+    clock = {"boot_id": row["boot_id"], "boottime_ms": row["boottime_ms"]}
+    synchronized = bool(row["clock_synchronized"])
     announced = db.execute("SELECT 1 FROM attendance WHERE corrects = ?", [row["seq"]]).fetchone()
     if row["corrected_at"] is not None and announced is None:
-        restate(db, row["seq"], utc_ms(row["corrected_at"]))
+        clock["corrected_by_ms"] = utc_ms(row["corrected_at"]) - utc_ms(row["occurred_at"])
+        common["occurred_at"], synchronized = row["corrected_at"], True
+    event = {
+        **common,
+        "event_type": row["event_type"],
+        "clock_synchronized": synchronized,
+        "subject": SubjectRef(id=row["subject_id"]),
+        "method": evidence.get("method", Method.FACE),
+        "match": evidence["match"],
+        "pad": evidence.get("pad") or {},
+        "clock": clock,
+    }
+    queue_event(db, AttendanceEvent.model_validate(event), signer)
 
 
 def _log_again(db: Database, row: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from kiosk import integrity
 from kiosk.biometrics import ModelId
 from kiosk.errors import KeyFileError, KioskError
 from kiosk.gallery import Gallery
+from kiosk.signatures import EventSigner
 from kiosk.store._attendance import Attendance
 from kiosk.store._audit import AuditLog
 from kiosk.store._calibrations import Calibrations
@@ -36,11 +37,13 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Co
         verified: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         keys: KeyFile | None = None,
+        signer: EventSigner | None = None,
     ) -> Self:
         """Open the database, creating or upgrading it when ``writable``.
 
         With ``verified``, as the daemon opens it, everything in it is verified first, and a damaged store restored from
         the newest good backup; ``restored`` tells. ``keys``: of the templates; by default beside the database.
+        ``signer``: signs the events that are committed here, and those that a restore makes anew; None: nobody does.
 
         Raises:
             KeyFileError: the store is of a version that did not encrypt templates, and now they cannot be.
@@ -49,6 +52,7 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Co
         """
         store = cls(Path(path), writable=writable, keys=keys)
         store.limits = limits
+        store.signer = signer
         store.process = "daemon" if verified else "command"
         store._open(verified=verified)
         store._trouble.quiet = not verified
@@ -65,7 +69,7 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Co
         """After an upgrade, and when the key file is to be sealed from now on: leave nothing of before."""
         # A key that cannot be had is told to whoever asks for templates.
         with contextlib.suppress(KeyFileError):
-            if self.wrap_key() or self._adopting():
+            if self._give_up_bare_key() or self._adopting():
                 self.finish_erasures()
 
     def gallery(self, model_id: ModelId, *, today: date | None = None) -> Gallery:

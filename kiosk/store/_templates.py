@@ -20,7 +20,7 @@ from sqlite_utils import Database
 
 from kiosk import integrity
 from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
-from kiosk.errors import StoreError
+from kiosk.errors import KeyFileError, StoreError
 from kiosk.store._audit import AuditLog
 from kiosk.store._connection import rows, scalar
 from kiosk.store._keys import KeyRing
@@ -56,10 +56,12 @@ class Templates(AuditLog):
         A template that is not as it was enrolled, or not where it was, is left out, and told of in the log.
 
         Raises:
-            KeyFileError: their key cannot be had.
+            KeyFileError: their key cannot be had, or opens none of them.
         """
         self._tell_damaged_templates()
         found, refused = self._unsealed("model_id = ?", [model_id])
+        if refused and not found:
+            raise KeyFileError(describe_refused(refused))
         self._tell_refused(refused)
         return [
             Template(SubjectId(row["subject_id"]), ModelId(row["model_id"]), _embedding(embedding))
@@ -130,10 +132,22 @@ class Templates(AuditLog):
             integrity.seal(db, "templates", "id = ?", [row["id"]])
 
     def _sealing_key(self, db: Database) -> Key:
-        """The key for something new; made with the first template. The caller holds the store's lock."""
-        if self.keys.exists() or scalar(db, "SELECT 1 FROM templates LIMIT 1"):
-            return self.keys.read().current
-        return self.keys.create(self.path).current
+        """The key for something new; made with the first template. The caller holds the store's lock.
+
+        Raises:
+            KeyFileError: it cannot be had, or what is there opens none of the templates: an old copy, or another's.
+        """
+        if not self.keys.exists() and not scalar(db, "SELECT 1 FROM templates LIMIT 1"):
+            return self.keys.create(self.path).current
+        ring = self.keys.read()
+        sealed_with = {row[0] for row in db.execute("SELECT DISTINCT key_id FROM templates")}
+        if sealed_with and not any(ring.find(key_id) for key_id in sealed_with):
+            raise KeyFileError(
+                f"{self.keys.path}: this key opens none of the templates: a copy of before the last change of the key, "
+                "or another kiosk's; put the right one there, or remove everybody (`kiosk subjects remove`) and enroll "
+                "them again"
+            )
+        return ring.current
 
     def _unsealed(
         self, where: str, params: Sequence[object]
@@ -173,8 +187,11 @@ class Templates(AuditLog):
         with self._reading() as db:
             return integrity.mark(db, integrity.STALE_KEYS) is not None
 
-    def wrap_key(self) -> bool:
-        """Where the key file has lain in the clear and there is a master secret now: seal it. True: the key has to go.
+    def _give_up_bare_key(self) -> bool:
+        """Where the key file lies in the clear and there is a master secret now: that key has to go. False elsewhere.
+
+        Noted before anything is written, so that whatever interrupts it, the key that could be read goes; the next one
+        is written sealed.
 
         Raises:
             KeyFileError: one of them is of no use.
@@ -182,22 +199,27 @@ class Templates(AuditLog):
         if self.keys.master_file is None or not self.keys.exists() or self.keys.read().wrapped:
             return False
         with self._writing() as db:
-            ring = self.keys.read()
-            note_stale(db, [ring.current.id])
-            self.keys.write(ring.keys, number=ring.number, adopting=ring.adopting)
+            note_stale(db, [self.keys.read().current.id])
         return True
 
     def _change_key(self) -> Key | None:
-        """Seal what remains with a key that sealed nothing of what was erased; the key, None where none is needed.
+        """Seal what remains with a key that sealed nothing of what was erased; the key, None where none is needed:
+        nothing remains, and the key is gone already.
 
         Raises:
             KeyFileError: there are keys that cannot be had.
         """
-        if not self._keys_to_drop() or not self.keys.exists():
+        if not self._keys_to_drop():
             return None
         with self._writing() as db:
+            if not self.keys.exists() and not scalar(db, "SELECT 1 FROM templates LIMIT 1"):
+                return None
             ring = self.keys.read()
             if ring.current.id in stale(db):
+                log.info(
+                    "%s: the key of the templates changes; copies of the file made before open nothing then",
+                    self.keys.path,
+                )
                 ring = self.keys.write([Key.fresh(), *ring.keys], number=ring.number, adopting=ring.adopting)
             _reseal(db, ring)
         return ring.current
