@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 # Of a normal distribution, 95 % lie within so many standard deviations.
 _Z = 1.959964
+# Below every score.
+_NOT_FOUND = -1.0
 
 Scores = NDArray[np.float64]
 
@@ -95,7 +97,7 @@ def _document(result: PadResult, number: int) -> dict[str, Any]:
         own = [one.scores for one in result.presentations if one.kind == kind]
         undetected[kind] = sum(found is None for found in own)
         # A face that was not found opens no door, and is no attack found either.
-        scores[kind] = np.array([found[number] if found else -1.0 for found in own])
+        scores[kind] = np.array([found[number] if found else _NOT_FOUND for found in own])
     return {
         "bundle": str(result.bundles[number].folder),
         "model": result.bundles[number].model_id,
@@ -103,12 +105,18 @@ def _document(result: PadResult, number: int) -> dict[str, Any]:
         "undetected": undetected,
         "at_threshold": _rates(scores, manifest.threshold),
         "curve": [{"threshold": threshold, **_rates(scores, threshold)} for threshold in THRESHOLDS],
-        "highest_attack": {k: round(float(s.max()), 4) for k, s in scores.items() if k != LIVE},
-        "lowest_live": round(float(scores[LIVE].min()), 4),
+        "highest_attack": {k: _extreme(s, max) for k, s in scores.items() if k != LIVE},
+        "lowest_live": _extreme(scores[LIVE], min),
         "milliseconds": result.milliseconds[number],
         "threads": result.threads,
         "confidence": {"level": 0.95, "method": "Wilson, photos counted as independent"},
     }
+
+
+def _extreme(scores: Scores, choose: Callable[[Iterable[float]], float]) -> float | None:
+    """The lowest or highest score of the faces that were found; None where there are none."""
+    found = [float(score) for score in scores if score != _NOT_FOUND]
+    return round(choose(found), 4) if found else None
 
 
 def _rates(scores: Mapping[str, Scores], threshold: float) -> dict[str, Any]:
@@ -143,8 +151,8 @@ def _paragraph(document: Mapping[str, Any]) -> str:
     lines = [f"{document['model']}, threshold {document['threshold']}, {_milliseconds(document)} a face"]
     lines += [f"  {name:<14}{_told(rate)}" for name, rate in _named(document["at_threshold"])]
     lines += [f"  no face found  {count} of kind {kind}" for kind, count in document["undetected"].items() if count]
-    highest = ", ".join(f"{kind} {score}" for kind, score in document["highest_attack"].items())
-    lines.append(f"  lowest live score {document['lowest_live']}, highest of attacks: {highest}")
+    highest = ", ".join(f"{kind} {_shown(score)}" for kind, score in document["highest_attack"].items())
+    lines.append(f"  lowest live score {_shown(document['lowest_live'])}, highest of attacks: {highest}")
     for row in document["curve"]:
         told = ", ".join(f"{name} {rate['rate']:.2%}" for name, rate in _named(row))
         lines.append(f"  at {row['threshold']:.2f}: {told}")
@@ -152,8 +160,11 @@ def _paragraph(document: Mapping[str, Any]) -> str:
 
 
 def _milliseconds(document: Mapping[str, Any]) -> str:
-    spent = document["milliseconds"]
-    return "- ms" if spent is None else f"{spent} ms"
+    return f"{_shown(document['milliseconds'])} ms"
+
+
+def _shown(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure}"
 
 
 def _named(rates: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

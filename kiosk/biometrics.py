@@ -171,12 +171,14 @@ class FrameEvidence:
 
     ``offset_s``: seconds since the track began. ``weight``: the frame's share in the fusion, 0–1.
     ``candidates``: the frame's own best two subjects and the fused search's best two, highest score first.
+    ``pad``: the frame's own; None: not checked for presentation attacks.
     """
 
     offset_s: float
     quality: Quality
     weight: float
     candidates: tuple[Candidate, ...]
+    pad: PadScore | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ class FrameFigures:
     offset_s: float | None = None
     weight: float | None = None
     quality: QualityFigures | None = None
+    live_score: float | None = None
+    """Also None where nothing was checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,13 @@ def gather_evidence(
         candidates=decision.candidates,
         frames=decision.frames,
         frame_evidence=tuple(
-            FrameFigures(frame.candidates, frame.offset_s, frame.weight, _measures(frame.quality))
+            FrameFigures(
+                frame.candidates,
+                frame.offset_s,
+                frame.weight,
+                _measures(frame.quality),
+                None if frame.pad is None else frame.pad.score,
+            )
             for frame in decision.frame_evidence
         ),
         quality=None if decision.quality is None else _measures(decision.quality),
@@ -284,7 +292,13 @@ def _lead_words(evidence: Evidence, *, but: str = "and", only: str = "") -> str:
 
 def _frames(document: Mapping[str, Any], fused: tuple[Candidate, ...]) -> Iterator[FrameFigures]:
     for frame in document.get("frame_evidence", ()):
-        yield FrameFigures(_candidates(frame["candidates"]), frame["offset_s"], frame["weight"], frame["quality"])
+        yield FrameFigures(
+            _candidates(frame["candidates"]),
+            frame["offset_s"],
+            frame["weight"],
+            frame["quality"],
+            frame.get("live_score"),
+        )
     for score in document.get("frame_scores", ()):
         yield FrameFigures((Candidate(fused[0].subject_id, score),))
 
@@ -318,6 +332,8 @@ def _frame_document(frame: FrameFigures) -> dict[str, Any]:
         "weight": _figure(frame.weight, 4),
         "candidates": _candidate_documents(frame.candidates),
         "quality": _figures(frame.quality),
+        # Every byte wears the card: nothing is said of what was not looked at.
+        **({} if frame.live_score is None else {"live_score": _figure(frame.live_score, _FIGURE_DIGITS)}),
     }
 
 

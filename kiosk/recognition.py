@@ -144,6 +144,7 @@ class Recognizer:
                 quality=sample.quality,
                 weight=weigh(sample.quality) / total,
                 candidates=self._frame_candidates(sample.embedding, report.decision.candidates[:2]),
+                pad=sample.pad,
             )
             for sample in samples[-_FRAMES_TOLD:]
         )

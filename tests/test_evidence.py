@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kiosk.biometrics import Candidate, Decision, FrameEvidence, ModelId, Quality, Reason, SubjectId, Verdict
+from kiosk.biometrics import Candidate, Decision, FrameEvidence, ModelId, PadScore, Quality, Reason, SubjectId, Verdict
 from kiosk.evidence import (
     ERASED,
     Evidence,
@@ -56,6 +56,18 @@ def test_what_is_stored_is_read_again() -> None:
     assert read.document() == stored
     assert [frame.offset_s for frame in read.frame_evidence] == [0.0, 0.1]
     assert read.frame_evidence[1].candidates[0] == Candidate(E0007, 0.7)
+
+
+def test_how_live_each_frame_was_is_stored_where_it_was_looked_at() -> None:
+    checked = tuple(replace(frame, pad=PadScore(0.87654, 0.4)) for frame in FRAMES)
+    document = gather_evidence(replace(IDENTIFIED, frame_evidence=checked)).document()
+    assert [frame["live_score"] for frame in document["frame_evidence"]] == [0.877, 0.877]
+    assert [frame.live_score for frame in read_evidence(document).frame_evidence] == [0.877, 0.877]
+    unchecked = gather_evidence(IDENTIFIED).document()
+    assert [set(frame) for frame in unchecked["frame_evidence"]] == [
+        {"offset_s", "weight", "candidates", "quality"}
+    ] * 2
+    assert [frame.live_score for frame in read_evidence(unchecked).frame_evidence] == [None, None]
 
 
 def test_numpys_numbers_are_stored_as_numbers() -> None:

@@ -16,6 +16,7 @@ from kiosk.biometrics import (
     FaceReport,
     Frame,
     Image,
+    PadScore,
     Quality,
     Reason,
     SubjectId,
@@ -120,7 +121,7 @@ def test_a_person_whose_first_frames_fail_gets_in_with_the_next() -> None:
     (report,) = door.see(1)
     # By the live frames alone.
     assert (report.decision.subject_id, report.decision.frames) == ("alice", 3)
-    assert len(report.decision.frame_evidence) == 3
+    assert [frame.pad for frame in report.decision.frame_evidence] == [PadScore(0.9, 0.4)] * 3
 
 
 def test_a_spoof_is_told_before_the_window_has_passed() -> None:

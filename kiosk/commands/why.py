@@ -53,8 +53,9 @@ def command(*, event_id: str, as_json: bool, plot: Path | None, config_path: Pat
 
     EVENT_ID is an event's id, the first characters of it (8 or more, as long as only one event begins so), or the
     seq of a check-in. Shown are the outcome in words, candidates and scores, threshold and margin, and frame by frame
-    the two best scores, the quality and the weight in the fusion. `kiosk events` and `kiosk events --rejected` list
-    the ids; decisions without a check-in are kept store.rejected_days.
+    the two best scores, the weight in the fusion, how live the face looks (where that is checked) and the quality.
+    `kiosk events` and `kiosk events --rejected` list the ids; decisions without a check-in are kept
+    store.rejected_days.
     """
     config = load(config_path, verbose)
     check_plot_path(plot)
@@ -215,20 +216,22 @@ def _frame_lines(evidence: Evidence) -> Iterator[str]:
         return
     shown = "" if len(frames) == evidence.frames else f", the newest {len(frames)} of them"
     yield f"frames: {evidence.frames} fused{shown}"
-    cells = [_frame_cells(frame) for frame in frames]
-    head = ("time", "weight", "first", "second", "quality")
-    widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
-    for row in [head, *cells]:
+    table = [("time", "weight", "first", "second", "live", "quality"), *map(_frame_cells, frames)]
+    if all(frame.live_score is None for frame in frames):
+        table = [(*row[:4], *row[5:]) for row in table]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
 
 
-def _frame_cells(frame: FrameFigures) -> tuple[str, str, str, str, str]:
+def _frame_cells(frame: FrameFigures) -> tuple[str, ...]:
     best = [f"{candidate.score:.3f} {candidate.subject_id}" for candidate in frame.candidates[:2]]
     return (
         "-" if frame.offset_s is None else f"{frame.offset_s:.2f} s",
         "-" if frame.weight is None else f"{frame.weight:.0%}",
         best[0] if best else "-",
         best[1] if len(best) > 1 else "-",
+        _score(frame.live_score, "-"),
         "-" if frame.quality is None else _quality_words(frame.quality),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,14 @@ def test_faces_not_found_count_against_the_living_only(pad_bundles: Path, sample
     assert (rates["bpcer"]["errors"], rates["bpcer"]["of"]) == (1, 2)
     assert rates["apcer"]["screen"]["errors"] == 1
     assert document["undetected"] == {"live": 1, "screen": 1}
+    assert (document["lowest_live"], document["highest_attack"]) == (0.9, {"screen": 0.8})
     text = pad_evaluate.pad_text([document])
     assert "APCER screen  50.00% (1 of 2; 95 %: 9.45% to 90.55%)" in text
     assert "no face found  1 of kind live" in text
+    nobody = [one for one in result.presentations if one.scores is None]
+    (document,) = pad_evaluate.pad_documents(replace(result, presentations=nobody))
+    assert (document["lowest_live"], document["highest_attack"]) == (None, {"screen": None})
+    assert "  lowest live score -, highest of attacks: screen -\n" in pad_evaluate.pad_text([document])
 
 
 def test_intervals_are_wilsons() -> None:

@@ -83,6 +83,10 @@ def test_a_print_at_the_door_makes_no_check_in(home: Kiosk) -> None:
     told = home("why", rejected[0]["event_id"]).stdout
     assert "this looks like a picture of a face, not like a person" in told
     assert "PAD         failed, score 0.0" in told
+    head, *frames = told[told.index("frames: ") :].splitlines()[1:]
+    assert head.split() == ["time", "weight", "first", "second", "live", "quality"]
+    live = head.index("live")
+    assert {line[live : live + 3] for line in frames} == {"0.0"}
 
     home.configure(camera={"source": str(home.folder / "live")})
     assert home("run").returncode == 0
