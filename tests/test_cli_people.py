@@ -200,6 +200,21 @@ def test_subjects_remove_prints_the_receipt(home: Kiosk) -> None:
     assert all(b"Barack Obama" not in path.read_bytes() for path in home.folder.glob("kiosk.db*"))
 
 
+def test_an_erasure_that_cannot_be_completed_says_why_in_one_line(home: Kiosk) -> None:
+    home.store.with_name("kiosk.db.key").unlink()
+    result = home("subjects", "remove", "obama", "--yes")
+    assert (result.returncode, result.stderr) == (0, "")
+    (line,) = result.stdout.splitlines()
+    assert "obama erased at" in line
+    assert "NOT YET gone from everywhere: the key of what was erased is still there" in line
+    assert "kiosk.db.key: the key of the templates is missing" in line
+    home("subjects", "add", "E7")
+    result = home("subjects", "remove", "E7", "--yes", "--json")
+    assert json.loads(result.stdout)["complete"] is False
+    (line,) = result.stderr.splitlines()
+    assert "kiosk.db.key: the key of the templates is missing" in line
+
+
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 65), ("", 65)])
 def test_subjects_remove_asks(home: Kiosk, answer: str, code: int) -> None:
     result = home("subjects", "remove", "obama", stdin=answer)

@@ -34,12 +34,13 @@ def remove_due(config: Config, *, yes: bool, as_json: bool) -> None:
     _show(due, today)
     if due and not yes and not ask(f"Erase {len(due)} of {count(everybody, 'subject')}? This cannot be undone."):
         raise InputError("nobody was removed (--yes removes without asking)")
-    receipts, spared = _erase(config, due) if due else ([], [])
+    receipts, spared, fault = _erase(config, due) if due else ([], [], None)
     if as_json:
+        tell_fault(fault)
         documents = [due_document(one) for one in due]
         print_json({"due": documents, "receipts": [asdict(receipt) for receipt in receipts], "spared": spared})
         return
-    tell_receipts(config, receipts)
+    tell_receipts(config, receipts, fault)
     if not due:
         click.echo("nobody is due")
 
@@ -53,8 +54,8 @@ def _show(due: Sequence[Due], today: date) -> None:
         click.echo(f"  {one.subject_id}{name}: {describe_due(one)}; {count(one.templates, 'template')}", err=True)
 
 
-def _erase(config: Config, due: Sequence[Due]) -> tuple[list[ErasureReceipt], list[str]]:
-    """The receipts, and who was seen or agreed anew meanwhile."""
+def _erase(config: Config, due: Sequence[Due]) -> tuple[list[ErasureReceipt], list[str], str | None]:
+    """The receipts, who was seen or agreed anew meanwhile, and what is in the way of completing it."""
     receipts, spared = [], []
     with open_store(config, writable=True) as store:
         for one in due:
@@ -66,7 +67,8 @@ def _erase(config: Config, due: Sequence[Due]) -> tuple[list[ErasureReceipt], li
                 receipts.append(receipt)
         # Once, for all of them.
         complete = store.finish_erasures()
-    return [replace(receipt, complete=complete) for receipt in receipts], spared
+        fault = None if complete else store.purge_fault
+    return [replace(receipt, complete=complete) for receipt in receipts], spared, fault
 
 
 def describe_due(due: Due) -> str:
@@ -87,19 +89,32 @@ def due_document(due: Due) -> dict[str, object]:
     }
 
 
-def tell_receipts(config: Config, receipts: Sequence[ErasureReceipt]) -> None:
-    """One line each; and that copies of the key file, if anybody keeps one, are of no use any more."""
+def tell_receipts(config: Config, receipts: Sequence[ErasureReceipt], fault: str | None) -> None:
+    """One line each; and that copies of the key file, if anybody keeps one, are of no use any more.
+
+    ``fault``: what is in the way of completing the erasures.
+    """
     for receipt in receipts:
-        click.echo(describe_receipt(receipt))
-    if any(receipt.templates_erased for receipt in receipts):
+        click.echo(describe_receipt(receipt, fault))
+    if any(receipt.complete and receipt.templates_erased for receipt in receipts):
         path = KeyFile.configured(config.store).path
         click.echo(f"note: the key of the templates changes with this: copy {path} again if you keep a copy", err=True)
 
 
-def describe_receipt(receipt: ErasureReceipt) -> str:
+def tell_fault(fault: str | None) -> None:
+    """On stderr, beside a JSON document that only says that it is not complete."""
+    if fault is not None:
+        click.echo(f"note: {_describe_remains(fault)}", err=True)
+
+
+def describe_receipt(receipt: ErasureReceipt, fault: str | None) -> str:
     """In one line."""
-    rest = "" if receipt.complete else "; NOT YET from all backups, the log and the key: a running kiosk sees to that"
+    rest = "" if receipt.complete else f"; {_describe_remains(fault or 'something was in the way')}"
     return (
         f"{receipt.subject_id} erased at {receipt.erased_at}: {count(receipt.templates_erased, 'template')} erased, "
         f"{count(receipt.attendance_kept, 'event')} kept without name; receipt {receipt.receipt_id}{rest}"
     )
+
+
+def _describe_remains(fault: str) -> str:
+    return f"NOT YET gone from everywhere: {fault} (a running kiosk sees to the rest)"

@@ -52,10 +52,10 @@ class Reenrollment:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """How many templates were erased, by model. ``complete``: from the write-ahead log and the backups, too."""
+    """How many templates were erased, by model. ``fault``: what keeps some in write-ahead log, backups or key file."""
 
     templates: Mapping[ModelId, int]
-    complete: bool
+    fault: str | None
 
 
 def run_reenrollment(config: Config, folder: Path | None, *, drop_old: bool, force: bool, as_json: bool) -> None:
@@ -179,7 +179,8 @@ def _check_daemon(config: Config, model_id: ModelId) -> None:
 def _drop(config: Config, model_id: ModelId) -> Drop:
     with open_store(config, writable=True) as store:
         dropped = store.drop_templates_except(model_id)
-        return Drop(dropped, complete=store.purge())
+        store.purge()
+        return Drop(dropped, store.purge_fault)
 
 
 def tell_reenrollment(result: Reenrollment | None) -> None:
@@ -221,11 +222,8 @@ def _tell_drop(drop: Drop | None) -> None:
         return
     erased = ", ".join(f"{count(number, 'template')} of {model}" for model, number in drop.templates.items())
     click.echo(f"erased: {erased or 'nothing, there are no templates of other models'}")
-    if not drop.complete:
-        click.echo(
-            "note: a reader or a backup keeps some; run `kiosk subjects reenroll --drop-old` once more",
-            err=True,
-        )
+    if drop.fault is not None:
+        click.echo(f"note: {drop.fault}; run `kiosk subjects reenroll --drop-old` once more", err=True)
 
 
 def _describe(enrollment: Enrollment, unseen: set[str]) -> str:
@@ -262,4 +260,4 @@ def _subject_document(enrollment: Enrollment, unseen: set[str]) -> dict[str, obj
 
 
 def _drop_document(drop: Drop | None) -> dict[str, object]:
-    return {"dropped": None if drop is None else {"templates": dict(drop.templates), "complete": drop.complete}}
+    return {"dropped": None if drop is None else {"templates": dict(drop.templates), "complete": drop.fault is None}}

@@ -245,7 +245,7 @@ def remove(
 
     --due first shows who is due and why; nobody is while the clock is not known to follow a time server (exit code 69).
     """
-    from kiosk.commands.erasure import remove_due, tell_receipts
+    from kiosk.commands.erasure import remove_due, tell_fault, tell_receipts
 
     if due == (subject_id is not None):
         raise UsageError("subjects remove: say whom: SUBJECT_ID, or --due for everybody who is due")
@@ -258,11 +258,12 @@ def remove(
     if not yes:
         _confirm(subject)
     with open_store(config, writable=True) as store:
-        receipt = store.remove_subject(subject_id)
+        receipt, fault = store.remove_subject(subject_id), store.purge_fault
     if as_json:
+        tell_fault(fault)
         print_json(asdict(receipt))
     else:
-        tell_receipts(config, [receipt])
+        tell_receipts(config, [receipt], fault)
 
 
 def _confirm(subject: Subject) -> None:

@@ -130,6 +130,8 @@ class Connection:
         """The copies of this store."""
         self.backup_fault: str | None = None
         """Why the last attempt to take a backup failed, as long as none has succeeded since."""
+        self.purge_fault: str | None = None
+        """What was in the way of the last attempt to leave no trace of what was erased."""
         self.restored: Restored | None = None
         """What this opening had to restore from a backup."""
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 from sqlite_utils import Database
 
@@ -242,10 +242,7 @@ class Subjects(Templates):
             if scalar(db, "SELECT 1 FROM subjects WHERE id = ?", [subject_id]) is None:
                 raise _unknown(subject_id)
             receipt = self._erase(db, SubjectId(subject_id), reason="asked")
-        complete = self.finish_erasures()
-        if not complete:
-            log.warning("subject %s is erased, but not yet from the write-ahead log and all backups", subject_id)
-        return ErasureReceipt(**{**receipt, "complete": complete})
+        return ErasureReceipt(**{**receipt, "complete": self.finish_erasures()})
 
     def _erase(self, db: Database, subject_id: SubjectId, *, reason: str) -> dict[str, Any]:
         receipt = _erase(db, subject_id)
@@ -261,6 +258,7 @@ class Subjects(Templates):
         # Only these: another process may erase somebody after the checkpoint below.
         open_receipts = self._rows("SELECT receipt_id FROM erasures WHERE NOT complete")
         if not open_receipts and not self._keys_to_drop():
+            self.purge_fault = None
             return True
         if not self.purge():
             return False
@@ -272,8 +270,9 @@ class Subjects(Templates):
     def purge(self) -> bool:
         """Have nothing beside the database that was deleted from it: no old pages in the write-ahead log, no backups
         but a fresh one, no damaged files put aside, no key of erased templates. False where a reader, a full disk or a
-        key that cannot be had is in the way.
+        key that cannot be had is in the way: :attr:`purge_fault` says so.
         """
+        self.purge_fault = None
         if not self.backups.possible():
             return self._purge_files(backups=False)
         try:
@@ -281,8 +280,7 @@ class Subjects(Templates):
             with self.backups.alone():
                 return self._purge_files(backups=True)
         except (KioskError, OSError, sqlite3.Error) as error:
-            log.warning("older backups still hold what was erased: %s", error)
-            return False
+            return self._note_remains(f"older backups still hold what was erased: {error}")
 
     def _purge_files(self, *, backups: bool) -> bool:
         """The caller lets nobody take or delete backups meanwhile, where there are any."""
@@ -293,7 +291,7 @@ class Subjects(Templates):
             # The rest is done all the same.
             problem = error
         if not self.checkpoint():
-            return False
+            return self._note_remains("somebody still reads the store, and the write-ahead log holds what was erased")
         if backups:
             self.backups.sweep()
             if self.backups.all():
@@ -301,9 +299,16 @@ class Subjects(Templates):
                 self.backups.keep_newest(1)
             self.backups.delete_damaged()
         if problem is not None:
-            log.warning("the key of what was erased is still there: %s", problem)
-            return False
-        return self._drop_old_keys(key, without_backups=not backups)
+            return self._note_remains(f"the key of what was erased is still there: {problem}")
+        if not self._drop_old_keys(key, without_backups=not backups):
+            return self._note_remains("the key of what was erased is still there: a backup has just begun to need it")
+        return True
+
+    def _note_remains(self, fault: str) -> Literal[False]:
+        self.purge_fault = fault
+        # A command tells its user itself.
+        log.log(logging.WARNING if self.process == "daemon" else logging.INFO, "%s", fault)
+        return False
 
     def receipts(self) -> list[ErasureReceipt]:
         """All erasures, oldest first."""
