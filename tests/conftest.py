@@ -16,6 +16,7 @@ import pytest
 from command_line import Kiosk
 
 from kiosk import tflite
+from kiosk.store import Store
 
 REPO = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI") == "true"
@@ -117,6 +118,19 @@ def runtime(request: pytest.FixtureRequest) -> tflite.Runtime:
     """What ``--runtime`` says, as ``model.runtime`` and the interpreter take it."""
     chosen: tflite.Runtime = request.config.getoption("--runtime")
     return chosen
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a test's store is, or will be."""
+    return tmp_path / "kiosk.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    """An empty store, open for writing."""
+    with Store.open(path) as store:
+        yield store
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import json
 import os
 import pwd
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +26,6 @@ from kiosk.store import Action, AuditProblem, AuditRow, Consent, NewTemplate, St
 from kiosk.store._damage import find_damage
 
 SEALED = migrations.SEALED_SINCE
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "kiosk.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    with Store.open(path) as store:
-        yield store
 
 
 def actions(store: Store) -> list[tuple[str, str | None]]:

@@ -9,7 +9,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from broker import free_port
 from command_line import Kiosk
+from fuzz.mutation import bomb_png
 from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process, side_by_side
 
 from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE
@@ -48,21 +48,6 @@ def _refused(kiosk: Kiosk, code: int, *arguments: str | Path) -> str:
 # Photos that cannot be used
 
 
-def _png_of(width: int, height: int) -> bytes:
-    """A small file with a huge black picture. A megabyte of zeros is squeezed once, and repeated."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    squeezer = zlib.compressobj(9, wbits=-15)
-    block = squeezer.compress(bytes(1 << 20)) + squeezer.flush(zlib.Z_FULL_FLUSH)
-    blocks, rest = divmod((1 + width * 3) * height, 1 << 20)
-    adler = struct.pack(">HH", (1 + width * 3) * height % 65_521, 1)
-    pixels = b"\x78\xda" + block * blocks + squeezer.compress(bytes(rest)) + squeezer.flush() + adler
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
 def _encoded(image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], kind: str = ".png") -> bytes:
     done, data = cv2.imencode(kind, image)
     assert done
@@ -76,7 +61,7 @@ BAD_PHOTOS: dict[str, Callable[[Path], bytes]] = {
     "text.jpg": lambda _: b"This is no photo.\n" * 50,
     "one-pixel.png": lambda _: _encoded(np.zeros((1, 1, 3), np.uint8)),
     "line.png": lambda _: _encoded(np.zeros((1, 2000, 3), np.uint8)),
-    "bomb-20000x20000.png": lambda _: _png_of(20_000, 20_000),
+    "bomb-20000x20000.png": lambda _: bomb_png(20_000, 20_000),
     "nobody.png": lambda _: _encoded(np.full((480, 640, 3), 128, np.uint8)),
     "two-people.png": lambda samples: _encoded(side_by_side(samples / "obama2.jpg", samples / "collins.jpg")),
 }

@@ -115,11 +115,6 @@ class Door:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "kiosk.db"
-
-
-@pytest.fixture
 def store(path: Path) -> Iterator[Store]:
     with Store.open(path) as store:
         store.enroll(SubjectId("a"), [NewTemplate(MODEL, VECTOR)])

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -32,17 +32,6 @@ from kiosk.store._damage import find_damage
 pytestmark = pytest.mark.stories
 
 TODAY = date(2026, 3, 1)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "kiosk.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    with Store.open(path) as store:
-        yield store
 
 
 @pytest.fixture

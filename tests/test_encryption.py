@@ -27,11 +27,6 @@ PEOPLE = 6
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "kiosk.db"
-
-
-@pytest.fixture
 def filled(path: Path) -> Path:
     with Store.open(path) as store:
         enroll(store, range(PEOPLE))

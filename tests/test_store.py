@@ -31,17 +31,6 @@ NOW_MS = 1_772_438_293_412
 ANA = SubjectId("E1")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "kiosk.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    with Store.open(path) as store:
-        yield store
-
-
 def embedding(seed: int, size: int = 128) -> np.ndarray:
     values = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
     return values / np.linalg.norm(values)
