@@ -35,11 +35,12 @@ _COMMANDS = {
     "calibrate": ("calibrate", "Find the threshold for this gallery and this door."),
     "check": ("check", "Check that the kiosk would run; say what to mend."),
     "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),
+    "web": (".web.command", "Serve the administration page."),
     "privacy": ("privacy", "Say what is stored about whom, why and until when."),
     "model": ("model", "List, inspect, install or remove model bundles."),
     "demo": ("demo", "See everything work, with nothing set up."),
 }
-"""Name: module below ``kiosk.commands`` (its ``command`` object), short help (kept here: help imports nothing)."""
+"""Name: module as seen from ``kiosk.commands`` (its ``command`` object), short help (kept here: help imports nothing)."""
 
 _EXIT_USAGE = 64
 _EXIT_INTERNAL = 70
@@ -64,7 +65,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"kiosk.commands.{_COMMANDS[cmd_name][0]}").command
+        command: click.Command = importlib.import_module(f".{_COMMANDS[cmd_name][0]}", "kiosk.commands").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

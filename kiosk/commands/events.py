@@ -28,7 +28,7 @@ from kiosk.store import AttendanceRow, RejectionRow, Store
 Format = Literal["table", "json", "csv"]
 
 _MATCH_COLUMNS = ("score", "threshold", "margin", "frames", "model")
-_COLUMNS = (
+COLUMNS = (
     "seq", "event_id", "event_type", "subject_id", "occurred_at", "tz", "clock_synchronized",
     "site", "device", *_MATCH_COLUMNS, "delivery", "stated_at", "method",
 )  # fmt: skip
@@ -217,7 +217,8 @@ def _follow(store: Store, printer: _Printer, seen_seq: int, *, until: datetime |
             printer.print(news)
 
 
-def _check_in_document(row: AttendanceRow) -> dict[str, Any]:
+def check_in_document(row: AttendanceRow) -> dict[str, Any]:
+    """With the keys of ``COLUMNS``."""
     return {
         "seq": row.seq,
         "event_id": row.event_id,
@@ -242,7 +243,8 @@ def _check_in_cells(document: dict[str, Any], time: str) -> Sequence[object]:
     )
 
 
-def _rejection_document(row: RejectionRow) -> dict[str, Any]:
+def rejection_document(row: RejectionRow) -> dict[str, Any]:
+    """As JSON."""
     return {
         "event_id": row.event_id,
         "event_type": rejection_of(row.reason).value,
@@ -276,15 +278,15 @@ def _short(score: float | None) -> str:
 
 
 _CHECK_INS = _Layout(
-    _COLUMNS,
-    _check_in_document,
+    COLUMNS,
+    check_in_document,
     "{:>7}  {:<23}  {:<9}  {:<20}  {:>5}  {}",
     ("seq", "time", "event", "subject", "score", "delivery"),
     _check_in_cells,
 )
 _REJECTED = _Layout(
     _REJECTED_COLUMNS,
-    _rejection_document,
+    rejection_document,
     "{:<36}  {:<23}  {:<13}  {:>5}",
     ("event_id", "time", "reason", "score"),
     _rejection_cells,

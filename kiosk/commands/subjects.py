@@ -32,16 +32,13 @@ def command() -> None:
 def list_subjects(*, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """List everybody who is enrolled; say whom the model in use cannot recognize."""
     config = load(config_path, verbose)
-    with open_store(config) as store:
-        subjects, models = store.subjects(), store.subject_models()
-        lapsed, codes = _lapsed(store, config), _codes_by_subject(store)
     in_use = _model_in_use(config)
-    if as_json:
-        documents = [
-            _document(subject, models.get(subject.id, {}), in_use, lapsed, codes[subject.id]) for subject in subjects
-        ]
-        print_json({"model": in_use, "subjects": documents})
-        return
+    with open_store(config) as store:
+        if as_json:
+            print_json({"model": in_use, "subjects": subject_documents(store, config, in_use)})
+            return
+        subjects, models = store.subjects(), store.subject_models()
+        lapsed, codes = lapsed_subjects(store, config), _codes_by_subject(store)
     for subject in subjects:
         note = _describe_models(models.get(subject.id, {}), in_use)
         if subject.id in lapsed:
@@ -61,8 +58,8 @@ def show(*, subject_id: str, as_json: bool, config_path: Path | None, verbose: i
     config = load(config_path, verbose)
     in_use = _model_in_use(config)
     with open_store(config) as store:
-        subject, lapsed = _find(store, subject_id), _lapsed(store, config)
-        document = _full_document(store, subject, in_use, lapsed)
+        subject, lapsed = find_subject(store, subject_id), lapsed_subjects(store, config)
+        document = full_document(store, subject, in_use, lapsed)
     if as_json:
         print_json(document)
         return
@@ -137,7 +134,7 @@ def code(
         raise UsageError("subjects code: only one of --card, --qr and --remove")
     config = load(config_path, verbose)
     with open_store(config) as reader:
-        subject = _find(reader, subject_id)
+        subject = find_subject(reader, subject_id)
     with open_store(config, writable=True) as store:
         if taken:
             codes.take_away(store, subject.id, as_json=as_json)
@@ -159,7 +156,7 @@ def rename(*, subject_id: str, name: str, config_path: Path | None, verbose: int
     """Give a person another name; the id stays."""
     config = load(config_path, verbose)
     with open_store(config) as reader:
-        _find(reader, subject_id)
+        find_subject(reader, subject_id)
     with open_store(config, writable=True) as store:
         store.rename_subject(subject_id, name)
     click.echo(f"{subject_id} is now {name}")
@@ -192,7 +189,7 @@ def consent(
     config = load(config_path, verbose)
     agreement = read_consent(reference, given, text_version, until, site_today(config))
     with open_store(config) as reader:
-        _find(reader, subject_id)
+        find_subject(reader, subject_id)
     if agreement is not None:
         with open_store(config, writable=True) as store:
             store.set_consent(subject_id, agreement)
@@ -254,7 +251,7 @@ def remove(
         remove_due(config, yes=yes, as_json=as_json)
         return
     with open_store(config) as reader:
-        subject = _find(reader, subject_id)
+        subject = find_subject(reader, subject_id)
     if not yes:
         _confirm(subject)
     with open_store(config, writable=True) as store:
@@ -271,7 +268,8 @@ def _confirm(subject: Subject) -> None:
         raise InputError(f"{subject.id} was not removed (--yes removes without asking)")
 
 
-def _find(store: Store, subject_id: str) -> Subject:
+def find_subject(store: Store, subject_id: str) -> Subject:
+    """Raises InputError: nobody is enrolled under the id, or it is none."""
     subject = store.subject(parse_subject_id(subject_id))
     if subject is None:
         raise InputError(f"{subject_id}: nobody is enrolled under this id; see `kiosk subjects list`")
@@ -299,7 +297,7 @@ def _describe_models(models: Mapping[ModelId, int], in_use: ModelId | None) -> s
     return f"\t{', '.join([f'{models[in_use]} of {in_use}', *foreign])}"
 
 
-def _lapsed(store: Store, config: Config) -> frozenset[SubjectId]:
+def lapsed_subjects(store: Store, config: Config) -> frozenset[SubjectId]:
     """Whose consent has ended, as far as the clock can be trusted."""
     today = SystemClock().trusted_date(config.device.timezone)
     return frozenset() if today is None else store.lapsed(today)
@@ -328,6 +326,14 @@ def _code_document(code: StoredCode) -> dict[str, object]:
     return {"kind": code.kind, "number": code.number, "off": code.spent, "created_at": code.created_at}
 
 
+def subject_documents(store: Store, config: Config, in_use: ModelId | None) -> list[dict[str, object]]:
+    """All subjects as JSON; ``in_use``: the model that recognizes."""
+    models, lapsed, codes = store.subject_models(), lapsed_subjects(store, config), _codes_by_subject(store)
+    return [
+        _document(subject, models.get(subject.id, {}), in_use, lapsed, codes[subject.id]) for subject in store.subjects()
+    ]
+
+
 def _document(
     subject: Subject,
     models: Mapping[ModelId, int],
@@ -346,9 +352,10 @@ def _document(
     }
 
 
-def _full_document(
+def full_document(
     store: Store, subject: Subject, in_use: ModelId | None, lapsed: Collection[SubjectId]
 ) -> dict[str, object]:
+    """One subject with templates and codes, as JSON."""
     last = store.last_visit(subject.id)
     infos = store.template_infos(subject.id)
     models = Counter(info.model_id for info in infos)

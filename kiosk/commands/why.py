@@ -71,7 +71,7 @@ def command(*, event_id: str, as_json: bool, plot: Path | None, config_path: Pat
     if plot is not None:
         draw_decision(plot, evidence, title=_title(row), explanation=explain_outcome(evidence))
     if as_json:
-        print_json(_document(row, evidence))
+        print_json(decision_document(row))
         return
     for line in _lines(row, evidence, ZoneInfo(config.device.timezone)):
         click.echo(line.rstrip())
@@ -103,9 +103,17 @@ def find_decision(store: Store, text: str) -> Row:
     return found[0]
 
 
+def decision_document(row: Row) -> dict[str, Any]:
+    """What a decision rests on, as JSON."""
+    coded = read_code_evidence(row.evidence)
+    if coded is not None:
+        return {**_outline(row, coded), "code": coded.kind}
+    return _document(row, read_evidence(row.evidence))
+
+
 def _tell_code(row: Row, evidence: CodeEvidence, zone: ZoneInfo, *, as_json: bool) -> None:
     if as_json:
-        print_json({**_outline(row, evidence), "code": evidence.kind})
+        print_json(decision_document(row))
         return
     for line in _head_lines(row, evidence, zone):
         click.echo(line)

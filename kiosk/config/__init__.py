@@ -15,6 +15,8 @@ from kiosk.config._models import (
     PadSection,
     StoreSection,
     TlsSection,
+    WebSection,
+    WebTlsSection,
 )
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "PadSection",
     "StoreSection",
     "TlsSection",
+    "WebSection",
+    "WebTlsSection",
     "field_guides",
     "load",
     "section_guides",

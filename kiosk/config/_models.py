@@ -337,6 +337,38 @@ class TlsSection(Section):
         return key_file
 
 
+class WebTlsSection(Section):
+    """Certificate and key of the administration page."""
+
+    cert_file: FilePath = Field(description="Certificate (PEM), with the intermediate ones.")
+    key_file: FilePath = Field(description="Its private key (PEM), readable by the kiosk only.")
+
+
+class WebSection(Section):
+    """The administration page (docs/web.md)."""
+
+    enabled: bool = Field(
+        default=False, description="Serve the page while the kiosk runs; `kiosk web` serves it by itself."
+    )
+    host: Host = Field(
+        default="127.0.0.1",
+        description="Address it is served at: this machine's own, which only this machine can open, or another one of "
+        "its addresses (`0.0.0.0`: all), which needs a password and TLS.",
+    )
+    port: int = Field(default=8321, ge=1, le=65_535, description="TCP port.")
+    password_file: FilePath | None = Field(
+        default=None,
+        description="File whose content is the password of the page, 10 characters or more; null: the service's "
+        "credential `web-password`, if it has one, or none.",
+    )
+    tls: WebTlsSection | None = Field(default=None, description="Section with certificate and key; null: no TLS.")
+    allow_plaintext: bool = Field(
+        default=False,
+        description="Let other machines open it without TLS: everybody on the way can then read the password and what "
+        "the camera sees.",
+    )
+
+
 class MqttSection(Section):
     """Where events are sent."""
 
@@ -394,6 +426,7 @@ class Config(Section):
     store: StoreSection = StoreSection()
     privacy: PrivacySection = PrivacySection()
     mqtt: MqttSection = MqttSection()
+    web: WebSection = WebSection()
 
     @field_validator("privacy")
     @classmethod

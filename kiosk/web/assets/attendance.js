@@ -1,0 +1,80 @@
+// The attendance log and the rejected attempts.
+import { ask, dialog, el, field, notice, person, score, table, time, words } from "./dom.js";
+
+export async function showAttendance(main, { session, signal }) {
+  const today = session.today ?? new Date().toISOString().slice(0, 10);
+  const since = field("From", { type: "date", value: today });
+  const until = field("To", { type: "date", value: today });
+  const subject = field("Id of a person", { type: "search", placeholder: "everybody", autocomplete: "off" });
+  const list = el("div", { "aria-live": "polite" });
+  const exports = ["csv", "json"].map((kind) => [kind, el("a", { class: "button second", download: true }, `Export ${kind.toUpperCase()}`)]);
+  const load = async () => {
+    const filter = new URLSearchParams({ since: since.input.value, until: until.input.value, subject: subject.input.value.trim() });
+    for (const [kind, link] of exports) link.href = `api/events.${kind}?${filter}`;
+    try {
+      const { events, found } = await ask(`api/events?${filter}`, { signal });
+      list.replaceChildren(found > events.length ? notice(`The newest ${events.length} of ${found} are shown; the export has them all.`) : "",
+        events.length ? eventTable(events) : el("p", {}, "Nobody in this time."));
+    } catch (error) {
+      if (!signal.aborted) list.replaceChildren(notice(error.message, "error"));
+    }
+  };
+  const form = el("form", { class: "row", onsubmit: (event) => { event.preventDefault(); load(); }, onchange: load },
+    since.label, until.label, subject.label, el("button", {}, "Show"), exports.map(([, link]) => link));
+  main.append(el("h1", {}, "Attendance"), form, list);
+  await load();
+}
+
+function eventTable(events) {
+  return table(`Events, newest first (${events.length})`, [
+    ["Time", (event) => `${time(event.occurred_at)}${event.clock_synchronized ? "" : " ?"}`],
+    ["Event", (event) => words(event.event_type)],
+    ["Person", (event) => person(event.subject_id, event.name)],
+    ["How", (event) => (event.score === null ? event.method : `score ${score(event.score)}`)],
+    ["Sent", (event) => event.delivery ?? "not sent"],
+    ["", (event) => why(event, `${words(event.event_type)} of ${event.subject_id}`)],
+  ], events);
+}
+
+export async function showRejected(main, { signal }) {
+  main.append(el("h1", {}, "Rejected attempts"),
+    el("p", { class: "soft" }, "Faces and codes that led to no check-in. No pictures are kept; scores and measures are, for store.rejected_days."));
+  try {
+    const { events } = await ask("api/rejections", { signal });
+    main.append(events.length ? table(`Rejected, newest first (${events.length})`, [
+      ["Time", (event) => time(event.occurred_at)],
+      ["Reason", (event) => words(event.reason)],
+      ["Best score", (event) => score(event.score), "number"],
+      ["Needed", (event) => score(event.threshold), "number"],
+      ["", (event) => why(event, words(event.reason))],
+    ], events) : el("p", {}, "None."));
+  } catch (error) {
+    if (!signal.aborted) main.append(notice(error.message, "error"));
+  }
+}
+
+function why(event, about) {
+  return el("button", { type: "button", class: "link", "aria-label": `Why: ${about} at ${time(event.occurred_at)}`, onclick: () => explain(event.event_id) }, "Why?");
+}
+
+async function explain(id) {
+  let decision;
+  try {
+    decision = await ask(`api/decisions/${id}`);
+  } catch (error) {
+    await dialog("Why", (close) => [notice(error.message, "error"), el("button", { type: "button", onclick: () => close() }, "Close")]);
+    return;
+  }
+  await dialog(`Why: ${words(decision.event_type)} at ${time(decision.occurred_at)}`, (close) => [
+    el("p", {}, decision.explanation),
+    decision.advice ? el("p", {}, `What to do: ${decision.advice}`) : null,
+    decision.threshold_source ? el("p", { class: "soft" }, decision.threshold_source) : null,
+    decision.candidates?.length ? table("Candidates", [["Id", (one) => one.subject_id], ["Score", (one) => score(one.score, 3), "number"]], decision.candidates) : null,
+    decision.frame_evidence?.length ? table("Frames that decided", [
+      ["Time", (one) => (one.offset_s === null ? "" : `${one.offset_s.toFixed(2)} s`), "number"],
+      ["Weight", (one) => (one.weight === null ? "" : `${Math.round(one.weight * 100)} %`), "number"],
+      ["Best", (one) => (one.candidates.length ? `${score(one.candidates[0].score, 3)} ${one.candidates[0].subject_id}` : "")],
+    ], decision.frame_evidence) : null,
+    el("p", {}, el("button", { type: "button", onclick: () => close() }, "Close")),
+  ].filter(Boolean));
+}

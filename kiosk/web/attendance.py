@@ -1,0 +1,99 @@
+"""The attendance log, the decisions without a check-in, and what each rests on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kiosk.commands.events import COLUMNS, check_in_document, parse_time, rejection_document
+from kiosk.commands.stores import open_store
+from kiosk.commands.why import decision_document, find_decision
+from kiosk.config import Config
+from kiosk.enrollment import parse_subject_id
+from kiosk.web.requests import beside, query
+
+_MAX_SHOWN = 500
+
+
+class AttendanceLog:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    async def list(self, request: Request) -> object:
+        """Check-ins from ``since`` to ``until`` (dates or times of the site), of ``subject``; the newest 500."""
+        return await beside(self._list, *_filters(request))
+
+    async def export_csv(self, request: Request) -> object:
+        return await beside(self._export, *_filters(request), "csv")
+
+    async def export_json(self, request: Request) -> object:
+        return await beside(self._export, *_filters(request), "json")
+
+    async def rejections(self, request: Request) -> object:
+        """Decisions without a check-in; the newest 500."""
+        return await beside(self._rejections, query(request, "since"), query(request, "until"))
+
+    async def explain(self, request: Request) -> object:
+        """What one decision rests on."""
+        return await beside(self._explain, request.path_params["event_id"])
+
+    def _list(self, since: str | None, until: str | None, subject: str | None) -> dict[str, Any]:
+        documents, names = self._documents(since, until, subject), self._names()
+        shown = documents[-_MAX_SHOWN:]
+        return {
+            "events": [{**document, "name": names.get(document["subject_id"])} for document in reversed(shown)],
+            "found": len(documents),
+        }
+
+    def _documents(self, since: str | None, until: str | None, subject: str | None) -> list[dict[str, Any]]:
+        first, last = self._period(since, until)
+        wanted = None if subject is None else parse_subject_id(subject)
+        with open_store(self._config) as store:
+            return [check_in_document(row) for row in store.attendance(since=first, until=last, subject=wanted)]
+
+    def _export(
+        self, since: str | None, until: str | None, subject: str | None, kind: Literal["csv", "json"]
+    ) -> Response:
+        documents = self._documents(since, until, subject)
+        if kind == "json":
+            text, media = json.dumps({"events": documents}, ensure_ascii=False, indent=2), "application/json"
+        else:
+            file = io.StringIO()
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(documents)
+            text, media = file.getvalue(), "text/csv"
+        name = f"attendance-{self._config.device.id}-{since or 'start'}.{kind}".replace(":", "")
+        return Response(text, media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+    def _rejections(self, since: str | None, until: str | None) -> dict[str, Any]:
+        first, last = self._period(since, until)
+        with open_store(self._config) as store:
+            documents = [rejection_document(row) for row in store.rejections(since=first, until=last)]
+        return {"events": documents[-_MAX_SHOWN:][::-1], "found": len(documents)}
+
+    def _explain(self, event_id: str) -> dict[str, Any]:
+        with open_store(self._config) as store:
+            return decision_document(find_decision(store, event_id))
+
+    def _period(self, since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+        zone, now = ZoneInfo(self._config.device.timezone), datetime.now(UTC)
+        return (
+            None if since is None else parse_time(since, zone, now),
+            None if until is None else parse_time(until, zone, now, end_of_day=True),
+        )
+
+    def _names(self) -> dict[str, str | None]:
+        with open_store(self._config) as store:
+            return {str(subject.id): subject.name for subject in store.subjects()}
+
+
+def _filters(request: Request) -> tuple[str | None, str | None, str | None]:
+    return query(request, "since"), query(request, "until"), query(request, "subject")
