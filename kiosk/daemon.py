@@ -55,6 +55,7 @@ from kiosk.pipeline import (
     explain_threshold,
 )
 from kiosk.ports import Camera, EndOfStream
+from kiosk.preview import Preview, socket_path
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
@@ -106,7 +107,8 @@ def run_daemon(config: Config) -> None:
             publisher = _start_publisher(
                 stack, config, connection, store=store, watcher=watcher, wake=wake, heartbeat=heartbeat
             )
-        book = _open_book(config, store, publisher, wake)
+        preview = _open_preview(stack, config)
+        book = _open_book(config, store, publisher, wake, preview)
         codes = _open_codes(stack, config, store)
         notifier = Notifier()
         daemon = Daemon(
@@ -119,6 +121,7 @@ def run_daemon(config: Config) -> None:
             retention=Retention(config.store.retention_days, config.store.rejected_days),
             wake=wake,
             codes=codes,
+            preview=preview,
         )
         if publisher is not None:
             daemon.report_health(config.device.site, config.device.id, publisher)
@@ -292,6 +295,7 @@ class Daemon:
         retention: Retention,
         wake: threading.Event,
         codes: SecondWay | None = None,
+        preview: Preview,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
@@ -301,6 +305,7 @@ class Daemon:
         self._retention = retention
         self._wake = wake
         self._codes = codes
+        self._preview = preview
         self._clock = SystemClock()
         self._fault: str | None = None
         self._reader_fault: str | None = None
@@ -388,7 +393,8 @@ class Daemon:
 
     def _process(self, frame: Frame) -> None:
         began_s = time.perf_counter()
-        for report in self._watcher.recognizer.process(frame):
+        reports = self._watcher.recognizer.process(frame)
+        for report in reports:
             self.book.consider(
                 report,
                 gallery=self._watcher.gallery,
@@ -397,6 +403,8 @@ class Daemon:
             )
         if self._codes is not None:
             self._codes.look(frame)
+        if self._preview.watched:
+            self._preview.show(frame, reports)
         self._frame_times.note(time.perf_counter() - began_s)
         self.frames += 1
         self._heartbeat.beat(_RECOGNITION)
@@ -441,6 +449,7 @@ class Daemon:
         if fault == self._fault:
             return
         self._fault = fault
+        self._preview.tell_fault(fault)
         if fault is None:
             self._tell(logging.INFO, "pictures are back")
         else:
@@ -682,16 +691,32 @@ def _info(config: Config, watcher: GalleryWatcher, *, signed: bool) -> Info:
     )
 
 
-def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: threading.Event) -> AttendanceBook:
+def _open_preview(stack: ExitStack, config: Config) -> Preview:
+    """What others may look at. A door does without."""
+    preview = Preview(socket_path(Path(config.store.path)))
+    try:
+        preview.start()
+    except KioskError as error:
+        log.warning("no preview, and no enrollment with this camera: %s", error)
+    else:
+        stack.callback(preview.stop)
+    return preview
+
+
+def _open_book(
+    config: Config, store: Store, publisher: Publisher | None, wake: threading.Event, preview: Preview
+) -> AttendanceBook:
     clock = SystemClock()
     origin = Origin(config.device.site, config.device.id, config.device.timezone)
 
     def tell_check_in(event: AttendanceEvent) -> None:
         wake.set()
+        preview.tell_outcome(event)
         how = "by code" if event.match is None else f"score {event.match.score:.3f}"
         log.info("%s of %s (event %s, %s)", event.event_type, event.subject.id, event.seq, how)
 
     def tell_rejected(event: RejectedEvent) -> None:
+        preview.tell_outcome(event)
         score = "" if event.score is None else f", best score {event.score:.3f}"
         log.info("no check-in: %s%s (event %s)", event.reason, score, event.event_id)
         if publisher is not None and config.mqtt.rejected_events:

@@ -33,6 +33,7 @@ from kiosk.events import EventType, Moment, Origin
 from kiosk.opencv import cv2
 from kiosk.pipeline import build_pipeline
 from kiosk.ports import Camera, Detector, Message, Outcome, Receipt
+from kiosk.preview import Preview, socket_path
 from kiosk.publisher import Publisher
 from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.store import Store
@@ -252,6 +253,7 @@ def _watching(kiosk: Kiosk, camera: Camera, detector: Detector, supervisor: Supe
             heartbeat=Heartbeat("capture", "recognition"),
             retention=Retention(attendance_days=1, rejected_days=1),
             wake=threading.Event(),
+            preview=Preview(socket_path(kiosk.store)),
         )
         thread = threading.Thread(target=daemon.watch, args=(stopping,))
         thread.start()
