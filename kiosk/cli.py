@@ -40,7 +40,7 @@ _COMMANDS = {
     "model": ("model", "List, inspect, install or remove model bundles."),
     "demo": ("demo", "See everything work, with nothing set up."),
 }
-"""Name: module as seen from ``kiosk.commands`` (its ``command`` object), short help (kept here: help imports nothing)."""
+"""Name: module as seen from ``kiosk.commands`` (it has a ``command``), short help (kept here: help imports nothing)."""
 
 _EXIT_USAGE = 64
 _EXIT_INTERNAL = 70

@@ -123,8 +123,7 @@ def run_daemon(config: Config) -> None:
             codes=codes,
             preview=preview,
         )
-        if publisher is not None:
-            daemon.report_health(config.device.site, config.device.id, publisher)
+        daemon.report_health(config.device.site, config.device.id, publisher)
         _start_keeper(stack, config, store)
         daemon.watch(stopping)
         notifier.stopping()
@@ -314,6 +313,7 @@ class Daemon:
         self._kept_seqs: tuple[int | None, int | None] = None, None
         self._frame_times = FrameTimes()
         self._health: HealthReporter | None = None
+        self._connected: Callable[[], bool | None] = lambda: None
         self._told_s: dict[str, float] = {}
         self._ready = False
         self._attempts = 0
@@ -323,18 +323,18 @@ class Daemon:
         self.book = book
         self.frames = 0
 
-    def report_health(self, site: str, device: str, publisher: Publisher) -> None:
-        """Publish from now on how this kiosk is."""
+    def report_health(self, site: str, device: str, publisher: Publisher | None) -> None:
+        """Tell from now on how this kiosk is: whoever asks, and the broker, where there is one."""
         started_s = time.monotonic()
 
-        def describe(problems: list[Problem]) -> Health:
+        def describe(problems: list[Problem], aside: bool) -> Health:
             return Health(
                 site=site,
                 device=device,
                 at=events.utc_text(self._clock.utc_ms()),
                 uptime_s=round(time.monotonic() - started_s),
                 problems=problems,
-                frames=self._frame_times.summarize(),
+                frames=self._frame_times.summarize(aside=aside),
                 camera=self._camera_health(),
                 store=self._store_health(),
                 outbox=self._outbox_health(),
@@ -343,7 +343,14 @@ class Daemon:
                 temperature_c=read_temperature_c(),
             )
 
-        self._health = HealthReporter(describe, lambda health: publisher.offer(events.HEALTH, health.payload()))
+        def publish(health: Health) -> None:
+            if publisher is not None:
+                publisher.offer(events.HEALTH, health.payload())
+
+        if publisher is not None:
+            self._connected = lambda: publisher.connected
+
+        self._health = HealthReporter(describe, publish)
 
     def _camera_health(self) -> CameraHealth:
         condition = self._camera.condition
@@ -484,7 +491,12 @@ class Daemon:
                 self._try_store(self._prune)
         if self._health is not None and now_s >= self._next_health_s:
             self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
-            self._health.follow(self._problems())
+            problems = self._problems()
+            self._health.follow(problems)
+            if self._preview.health_wanted:
+                self._preview.tell_health(
+                    self._health.answer(problems), self._health.history, connected=self._connected()
+                )
 
     def _try_store(self, work: Callable[[], None]) -> bool:
         """The gallery in memory still recognizes; a store that recovers is used again."""

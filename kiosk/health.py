@@ -13,6 +13,7 @@ _EVERY_S = 60.0
 # A fault that comes and goes must not flood the broker.
 _NEWS_EVERY_S = 1.0
 _FRAMES = 512
+_HISTORY = 60
 _TEMPERATURE = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
@@ -30,11 +31,12 @@ class FrameTimes:
         self._took_s.append(took_s)
         self._total += 1
 
-    def summarize(self) -> FrameHealth:
-        """Frames since the last summary count for the rate."""
+    def summarize(self, *, aside: bool = False) -> FrameHealth:
+        """Frames since the last summary count for the rate; one ``aside`` is not the last to the next one."""
         now_s = time.monotonic()
         passed_s, new = now_s - self._since_s, self._total - self._told
-        self._since_s, self._told = now_s, self._total
+        if not aside:
+            self._since_s, self._told = now_s, self._total
         ordered = sorted(self._took_s)
         return FrameHealth(
             processed=self._total,
@@ -47,13 +49,15 @@ class FrameTimes:
 class HealthReporter:
     """Publishes a health document every minute, and as soon as the list of problems changes.
 
-    ``describe`` collects it, given the problems; ``publish`` sends it.
+    ``describe`` collects it, given the problems, and whether it is an answer aside; ``publish`` sends it.
     """
 
-    def __init__(self, describe: Callable[[list[Problem]], Health], publish: Callable[[Health], None]) -> None:
+    def __init__(self, describe: Callable[[list[Problem], bool], Health], publish: Callable[[Health], None]) -> None:
         self._describe = describe
         self._publish = publish
         self._problems: list[Problem] = []
+        self.history: deque[tuple[str, FrameHealth]] = deque(maxlen=_HISTORY)
+        """How fast frames were at the last 60 documents of the minute, with their time, oldest first."""
         self._next_s = 0.0
         self._next_news_s = 0.0
 
@@ -61,11 +65,19 @@ class HealthReporter:
         """Call it often, with what is wrong at the moment; it is cheap while there is nothing to say."""
         now_s = time.monotonic()
         news = [problem.part for problem in problems] != [problem.part for problem in self._problems]
-        if now_s < self._next_s and not (news and now_s >= self._next_news_s):
+        due = now_s >= self._next_s
+        if not due and not (news and now_s >= self._next_news_s):
             return
-        self._publish(self._describe(problems))
+        health = self._describe(problems, False)
+        self._publish(health)
+        if due:
+            self.history.append((health.at, health.frames))
         self._problems = problems
         self._next_s, self._next_news_s = now_s + _EVERY_S, now_s + _NEWS_EVERY_S
+
+    def answer(self, problems: list[Problem]) -> Health:
+        """The document as it would be now, for whoever asks in between."""
+        return self._describe(problems, True)
 
 
 def read_temperature_c() -> float | None:

@@ -105,6 +105,11 @@ class Publisher:
         self._offered_seq = 0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._broker.connected
+
     def start(self) -> None:
         self._thread.start()
 

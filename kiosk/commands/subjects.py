@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -326,11 +327,12 @@ def _code_document(code: StoredCode) -> dict[str, object]:
     return {"kind": code.kind, "number": code.number, "off": code.spent, "created_at": code.created_at}
 
 
-def subject_documents(store: Store, config: Config, in_use: ModelId | None) -> list[dict[str, object]]:
+def subject_documents(store: Store, config: Config, in_use: ModelId | None) -> list[dict[str, Any]]:
     """All subjects as JSON; ``in_use``: the model that recognizes."""
     models, lapsed, codes = store.subject_models(), lapsed_subjects(store, config), _codes_by_subject(store)
     return [
-        _document(subject, models.get(subject.id, {}), in_use, lapsed, codes[subject.id]) for subject in store.subjects()
+        _document(subject, models.get(subject.id, {}), in_use, lapsed, codes[subject.id])
+        for subject in store.subjects()
     ]
 
 

@@ -7,7 +7,8 @@ asks for it, so that a slow client slows nobody. A request is one line of JSON, 
 
 ``after``: the index of the last frame the client has; it gets a newer one. ``timeout_s``: 0 to 10, how long to wait for
 it. ``picture``: ``format`` is ``jpeg`` or ``raw`` (BGR, rows from the top, three bytes a pixel, no padding); a longest
-side above ``longest_px`` is scaled down, without it nothing is; without ``picture`` none is sent.
+side above ``longest_px`` is scaled down, without it nothing is; without ``picture`` none is sent. ``"health": true``
+asks for how the kiosk is, instead of a frame.
 
 The answer is one line of JSON (:class:`Header`), and behind it ``picture.bytes`` bytes of picture::
 
@@ -26,6 +27,8 @@ The answer is one line of JSON (:class:`Header`), and behind it ``picture.bytes`
   A fault is told as soon as it begins, and at once to whom has no frame yet.
 - ``outcomes``: the last 16 events, oldest first, also those that happened while nobody looked; ``seq`` and
   ``subject_id`` are null for faces and codes that led to no check-in, which have a ``reason`` instead.
+- ``health``: ``{"now": {...}, "broker": "connected", "history": [{"at": ..., "per_s": ..., "p50_ms": ..., "p95_ms": ...},
+  ...]}``: the document of the topic ``health``, and how long frames took, minute by minute in the last hour; null unless asked for.
 - ``error``: the request could not be understood, or there are four clients already; the connection ends behind it.
 - A client gets at most ten pictures a second, and is sent away after 30 seconds without a request.
 
@@ -36,11 +39,24 @@ camera of it.
 from __future__ import annotations
 
 from kiosk.preview._client import PreviewCamera, PreviewClient, PreviewFrame
-from kiosk.preview._protocol import Header, Outcome, Pad, Request, SeenFace, SentPicture, WantedPicture, socket_path
+from kiosk.preview._protocol import (
+    FrameTime,
+    Header,
+    HealthReport,
+    Outcome,
+    Pad,
+    Request,
+    SeenFace,
+    SentPicture,
+    WantedPicture,
+    socket_path,
+)
 from kiosk.preview._server import Preview
 
 __all__ = [
+    "FrameTime",
     "Header",
+    "HealthReport",
     "Outcome",
     "Pad",
     "Preview",

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from kiosk.biometrics import Frame, Image
 from kiosk.errors import KioskError, PermissionDeniedError, UnavailableError
 from kiosk.ports import CameraCondition
-from kiosk.preview._protocol import VERSION, Header, Request, WantedPicture, address
+from kiosk.preview._protocol import VERSION, Header, HealthReport, Request, WantedPicture, address
 
 _PATIENCE_S = 5.0
 """Beyond what was asked for: a kiosk that answers later hangs."""
@@ -62,7 +62,20 @@ class PreviewClient:
             UnavailableError: no kiosk runs there, it is busy with others, or it does not answer.
             PermissionDeniedError: it is another user's.
         """
-        request = Request(after=after, timeout_s=min(timeout_s, _MAX_WAIT_S), picture=picture)
+        return self._ask_twice(Request(after=after, timeout_s=min(timeout_s, _MAX_WAIT_S), picture=picture))
+
+    def health(self, *, timeout_s: float = 5.0) -> HealthReport:
+        """How the kiosk is; it says so once a second.
+
+        Raises:
+            UnavailableError, PermissionDeniedError: as for :meth:`next`.
+        """
+        report = self._ask_twice(Request(health=True, timeout_s=min(timeout_s, _MAX_WAIT_S))).header.health
+        if report is None:
+            raise UnavailableError(f"{self._path}: the running kiosk does not answer")
+        return report
+
+    def _ask_twice(self, request: Request) -> PreviewFrame:
         for attempt in ("first", "last"):
             fresh = self._socket is None
             try:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,11 +35,29 @@ class Request(_Question):
     after: int | None = None
     timeout_s: float = Field(default=1.0, ge=0, le=10)
     picture: WantedPicture | None = None
+    health: bool = False
 
 
 class _Answer(BaseModel):
     # A newer kiosk may tell more.
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class FrameTime(_Answer):
+    """How long frames took, as one health document told it."""
+
+    at: str
+    per_s: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+class HealthReport(_Answer):
+    """How the kiosk is now (the document of its MQTT topic), and how fast it was in the last hour, oldest first."""
+
+    now: dict[str, Any]
+    history: list[FrameTime]
+    broker: Literal["connected", "not connected", "off"]
 
 
 class Pad(_Answer):
@@ -123,6 +141,7 @@ class Header(_Answer):
     faces: list[SeenFace] = []
     outcomes: list[Outcome] = []
     picture: SentPicture | None = None
+    health: HealthReport | None = None
 
 
 def socket_path(store_path: Path) -> Path:

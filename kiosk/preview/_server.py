@@ -11,20 +11,23 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
 
 from kiosk.biometrics import FaceReport, Frame, Image
 from kiosk.errors import UnavailableError
-from kiosk.events import AttendanceEvent, RejectedEvent
+from kiosk.events import AttendanceEvent, FrameHealth, Health, RejectedEvent
 from kiosk.opencv import cv2
 from kiosk.preview._protocol import (
     MAX_REQUEST_BYTES,
+    FrameTime,
     Header,
+    HealthReport,
     Outcome,
     Request,
     SeenFace,
@@ -40,6 +43,11 @@ _MAX_OUTCOMES = 16
 _MIN_INTERVAL_S = 0.1
 _IDLE_S = 30.0
 _STOP_TIMEOUT_S = 1.5
+_BROKER_WORDS: Mapping[bool | None, Literal["connected", "not connected", "off"]] = {
+    True: "connected",
+    False: "not connected",
+    None: "off",
+}
 _CREDENTIALS = struct.Struct("3i")
 """``struct ucred``: process, user, group."""
 
@@ -68,8 +76,11 @@ class Preview:
         self._fault: str | None = None
         self._outcomes: deque[Outcome] = deque(maxlen=_MAX_OUTCOMES)
         self._stopping = threading.Event()
+        self._health: HealthReport | None = None
         self.watched = False
         """Whether anybody is connected."""
+        self.health_wanted = False
+        """Whether somebody waits for :meth:`tell_health`."""
 
     def start(self) -> None:
         """Listen.
@@ -112,6 +123,20 @@ class Preview:
         with self._changed:
             self._fault = fault
             self._shown = None
+            self._changed.notify_all()
+
+    def tell_health(
+        self, health: Health, history: Iterable[tuple[str, FrameHealth]], *, connected: bool | None
+    ) -> None:
+        """How the kiosk is, and how long frames took in the last hour, to all who wait for it.
+
+        ``connected``: to the broker; None: there is none.
+        """
+        times = [FrameTime(at=at, per_s=one.per_s, p50_ms=one.p50_ms, p95_ms=one.p95_ms) for at, one in history]
+        report = HealthReport(now=health.payload(), history=times, broker=_BROKER_WORDS[connected])
+        with self._changed:
+            self._health = report
+            self.health_wanted = False
             self._changed.notify_all()
 
     def tell_outcome(self, event: AttendanceEvent | RejectedEvent) -> None:
@@ -180,6 +205,9 @@ class Preview:
                 except ValueError as error:
                     _send(connection, Header(error=str(error)))
                     return
+                if request.health:
+                    _send(connection, Header(health=self._ask_health(request.timeout_s)))
+                    continue
                 self._answer(connection, request, next_s)
                 next_s = time.monotonic() + _MIN_INTERVAL_S
 
@@ -217,6 +245,14 @@ class Preview:
         )
         _send(connection, header)
         connection.sendall(data)
+
+    def _ask_health(self, timeout_s: float) -> HealthReport | None:
+        """None: the loop hangs, or the kiosk ends."""
+        with self._changed:
+            before = self._health
+            self.health_wanted = True
+            told = self._changed.wait_for(lambda: self._stopping.is_set() or self._health is not before, timeout_s)
+            return self._health if told and self._health is not before else None
 
     def _newer(self, request: Request) -> _Shown | None:
         """The caller holds the lock."""

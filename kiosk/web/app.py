@@ -14,12 +14,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from kiosk import __version__
+from kiosk.commands.enroll import site_today
 from kiosk.config import Config
 from kiosk.web.attendance import AttendanceLog
 from kiosk.web.enrollments import Enrollments
 from kiosk.web.guard import Guard, cookie_name
 from kiosk.web.live import Live
-from kiosk.web.people import People, today_at_site
+from kiosk.web.people import People
 from kiosk.web.requests import Wish, answering, read_wish
 from kiosk.web.sessions import Paused, Sessions
 from kiosk.web.settings import WebSettings
@@ -45,11 +46,11 @@ def build_app(config: Config, settings: WebSettings) -> ASGIApp:
         Route("/api/session", answering(door.leave), methods=["DELETE"]),
         Route("/api/live", answering(live.next)),
         Route("/api/health", answering(live.health)),
-        Route("/api/subjects", answering(people.list)),
+        Route("/api/subjects", answering(people.search)),
         Route("/api/subjects/{subject_id}", answering(people.show)),
         Route("/api/subjects/{subject_id}", answering(people.rename), methods=["PATCH"]),
         Route("/api/subjects/{subject_id}", answering(people.remove), methods=["DELETE"]),
-        Route("/api/events", answering(log.list)),
+        Route("/api/events", answering(log.search)),
         Route("/api/events.csv", answering(log.export_csv)),
         Route("/api/events.json", answering(log.export_json)),
         Route("/api/rejections", answering(log.rejections)),
@@ -91,7 +92,7 @@ class _Door:
             "site": device.site,
             "device": device.id,
             "timezone": device.timezone,
-            "today": today_at_site(self._config),
+            "today": site_today(self._config).isoformat(),
             "version": __version__,
             "consent_needed": self._config.privacy.require_consent,
         }

@@ -26,9 +26,9 @@ class AttendanceLog:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    async def list(self, request: Request) -> object:
+    async def search(self, request: Request) -> object:
         """Check-ins from ``since`` to ``until`` (dates or times of the site), of ``subject``; the newest 500."""
-        return await beside(self._list, *_filters(request))
+        return await beside(self._search, *_filters(request))
 
     async def export_csv(self, request: Request) -> object:
         return await beside(self._export, *_filters(request), "csv")
@@ -44,7 +44,7 @@ class AttendanceLog:
         """What one decision rests on."""
         return await beside(self._explain, request.path_params["event_id"])
 
-    def _list(self, since: str | None, until: str | None, subject: str | None) -> dict[str, Any]:
+    def _search(self, since: str | None, until: str | None, subject: str | None) -> dict[str, Any]:
         documents, names = self._documents(since, until, subject), self._names()
         shown = documents[-_MAX_SHOWN:]
         return {

@@ -40,7 +40,8 @@ class Live:
 
     async def next(self, request: Request) -> object:
         """The next picture after the one the browser has: four bytes (big-endian) that say how long the JSON is that
-        follows, the JSON, and the JPEG behind it, if there is a newer one."""
+        follows, the JSON, and the JPEG behind it, if there is a newer one.
+        """
         text = query(request, "after")
         if text is not None and not text.isdecimal():
             raise UsageError("after: a frame's number")
@@ -65,16 +66,23 @@ class Live:
 
     def _health(self) -> dict[str, Any]:
         """The kiosk's own document where it runs; what the store tells in any case."""
-        health, fault = None, None
+        report, fault = None, None
         try:
             with PreviewClient(socket_path(Path(self._config.store.path))) as client:
-                health = client.health()
+                report = client.health().model_dump(mode="json")
         except KioskError as error:
             fault = str(error)
         with open_store(self._config) as store:
             counts = store.unsent()
             waiting = {"pending": counts.pending, "parked": counts.parked, "last_error": counts.last_error}
-        return {"running": fault is None, "fault": fault, "outbox": waiting, "health": health}
+        return {
+            "running": fault is None,
+            "fault": fault,
+            "outbox": waiting,
+            "health": None if report is None else report["now"],
+            "history": [] if report is None else report["history"],
+            "broker": None if report is None else report["broker"],
+        }
 
     def _known_names(self) -> dict[str, str | None]:
         """Names by id, at most a few seconds old: a picture ten times a second must not read the store each time."""

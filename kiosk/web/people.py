@@ -9,7 +9,6 @@ from starlette.requests import Request
 
 from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
-from kiosk.clock import SystemClock
 from kiosk.commands.erasure import describe_receipt
 from kiosk.commands.stores import open_store
 from kiosk.commands.subjects import find_subject, full_document, lapsed_subjects, subject_documents
@@ -34,9 +33,9 @@ class People:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    async def list(self, request: Request) -> object:
+    async def search(self, request: Request) -> object:
         """Everybody, or whose id or name holds ``search``; at most 500, ``total`` says of how many."""
-        return await beside(self._list, request.query_params.get("search", ""))
+        return await beside(self._search, request.query_params.get("search", ""))
 
     async def show(self, request: Request) -> object:
         return await beside(self._show, request.path_params["subject_id"])
@@ -49,7 +48,7 @@ class People:
         wish = await read_wish(request, _Removal)
         return await beside(self._remove, request.path_params["subject_id"], wish.confirmed)
 
-    def _list(self, search: str) -> dict[str, Any]:
+    def _search(self, search: str) -> dict[str, Any]:
         wanted = search.strip().casefold()
         with open_store(self._config) as store:
             documents, presences = subject_documents(store, self._config, self._model_in_use()), store.presences()
@@ -86,9 +85,3 @@ class People:
             return model_id_of(self._config, bundle)
         except ModelError:
             return None
-
-
-def today_at_site(config: Config) -> str | None:
-    """The site's date, ISO 8601, by a clock that can be trusted."""
-    today = SystemClock().trusted_date(config.device.timezone)
-    return None if today is None else today.isoformat()

@@ -57,7 +57,7 @@ def web_settings(config: Config) -> WebSettings:
             )
         if web.tls is None and not web.allow_plaintext:
             raise ConfigError(
-                f"web.host: {web.host} can be reached from other machines and TLS is off, so that anybody on the network "
+                f"web.host: {web.host} can be reached from other machines and TLS is off, so that anybody on the way "
                 "could read the password and what the camera sees; set web.tls, or web.allow_plaintext: true"
             )
     if web.tls is not None:

@@ -2,7 +2,7 @@
 import { ask, dialog, el, field, notice, person, score, table, time, words } from "./dom.js";
 
 export async function showAttendance(main, { session, signal }) {
-  const today = session.today ?? new Date().toISOString().slice(0, 10);
+  const today = session.today;
   const since = field("From", { type: "date", value: today });
   const until = field("To", { type: "date", value: today });
   const subject = field("Id of a person", { type: "search", placeholder: "everybody", autocomplete: "off" });
@@ -27,12 +27,12 @@ export async function showAttendance(main, { session, signal }) {
 
 function eventTable(events) {
   return table(`Events, newest first (${events.length})`, [
-    ["Time", (event) => `${time(event.occurred_at)}${event.clock_synchronized ? "" : " ?"}`],
+    ["Time", (event) => `${time(event.occurred_at)}${event.clock_synchronized ? "" : " ?"}`, "time"],
     ["Event", (event) => words(event.event_type)],
     ["Person", (event) => person(event.subject_id, event.name)],
     ["How", (event) => (event.score === null ? event.method : `score ${score(event.score)}`)],
     ["Sent", (event) => event.delivery ?? "not sent"],
-    ["", (event) => why(event, `${words(event.event_type)} of ${event.subject_id}`)],
+    [["Reasons"], (event) => why(event, `${words(event.event_type)} of ${event.subject_id}`)],
   ], events);
 }
 
@@ -42,11 +42,11 @@ export async function showRejected(main, { signal }) {
   try {
     const { events } = await ask("api/rejections", { signal });
     main.append(events.length ? table(`Rejected, newest first (${events.length})`, [
-      ["Time", (event) => time(event.occurred_at)],
+      ["Time", (event) => time(event.occurred_at), "time"],
       ["Reason", (event) => words(event.reason)],
       ["Best score", (event) => score(event.score), "number"],
       ["Needed", (event) => score(event.threshold), "number"],
-      ["", (event) => why(event, words(event.reason))],
+      [["Reasons"], (event) => why(event, words(event.reason))],
     ], events) : el("p", {}, "None."));
   } catch (error) {
     if (!signal.aborted) main.append(notice(error.message, "error"));

@@ -33,12 +33,13 @@ export async function ask(path, { method = "GET", json, body, signal } = {}) {
   throw Object.assign(new Error(answer.error ?? `HTTP ${response.status}`), { status: response.status });
 }
 
-/** A table that scrolls by itself on a narrow screen. `columns`: [title, cell function, class]. */
+/** A table that scrolls by itself on a narrow screen. `columns`: [title, cell function, class]; a title in brackets is
+ * only for who listens to the table. */
 export function table(caption, columns, rows, rowClass = () => null) {
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     el("table", {},
       el("caption", {}, caption),
-      el("thead", {}, el("tr", {}, columns.map(([title, , kind]) => el("th", { scope: "col", class: kind }, title)))),
+      el("thead", {}, el("tr", {}, columns.map(([title, , kind]) => el("th", { scope: "col", class: kind }, Array.isArray(title) ? el("span", { class: "hidden" }, title) : title)))),
       el("tbody", {}, rows.map((row) =>
         el("tr", { class: rowClass(row) }, columns.map(([, cell, kind]) => el("td", { class: kind }, cell(row) ?? ""))))),
     ));

@@ -29,8 +29,8 @@ function subjectTable(subjects, context, reload) {
     ["Name", (subject) => el("button", { type: "button", class: "link", onclick: async () => { await details(subject.subject_id, context); await reload(); } }, subject.name || subject.subject_id)],
     ["Id", (subject) => subject.subject_id],
     ["Templates", (subject) => subject.templates, "number"],
-    ["Last event", (subject) => (subject.last_at ? time(subject.last_at) : "never")],
-    ["", (subject) => state(subject)],
+    ["Last event", (subject) => (subject.last_at ? time(subject.last_at) : "never"), "time"],
+    [["State"], (subject) => state(subject)],
   ], subjects);
 }
 
@@ -68,12 +68,12 @@ async function details(id, context) {
         ["codes", subject.codes.map((code) => (code.kind === "pin" ? `PIN with number ${code.number}` : "badge")).join(", ") || "none"],
       ].flatMap(([term, value]) => [el("dt", {}, term), el("dd", {}, value)])),
       subject.templates.length ? table("Templates, as they were when they were made", [
-        ["Made", (one) => time(one.created_at)],
+        ["Made", (one) => time(one.created_at), "time"],
         ["Between the eyes", (one) => pixels(one.quality?.eye_distance_px), "number"],
         ["Sharpness", (one) => figure(one.quality?.sharpness), "number"],
         ["Brightness", (one) => figure(one.quality?.brightness), "number"],
         ["Turned", (one) => figure(one.quality?.yaw, 2), "number"],
-        ["", (one) => (one.compared === false ? `of another model: ${one.model}` : "")],
+        [["Notes"], (one) => (one.compared === false ? `of another model: ${one.model}` : "")],
       ], subject.templates) : el("p", {}, "No templates: recognized by code only."),
       el("p", { class: "row" },
         el("button", { type: "button", class: "second", onclick: () => close("more") }, "Add photos"),
