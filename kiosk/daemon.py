@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
@@ -24,6 +24,7 @@ from kiosk.camera import open_camera
 from kiosk.clock import SystemClock
 from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
+from kiosk.companion import Companion
 from kiosk.config import Config
 from kiosk.credentials import find_credential, warn_if_open
 from kiosk.decision import RefractoryPeriod
@@ -81,8 +82,10 @@ _PASSWORD_CREDENTIAL = "mqtt-password"  # noqa: S105 its name
 _SIGNING_CREDENTIAL = "event-signing-key"
 
 
-def run_daemon(config: Config) -> None:
+def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
     """Run the kiosk until SIGTERM, SIGINT or the end of a finite source.
+
+    ``page``: the command that serves the administration page beside it; None: nobody does.
 
     Raises:
         KioskError: a part the kiosk cannot do without cannot be had.
@@ -125,6 +128,10 @@ def run_daemon(config: Config) -> None:
         )
         daemon.report_health(config.device.site, config.device.id, publisher)
         _start_keeper(stack, config, store)
+        if page is not None:
+            companion = Companion(page)
+            companion.start()
+            stack.callback(companion.stop)
         daemon.watch(stopping)
         notifier.stopping()
         camera.close()

@@ -86,6 +86,7 @@ def test_no_copy_of_the_memory_and_no_secret_is_left_about(service: Mapping[str,
         "mqtt-password",
         "mqtt-key",
         "event-signing-key",
+        "web-password",
         "store-key",
     ]  # from /etc/credstore; none need be there
     assert service["UMask"] == ["0077"]

@@ -22,6 +22,7 @@ from kiosk.codes import StoredCode
 from kiosk.commands.erasure import describe_due
 from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
+from kiosk.commands.web_settings import bind, web_settings
 from kiosk.config import Config
 from kiosk.daemon import broker_settings, event_signer, open_configured_camera, shown_source, store_limits
 from kiosk.errors import (
@@ -80,9 +81,9 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
     """Check that the kiosk would run; say what to mend.
 
     Tries config, model, detector, camera, key (of the templates), store, backups, outbox, broker, clock, pad
-    (presentation attack detection) and code (the second way in), one line each; of disk, restore, consent and erasure
-    (who is due) it tells where there is something to tell. Exit code 0: the kiosk would run and the broker answers it.
-    Warnings do not count against it: events that the broker does not take are one.
+    (presentation attack detection), code (the second way in) and web (the page), one line each; of disk, restore,
+    consent and erasure (who is due) it tells where there is something to tell. Exit code 0: the kiosk would run and
+    the broker answers it. Warnings do not count against it: events that the broker does not take are one.
     """
     findings = list(_examine(config_path, verbose))
     failed = [finding for finding in findings if finding.status is Status.FAIL]
@@ -131,6 +132,7 @@ class Doctor:
             "clock": self._check_clock,
             "pad": self._check_pad,
             "code": self._check_code,
+            "web": self._check_web,
         }
 
     def _check_model(self) -> Iterator[Finding]:
@@ -249,6 +251,20 @@ class Doctor:
             yield Finding("code", Status.WARN, message)
         else:
             yield Finding("code", Status.OK, f"{message}; {count(len(codes), 'code')}")
+
+    def _check_web(self) -> Iterator[Finding]:
+        if not self._config.web.enabled:
+            yield Finding("web", Status.OK, "off (web.enabled); `kiosk web` serves the page when it is wanted")
+            return
+        settings = web_settings(self._config)
+        if find_daemon(self._config) is None:
+            bind(settings).close()
+        protected = "" if settings.password is None else ", with a password"
+        unprotected = not settings.local and settings.scheme == "http"
+        told = (
+            f"{settings.address}{protected}{', without TLS: others on the network can read it' if unprotected else ''}"
+        )
+        yield Finding("web", Status.WARN if unprotected else Status.OK, told)
 
 
 def _describe_connection(settings: BrokerSettings, *, signed: bool) -> Finding:

@@ -19,4 +19,12 @@ def command(*, config_path: Path | None, verbose: int) -> None:
     """
     from kiosk.daemon import run_daemon
 
-    run_daemon(load(config_path, verbose, quiet=False))
+    config = load(config_path, verbose, quiet=False)
+    if not config.web.enabled:
+        run_daemon(config)
+        return
+    from kiosk.commands.web_settings import web_settings
+
+    # What must not be served like this is told now, not by a page that stays away.
+    web_settings(config)
+    run_daemon(config, page=["web", "--beside", *([] if config_path is None else ["--config", str(config_path)])])

@@ -27,8 +27,9 @@ The answer is one line of JSON (:class:`Header`), and behind it ``picture.bytes`
   A fault is told as soon as it begins, and at once to whom has no frame yet.
 - ``outcomes``: the last 16 events, oldest first, also those that happened while nobody looked; ``seq`` and
   ``subject_id`` are null for faces and codes that led to no check-in, which have a ``reason`` instead.
-- ``health``: ``{"now": {...}, "broker": "connected", "history": [{"at": ..., "per_s": ..., "p50_ms": ..., "p95_ms": ...},
-  ...]}``: the document of the topic ``health``, and how long frames took, minute by minute in the last hour; null unless asked for.
+- ``health``: ``{"now": {...}, "broker": "connected", "history": [{"at": ..., "per_s": 9.9, "p50_ms": 12.1, "p95_ms":
+  20.4}, ...]}``: the document of the topic ``health``, whether the broker is there, and how long frames took, minute by
+  minute in the last hour; null unless asked for.
 - ``error``: the request could not be understood, or there are four clients already; the connection ends behind it.
 - A client gets at most ten pictures a second, and is sent away after 30 seconds without a request.
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from kiosk import __version__
 from kiosk.commands.enroll import site_today
+from kiosk.commands.web_settings import WebSettings
 from kiosk.config import Config
 from kiosk.web.attendance import AttendanceLog
 from kiosk.web.enrollments import Enrollments
@@ -23,7 +24,6 @@ from kiosk.web.live import Live
 from kiosk.web.people import People
 from kiosk.web.requests import Wish, answering, read_wish
 from kiosk.web.sessions import Paused, Sessions
-from kiosk.web.settings import WebSettings
 
 _ASSETS = Path(__file__).parent / "assets"
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import click
@@ -10,8 +14,9 @@ from kiosk.commands.options import common_options, load
 
 
 @click.command("web")
+@click.option("--beside", is_flag=True, hidden=True, help="End with whoever holds the standard input.")
 @common_options
-def command(*, config_path: Path | None, verbose: int) -> None:
+def command(*, beside: bool, config_path: Path | None, verbose: int) -> None:
     """Serve the administration page until Ctrl-C.
 
     What the camera sees and what is decided, people, attendance, rejected attempts, health. By default only this
@@ -20,4 +25,13 @@ def command(*, config_path: Path | None, verbose: int) -> None:
     """
     from kiosk.web.server import serve
 
-    serve(load(config_path, verbose))
+    config = load(config_path, verbose)
+    if beside:
+        threading.Thread(target=_end_with_input, name="input", daemon=True).start()
+    serve(config)
+
+
+def _end_with_input() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -7,9 +7,9 @@ from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kiosk.commands.web_settings import WebSettings
 from kiosk.hosts import is_loopback
 from kiosk.web.sessions import Sessions
-from kiosk.web.settings import WebSettings
 
 _SAFE = frozenset({"GET", "HEAD"})
 _OPEN = frozenset({"/api/session"})

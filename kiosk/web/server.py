@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from kiosk.commands.web_settings import WebSettings, bind, web_settings
 from kiosk.config import Config
 from kiosk.web.app import build_app
-from kiosk.web.settings import WebSettings, bind, web_settings
 
 log = logging.getLogger(__name__)
 

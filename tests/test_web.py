@@ -1,0 +1,468 @@
+"""The administration page's server, as a browser and as an attacker meet it: `kiosk web` in a process of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broker import free_port, wait_for
+from command_line import Kiosk
+from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process
+
+from kiosk.web.sessions import Paused, Sessions
+
+PASSWORD = "correct horse battery"  # noqa: S105
+
+
+@dataclass
+class Browser:
+    """Speaks to the page as a browser on it would; ``headers`` and ``cookie`` may be an attacker's."""
+
+    port: int
+    cookie: str | None = None
+    tls: ssl.SSLContext | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> str:
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
+
+    def __call__(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any, http.client.HTTPMessage]:
+        """Status, body (parsed where it is JSON) and headers."""
+        if self.tls is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        else:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.tls)
+        sent = {"Origin": self.origin, **self.headers, **(headers or {})}
+        if self.cookie is not None:
+            sent["Cookie"] = self.cookie
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connection.request(method, path, data, {name: value for name, value in sent.items() if value})
+        response = connection.getresponse()
+        answer = response.read()
+        connection.close()
+        if response.getheader("Content-Type") == "application/json":
+            answer = json.loads(answer)
+        return response.status, answer, response.headers
+
+    def log_in(self, password: str) -> int:
+        status, _, headers = self("POST", "/api/session", {"password": password})
+        if status == 200:
+            self.cookie = headers["Set-Cookie"].partition(";")[0]
+        return status
+
+
+def serve(kiosk: Kiosk, **web: object) -> tuple[subprocess.Popen[str], int]:
+    port = free_port()
+    kiosk.configure(web={"port": port, **web})
+    process = kiosk.start("web")
+    address = str(web.get("host", "127.0.0.1"))
+    wait_for(lambda: answers(port, address) or process.poll() is not None, 20)
+    return process, port
+
+
+def answers(port: int, address: str = "127.0.0.1") -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((address, port)) == 0
+
+
+def stop(process: subprocess.Popen[str]) -> str:
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
+    assert "Traceback" not in stderr
+    return stderr
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
+    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
+
+
+@pytest.fixture(scope="module")
+def page(home: Kiosk) -> Iterator[Browser]:
+    """Without a password, for this machine only."""
+    process, port = serve(home)
+    yield Browser(port)
+    stop(process)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "web.pem", folder / "web.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=kiosk", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    key.chmod(0o600)
+    return cert, key
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    home: Kiosk,
+    certificate: tuple[Path, Path],
+) -> Iterator[Browser]:
+    """For other machines, with a password and TLS."""
+    kiosk = Kiosk(tmp_path_factory.mktemp("guarded"), request.config.getoption("--runtime"))
+    copy_store(home, kiosk)
+    secret = kiosk.folder / "password"
+    secret.write_text(f"{PASSWORD}\n", encoding="utf-8")
+    secret.chmod(0o600)
+    cert, key = certificate
+    process, port = serve(
+        kiosk,
+        host="0.0.0.0",  # noqa: S104
+        password_file=str(secret),
+        tls={"cert_file": str(cert), "key_file": str(key)},
+    )
+    yield Browser(port, tls=ssl.create_default_context(cafile=str(cert)))
+    assert PASSWORD not in stop(process)
+
+
+# What is served
+
+
+def test_people_are_listed_and_found(page: Browser) -> None:
+    status, everybody, _ = page("GET", "/api/subjects")
+    assert status == 200
+    assert [(one["subject_id"], one["name"]) for one in everybody["subjects"]] == [
+        ("biden", "조 바이든"),
+        ("obama", "Barack Obama"),
+    ]
+    _, found, _ = page("GET", "/api/subjects?search=BARACK")
+    assert [one["subject_id"] for one in found["subjects"]] == ["obama"]
+    assert (found["found"], found["total"]) == (1, 2)
+    status, one, _ = page("GET", "/api/subjects/obama")
+    assert status == 200
+    assert one["templates"][0]["quality"]["eye_distance_px"] > 20
+
+
+def test_everything_the_page_needs_comes_from_here_and_is_small(page: Browser) -> None:
+    _, index, _ = page("GET", "/")
+    size, queue, seen = 0, ["", *re.findall(rb'(?:href|src)="([^"#:]+)"', index)], set()
+    while queue:
+        name = queue.pop()
+        name = name.decode() if isinstance(name, bytes) else name
+        if name in seen:
+            continue
+        seen.add(name)
+        status, content, headers = page("GET", f"/{name}")
+        assert status == 200, name
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        size += len(content)
+        queue += re.findall(rb'from "\./([^"]+)"', content)
+        # Nothing is fetched from anywhere else; the SVG name space is a name.
+        assert not re.search(rb"https?://(?!www\.w3\.org/2000/svg)", content), name
+    assert {"app.js", "live.js", "people.js", "attendance.js", "health.js", "enroll.js", "style.css"} <= seen
+    assert size <= 100 * 1024
+
+
+def test_a_name_is_changed(page: Browser, home: Kiosk) -> None:
+    status, answer, _ = page("PATCH", "/api/subjects/biden", {"name": "Joe <b>Biden</b>"})
+    assert (status, answer["name"]) == (200, "Joe <b>Biden</b>")
+    assert page("PATCH", "/api/subjects/biden", {"name": "조 바이든"})[0] == 200
+    assert "조 바이든" in home("subjects", "list").stdout
+
+
+def test_without_a_running_kiosk_the_rest_works(page: Browser) -> None:
+    status, answer, _ = page("GET", "/api/live")
+    assert status == 503
+    assert "no kiosk runs there" in answer["error"]
+    status, health, _ = page("GET", "/api/health")
+    assert (status, health["running"]) == (200, False)
+    status, log, headers = page("GET", "/api/events.csv?since=2026-01-01&until=2026-12-31")
+    assert status == 200
+    assert log.startswith(b"seq,event_id,event_type,subject_id,occurred_at")
+    assert headers["Content-Disposition"] == 'attachment; filename="attendance-door-1-2026-01-01.csv"'
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "says"),
+    [
+        ("GET", "/api/subjects/nobody", None, 400, "nobody is enrolled under this id"),
+        ("GET", "/api/subjects/..%2f..%2fetc", None, 404, "nothing at"),
+        ("GET", "/../../etc/passwd", None, 404, "nothing at"),
+        ("GET", "/api/nothing", None, 404, "nothing at"),
+        ("PUT", "/api/subjects/obama", None, 404, "nothing at"),
+        ("GET", "/api/events?since=yesterday", None, 400, "is no time"),
+        ("GET", "/api/events?subject=a%20b", None, 400, "is not a subject id"),
+        ("GET", "/api/live?after=-1", None, 400, "after: a frame's number"),
+        ("GET", "/api/decisions/zzz", None, 400, "neither a seq nor an event id"),
+        ("PATCH", "/api/subjects/obama", b"{", 400, "the request: invalid json"),
+        ("PATCH", "/api/subjects/obama", {"name": 5}, 400, "name: input should be a valid string"),
+        ("PATCH", "/api/subjects/obama", {"name": " "}, 400, "at least one character"),
+        ("PATCH", "/api/subjects/obama", {"name": "x" * 201}, 400, "200"),
+        ("PATCH", "/api/subjects/obama", {"name": "x", "threshold": 0}, 400, "threshold: extra inputs"),
+        ("PATCH", "/api/subjects/obama", b" " * 20_000, 413, "larger than 16 KiB"),
+        ("DELETE", "/api/subjects/obama", {"confirmed": "Obama"}, 400, "type the id to confirm"),
+        ("DELETE", "/api/subjects/obama", None, 400, "confirmed: field required"),
+    ],
+)
+def test_bad_requests_get_one_line_and_change_nothing(
+    page: Browser, home: Kiosk, method: str, path: str, body: object, status: int, says: str
+) -> None:
+    before = dump(home.store)
+    answered, answer, _ = page(method, path, body)
+    assert answered == status, answer
+    assert says in answer["error"]
+    assert "\n" not in answer["error"]
+    assert dump(home.store) == before
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": "https://127.0.0.1:PORT"},
+        {"Origin": "http://127.0.0.1:PORT.evil.example"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+)
+def test_other_pages_cannot_act(page: Browser, home: Kiosk, headers: Mapping[str, str]) -> None:
+    """Cross-site requests carry no data back; here they do nothing, either."""
+    before = dump(home.store)
+    forged = {name: value.replace("PORT", str(page.port)) for name, value in headers.items()}
+    status, answer, _ = page("DELETE", "/api/subjects/obama", {"confirmed": "obama"}, forged)
+    assert status == 403
+    assert "another page" in answer["error"]
+    assert dump(home.store) == before
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8321", "127.0.0.1.evil.example", "[2001:db8::1]:80"])
+def test_a_foreign_name_that_leads_here_gets_nothing(page: Browser, host: str) -> None:
+    """DNS rebinding: without a password the name in the address bar is what protects."""
+    for method in ("GET", "DELETE"):
+        forged = {"Host": host, "Origin": f"http://{host}"}
+        status, answer, _ = page(method, "/api/subjects/obama", None, forged)
+        assert status == 421
+        assert set(answer) == {"error"}
+
+
+def test_names_of_this_machine_lead_here(page: Browser) -> None:
+    for host in ("localhost", f"localhost:{page.port}", "[::1]:9000", "127.0.0.1:9000"):
+        assert page("GET", "/api/subjects", None, {"Host": host})[0] == 200
+
+
+# Logging in
+
+
+def test_nothing_is_told_before_the_login(guarded: Browser) -> None:
+    stranger = Browser(guarded.port, tls=guarded.tls)
+    assert stranger("GET", "/")[0] == 200
+    assert stranger("GET", "/api/session")[1] == {"logged_in": False}
+    for method, path in [
+        ("GET", "/api/subjects"),
+        ("GET", "/api/live"),
+        ("GET", "/api/health"),
+        ("GET", "/api/events.csv"),
+        ("DELETE", "/api/subjects/obama"),
+        ("POST", "/api/enrollments"),
+    ]:
+        status, answer, _ = stranger(method, path)
+        assert (status, answer) == (401, {"error": "log in first"})
+    stranger.cookie = f"__Host-kiosk-{guarded.port}=guessed"
+    assert stranger("GET", "/api/subjects")[0] == 401
+
+
+def test_a_login_lasts_until_the_logout(guarded: Browser) -> None:
+    admin = Browser(guarded.port, tls=guarded.tls)
+    assert admin.log_in(PASSWORD) == 200
+    assert admin("GET", "/api/subjects")[1]["total"] == 2
+    cookie = admin("POST", "/api/session", {"password": PASSWORD})[2]["Set-Cookie"]
+    assert cookie.startswith(f"__Host-kiosk-{guarded.port}=")
+    for attribute in ("HttpOnly", "Secure", "SameSite=strict", "Path=/"):
+        assert attribute in cookie
+    assert admin("DELETE", "/api/session")[0] == 200
+    assert admin("GET", "/api/subjects")[0] == 401
+
+
+def test_a_login_cannot_be_used_by_other_pages(guarded: Browser) -> None:
+    admin = Browser(guarded.port, tls=guarded.tls)
+    assert admin.log_in(PASSWORD) == 200
+    status, _, _ = admin("DELETE", "/api/subjects/obama", {"confirmed": "obama"}, {"Origin": "https://evil.example"})
+    assert status == 403
+    assert admin("GET", "/api/subjects")[1]["total"] == 2
+
+
+def test_guessing_is_slowed_down(guarded: Browser) -> None:
+    guesser = Browser(guarded.port, tls=guarded.tls)
+    answers = [guesser("POST", "/api/session", {"password": f"guess {number}"}) for number in range(7)]
+    assert [status for status, _, _ in answers] == [401] * 5 + [429] * 2
+    assert re.fullmatch(r"too many wrong passwords; try again in \d s", answers[-1][1]["error"])
+    assert int(answers[-1][2]["Retry-After"]) <= 6
+    # The right one has to wait, too: else guessing would go on.
+    assert guesser.log_in(PASSWORD) == 429
+
+
+def test_pauses_grow_and_end() -> None:
+    now_s = 1000.0
+    sessions = Sessions(PASSWORD, now_s=lambda: now_s)
+    for _ in range(4):
+        assert sessions.log_in("wrong", "10.0.0.9") is None
+    pauses = []
+    for _ in range(10):
+        assert sessions.log_in("wrong", "10.0.0.9") is None
+        with pytest.raises(Paused) as paused:
+            sessions.log_in(PASSWORD, "10.0.0.9")
+        pauses.append(paused.value.seconds)
+        assert sessions.log_in(PASSWORD, "10.0.0.8"), "others are not kept out by one who guesses"
+        now_s += paused.value.seconds
+    assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
+    assert sessions.log_in(PASSWORD, "10.0.0.9")
+    assert sessions.log_in("wrong", "10.0.0.9") is None, "after the right one the count begins anew"
+
+
+def test_many_addresses_together_are_slowed_down_a_little() -> None:
+    now_s = 1000.0
+    sessions = Sessions(PASSWORD, now_s=lambda: now_s)
+    for number in range(20):
+        assert sessions.log_in("wrong", f"10.0.0.{number}") is None
+    for number in range(100):
+        with pytest.raises(Paused) as paused:
+            sessions.log_in(PASSWORD, "10.0.1.1")
+        assert paused.value.seconds <= 30
+        now_s += paused.value.seconds
+        assert sessions.log_in("wrong", f"10.0.2.{number}") is None
+
+
+def test_sessions_end_by_themselves() -> None:
+    now_s = 1000.0
+    sessions = Sessions(PASSWORD, now_s=lambda: now_s)
+    token = sessions.log_in(PASSWORD, "a")
+    now_s += 29 * 60
+    assert sessions.holds(token)
+    now_s += 29 * 60
+    assert sessions.holds(token), "using it keeps it"
+    now_s += 31 * 60
+    assert not sessions.holds(token), "half an hour unused"
+    token = sessions.log_in(PASSWORD, "a")
+    for _ in range(24):
+        now_s += 29.9 * 60
+        assert sessions.holds(token)
+    now_s += 29.9 * 60
+    assert not sessions.holds(token), "twelve hours"
+    assert not sessions.holds(None)
+
+
+# Serving it at all
+
+
+@pytest.mark.parametrize(
+    ("web", "says"),
+    [
+        ({"host": "0.0.0.0"}, "web.host: 0.0.0.0 can be reached from other machines and no password is set"),  # noqa: S104
+        ({"host": "::"}, "no password is set"),
+        ({"host": "0.0.0.0", "password_file": "secret"}, "TLS is off"),  # noqa: S104
+        ({"password_file": "short"}, "10 characters or more"),
+        ({"password_file": "nowhere"}, "nowhere: No such file"),
+        ({"tls": {"cert_file": "nowhere", "key_file": "secret"}}, "web.tls.cert_file: nowhere: no such file"),
+        ({"tls": {"cert_file": "secret", "key_file": "secret"}}, "not usable as PEM certificate and key"),
+    ],
+)
+def test_what_would_be_open_to_others_is_not_served(
+    kiosk: Kiosk,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    empty_room: Path,
+    web: dict[str, Any],
+    says: str,
+) -> None:
+    monkeypatch.chdir(kiosk.folder)
+    for name, text in {"secret": PASSWORD, "short": "123456789"}.items():
+        Path(name).write_text(text, encoding="utf-8")
+        Path(name).chmod(0o600)
+    kiosk.configure(camera={"source": str(empty_room)}, web={"enabled": True, **web})
+    for command in ("web", "run", "check"):
+        code = run_in_process(command, "--config", str(kiosk.config))
+        told = capsys.readouterr()
+        assert code == 78, command
+        if command == "check":
+            assert says in re.search("FAIL  web .*", told.out)[0]  # type: ignore[index]
+        else:
+            assert says in assert_one_line_error(told.err)
+
+
+def test_a_taken_port_is_told(page: Browser, kiosk: Kiosk) -> None:
+    kiosk.configure(web={"port": page.port})
+    result = kiosk("web")
+    assert result.returncode == 69
+    assert "set web.port to another one" in assert_one_line_error(result.stderr)
+
+
+def test_others_on_the_way_are_let_in_only_when_that_is_said(kiosk: Kiosk, own_address: str) -> None:
+    secret = kiosk.folder / "password"
+    secret.write_text(PASSWORD, encoding="utf-8")
+    secret.chmod(0o600)
+    process, port = serve(kiosk, host=own_address, password_file=str(secret), allow_plaintext=True)
+    try:
+        assert not answers(port), "only at the address that was named"
+        connection = http.client.HTTPConnection(own_address, port, timeout=10)
+        connection.request("GET", "/api/subjects")
+        assert connection.getresponse().status == 401
+        connection.close()
+    finally:
+        stop(process)
+
+
+@pytest.mark.stories
+def test_the_daemon_serves_it_beside_itself_and_takes_it_along(kiosk: Kiosk, home: Kiosk, empty_room: Path) -> None:
+    copy_store(home, kiosk)
+    port = free_port()
+    kiosk.configure(camera={"source": str(empty_room), "loop": True}, web={"enabled": True, "port": port})
+    log = kiosk.folder / "log"
+    daemon = kiosk.start("run", log=log)
+    try:
+        browser = Browser(port)
+        wait_for(lambda: answers(port), 20)
+        status, health, _ = browser("GET", "/api/health")
+        assert (status, health["running"], health["broker"]) == (200, True, "off")
+        status, live, _ = browser("GET", "/api/live")
+        assert status == 200
+        length = int.from_bytes(live[:4], "big")
+        assert json.loads(live[4 : 4 + length])["faces"] == []
+        assert live[4 + length :][:3] == b"\xff\xd8\xff"
+        tasks = Path(f"/proc/{daemon.pid}/task").glob("*/children")
+        (child,) = " ".join(task.read_text(encoding="ascii") for task in tasks).split()
+        # The page's end is not the door's.
+        subprocess.run(["kill", "-9", child], check=True)
+        wait_for(lambda: not answers(port), 5)
+        wait_for(lambda: answers(port), 20)
+        assert "`kiosk web` was ended by signal 9; trying again in 1 s" in log.read_text(encoding="utf-8")
+        daemon.kill()
+        daemon.wait(10)
+        wait_for(lambda: not answers(port), 10, what="the page's end")
+    finally:
+        daemon.kill()
+        daemon.wait(10)
+
+
+@pytest.fixture(scope="module")
+def empty_room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from kiosk.clip import Scene, write_clip
+
+    path = tmp_path_factory.mktemp("clip") / "empty.avi"
+    write_clip(path, [Scene(2.0)])
+    return path
