@@ -14,6 +14,7 @@ from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
 from kiosk.embedder import TfliteEmbedder, embedding_model_id
 from kiosk.errors import ConfigError
 from kiosk.gallery import Gallery, Readiness
+from kiosk.guidance import Guide
 from kiosk.pad import TflitePad, find_pad_bundle
 from kiosk.ports import Detector, Pad
 from kiosk.quality import ENROLLMENT_GATE, PROBE_GATE, QualityGate
@@ -235,6 +236,24 @@ def build_recognizer(
         window_s=config.match.window_s,
         pad=build_pad(config),
         live_score=None if config.pad.threshold == "auto" else config.pad.threshold,
+    )
+
+
+def build_guide(config: Config, pipeline: Pipeline, *, samples: int) -> Guide:
+    """Who leads a person before the camera through an enrollment, with presentation attack detection where it is.
+
+    Raises:
+        ModelError: its bundle is damaged, or does not load.
+    """
+    return Guide(
+        detector=pipeline.detector,
+        embedder=pipeline.embedder,
+        gate=pipeline.enrollment_gate,
+        same_face_score=pipeline.same_face_score,
+        same_picture_score=pipeline.same_picture_score,
+        pad=build_pad(config),
+        live_score=None if config.pad.threshold == "auto" else config.pad.threshold,
+        samples=samples,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -26,6 +26,7 @@ from kiosk.enrollment import (
 )
 from kiosk.errors import InputError, UsageError
 from kiosk.gallery import Gallery
+from kiosk.guidance import MAX_SAMPLES
 from kiosk.photo import Photo, is_photo, load_photo
 from kiosk.pipeline import Pipeline, build_pipeline
 from kiosk.store import Consent, NewTemplate, Store
@@ -59,6 +60,19 @@ class Enrollment:
     metavar="DIR",
     help="Enroll everybody in DIR/<subject_id>/*.{jpg,png,...}; what cannot be used is reported and left out.",
 )
+@click.option("--camera", is_flag=True, help="Enroll from the camera, with hints; the running kiosk's where one runs.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1, MAX_SAMPLES),
+    metavar="N",
+    help=f"With --camera: how many pictures to take, 1 to {MAX_SAMPLES}. Default: 5.",
+)
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(1, 3600),
+    metavar="S",
+    help="With --camera: give up after so many seconds. Default: 120.",
+)
 @click.option("--force", is_flag=True, help="Enroll although the face is enrolled under another id, or photos differ.")
 @click.option(
     "--consent",
@@ -86,6 +100,9 @@ def command(
     images: tuple[Path, ...],
     name: str | None,
     folder: Path | None,
+    camera: bool,
+    samples: int | None,
+    timeout_s: float | None,
     force: bool,
     consent: str | None,
     consent_date: datetime | None,
@@ -95,14 +112,18 @@ def command(
     config_path: Path | None,
     verbose: int,
 ) -> None:
-    """Enroll a person from photos.
+    """Enroll a person from photos, or before the camera.
 
     SUBJECT_ID is 1 to 64 of the characters A-Z a-z 0-9 . _ -
 
     Three photos or more in different light recognize best. Each must show one face only. Photos of somebody who is
     enrolled already are added, once they have been found to show the same person.
+
+    --camera tells what to do until there are pictures of five poses, and stores their templates then and only then.
     """
-    _check_usage(subject_id, images, name, folder)
+    _check_usage(subject_id, images, name, folder, camera=camera)
+    if not camera and (samples is not None or timeout_s is not None):
+        raise UsageError("enroll: --samples and --timeout-s need --camera")
     config = load(config_path, verbose)
     today = site_today(config)
     agreement = read_consent(consent, consent_date, consent_version, consent_until, today)
@@ -113,7 +134,20 @@ def command(
     with open_store(config, writable=True) as store:
         needed_on = today if config.privacy.require_consent else None
         enroller = Enroller(pipeline, store, force=force, consent=agreement, consent_needed_on=needed_on)
-        if folder is None:
+        if camera:
+            from kiosk.commands.enroll_camera import enroll_from_camera
+
+            enroll_from_camera(
+                config,
+                pipeline,
+                enroller,
+                subjects[0][0],
+                name=name,
+                samples=samples or 5,
+                timeout_s=timeout_s or 120.0,
+                as_json=as_json,
+            )
+        elif folder is None:
             enrollment = enroller.enroll(subjects[0][0], subjects[0][1], name=name)
             _tell(enrollment, as_json=as_json, model=str(pipeline.embedder.model_id))
         else:
@@ -164,16 +198,49 @@ class Enroller:
             InputError: a photo that is not fit, another person's, or of a face enrolled under another id; no consent
                 where it is needed.
         """
-        if self._consent_needed_on is not None:
-            # Before anybody looks at the face.
-            self._store.check_consent(subject_id, self._consent, self._consent_needed_on)
+        # Before anybody looks at the face.
+        self.check_consent(subject_id)
         known = self._store.subject(subject_id) is not None
         photos, known_photos, unusable = self._embed_all(subject_id, paths, skip_bad=skip_bad)
         if not photos and unusable and not known:
             raise InputError(f"{subject_id}: not enrolled, no photo can be used: {'; '.join(unusable.values())}")
+        if photos and not trusted:
+            self.check(subject_id, [photo for photo, _ in photos])
+        enrollment = self._commit(subject_id, photos, name=name)
+        return replace(enrollment, known_photos=known_photos, unusable=unusable)
+
+    def enroll_samples(
+        self, subject_id: SubjectId, samples: Sequence[EnrolledPhoto], *, name: str | None
+    ) -> Enrollment:
+        """Commit what a camera has taken, in one transaction; it came from no file, so no digest goes with it.
+
+        Raises:
+            InputError: another person's, or of a face enrolled under another id; no consent where it is needed.
+        """
+        # Somebody may have enrolled the same face meanwhile.
+        self._templates = self._store.templates(self._model_id)
+        self.check(subject_id, samples)
+        return self._commit(subject_id, [(sample, None) for sample in samples], name=name)
+
+    def check_consent(self, subject_id: SubjectId) -> None:
+        """Raises InputError where consent is needed and there is none."""
+        if self._consent_needed_on is not None:
+            self._store.check_consent(subject_id, self._consent, self._consent_needed_on)
+
+    def check(self, subject_id: SubjectId, photos: Sequence[EnrolledPhoto]) -> None:
+        """Raises InputError for another person's photos, or a face enrolled under another id; with force, never."""
+        if self._force:
+            return
+        known = [template.embedding for template in self._templates if template.subject_id == subject_id]
+        check_same_person(photos, known, self._pipeline.same_face_score)
+        others = Gallery(self._model_id, (t for t in self._templates if t.subject_id != subject_id))
+        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
+
+    def _commit(
+        self, subject_id: SubjectId, photos: Sequence[tuple[EnrolledPhoto, str | None]], *, name: str | None
+    ) -> Enrollment:
+        known = self._store.subject(subject_id) is not None
         embedded = [photo for photo, _ in photos]
-        if embedded and not (self._force or trusted):
-            self._check(subject_id, embedded)
         # Without a name the id is the name; one that was given earlier stays.
         new_name = subject_id if name is None and not known else name
         templates = [self._template(*photo) for photo in photos]
@@ -187,7 +254,7 @@ class Enroller:
         )
         self._templates += [photo.template(subject_id, self._model_id) for photo in embedded]
         notes = find_near_copies(embedded, self._pipeline.same_picture_score)
-        return Enrollment(subject_id, not known, tuple(embedded), known_photos, unusable, tuple(notes))
+        return Enrollment(subject_id, not known, tuple(embedded), notes=tuple(notes))
 
     def _embed_all(
         self, subject_id: SubjectId, paths: Iterable[Path], *, skip_bad: bool
@@ -224,13 +291,7 @@ class Enroller:
             gate=pipeline.enrollment_gate,
         )
 
-    def _check(self, subject_id: SubjectId, photos: list[EnrolledPhoto]) -> None:
-        known = [template.embedding for template in self._templates if template.subject_id == subject_id]
-        check_same_person(photos, known, self._pipeline.same_face_score)
-        others = Gallery(self._model_id, (t for t in self._templates if t.subject_id != subject_id))
-        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
-
-    def _template(self, photo: EnrolledPhoto, sha256: str) -> NewTemplate:
+    def _template(self, photo: EnrolledPhoto, sha256: str | None) -> NewTemplate:
         return NewTemplate(self._model_id, photo.embedding, photo.quality, sha256)
 
 
@@ -264,13 +325,19 @@ def read_consent(
     return Consent(reference, day.isoformat(), version, None if last is None else last.isoformat())
 
 
-def _check_usage(subject_id: str | None, images: tuple[Path, ...], name: str | None, folder: Path | None) -> None:
+def _check_usage(
+    subject_id: str | None, images: tuple[Path, ...], name: str | None, folder: Path | None, *, camera: bool
+) -> None:
+    if camera and (folder is not None or images):
+        raise UsageError("enroll: --camera takes the pictures itself; leave out IMAGE and --from-dir")
     if folder is not None and (subject_id is not None or name is not None):
         raise UsageError("enroll: --from-dir takes ids from the folder names; leave out SUBJECT_ID, IMAGE and --name")
     if folder is None and subject_id is None:
-        raise UsageError("enroll: say who: SUBJECT_ID IMAGE..., or --from-dir DIR; see `kiosk enroll --help`")
-    if folder is None and not images:
-        raise UsageError(f"enroll: no photo given; kiosk enroll {subject_id} PHOTO...")
+        raise UsageError(
+            "enroll: say who: SUBJECT_ID IMAGE..., SUBJECT_ID --camera, or --from-dir DIR; see `kiosk enroll --help`"
+        )
+    if folder is None and not images and not camera:
+        raise UsageError(f"enroll: no photo given; kiosk enroll {subject_id} PHOTO..., or --camera")
 
 
 def find_subjects(folder: Path) -> tuple[list[tuple[SubjectId, tuple[Path, ...]]], dict[str, str]]:
