@@ -71,7 +71,17 @@ def read_photo(path: Path) -> Image:
 
 def load_photo(path: Path) -> Photo:
     """Like :func:`read_photo`, with the hash of the file."""
-    data = _read(path)
+    return parse_photo(path, _read(path))
+
+
+def parse_photo(path: Path, data: bytes) -> Photo:
+    """The photo in a file's bytes; ``path`` is what it is called in messages.
+
+    Raises:
+        InputError: as :func:`read_photo`.
+    """
+    if not data:
+        raise InputError(f"{path}: the file is empty; copy it again or {_USE_ANOTHER}")
     return Photo(path, _decode(path, data), hashlib.sha256(data).hexdigest())
 
 

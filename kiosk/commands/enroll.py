@@ -209,18 +209,18 @@ class Enroller:
         enrollment = self._commit(subject_id, photos, name=name)
         return replace(enrollment, known_photos=known_photos, unusable=unusable)
 
-    def enroll_samples(
-        self, subject_id: SubjectId, samples: Sequence[EnrolledPhoto], *, name: str | None
+    def enroll_ready(
+        self, subject_id: SubjectId, photos: Sequence[tuple[EnrolledPhoto, str | None]], *, name: str | None
     ) -> Enrollment:
-        """Commit what a camera has taken, in one transaction; it came from no file, so no digest goes with it.
+        """Commit embedded photos in one transaction, each with the SHA-256 of its file; None: it came from a camera.
 
         Raises:
             InputError: another person's, or of a face enrolled under another id; no consent where it is needed.
         """
         # Somebody may have enrolled the same face meanwhile.
         self._templates = self._store.templates(self._model_id)
-        self.check(subject_id, samples)
-        return self._commit(subject_id, [(sample, None) for sample in samples], name=name)
+        self.check(subject_id, [photo for photo, _ in photos])
+        return self._commit(subject_id, photos, name=name)
 
     def check_consent(self, subject_id: SubjectId) -> None:
         """Raises InputError where consent is needed and there is none."""
@@ -390,7 +390,7 @@ def _tell(enrollment: Enrollment, *, as_json: bool, model: str) -> None:
     if as_json:
         print_json(_document(enrollment) | {"model": model})
         return
-    click.echo(_describe(enrollment))
+    click.echo(describe_enrollment(enrollment))
     for path in enrollment.known_photos:
         click.echo(f"note: {path} is enrolled already; passed over", err=True)
     _note(enrollment)
@@ -407,7 +407,7 @@ def _tell_all(done: list[Enrollment], failures: dict[str, str], *, as_json: bool
         print_json({"subjects": [_document(enrollment) for enrollment in done], "failures": problems})
     else:
         for enrollment in done:
-            click.echo(_describe(enrollment))
+            click.echo(describe_enrollment(enrollment))
             _note(enrollment)
         for error in failures.values():
             click.echo(f"left out: {error}", err=True)
@@ -424,7 +424,8 @@ def _note(enrollment: Enrollment) -> None:
         click.echo(f"note: {enrollment.subject_id}: {note}", err=True)
 
 
-def _describe(enrollment: Enrollment) -> str:
+def describe_enrollment(enrollment: Enrollment) -> str:
+    """In one line."""
     count = len(enrollment.photos)
     if not count:
         return f"{enrollment.subject_id}: nothing new to enroll"

@@ -71,7 +71,9 @@ def enroll_from_camera(
         raise InputError(f"{subject_id}: nothing was stored: {error}") from error
     took_s = time.monotonic() - began_s
     with _uninterrupted():
-        enrollment = enroller.enroll_samples(subject_id, _as_photos(guide.samples), name=name)
+        enrollment = enroller.enroll_ready(
+            subject_id, [(photo, None) for photo in _as_photos(guide.samples)], name=name
+        )
         _tell(enrollment, guide.samples, took_s, as_json=as_json, model=str(pipeline.embedder.model_id))
 
 

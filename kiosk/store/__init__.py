@@ -20,6 +20,7 @@ from kiosk.store._subjects import (
     Presence,
     Subject,
     TemplateInfo,
+    check_name,
 )
 from kiosk.store._templates import NewTemplate, describe_refused
 
@@ -55,6 +56,7 @@ __all__ = [
     "UnsentEvent",
     "Visit",
     "chain_hash",
+    "check_name",
     "describe_damage",
     "describe_refused",
 ]

@@ -25,7 +25,7 @@ function askWho(close, session, known) {
   const consent = field(`Consent: where it is filed${session.consent_needed && !known ? "" : " (if there is one)"}`, { maxlength: 200, autocomplete: "off" });
   const send = (source) => (event) => {
     if (!event.target.form.reportValidity()) return;
-    close({ subject_id: id.input.value, name: name.input.value.trim() || null, consent: consent.input.value.trim() || null, source });
+    close({ subject_id: id.input.value, name: name.input.value.trim() || null, consent: consent.input.value.trim() || null, more: known !== null, source });
   };
   return el("form", { onsubmit: (event) => event.preventDefault() },
     el("div", { class: "row" }, id.label, name.label, consent.label),
@@ -82,7 +82,7 @@ function fromCamera(key, close, signal) {
         Object.assign(progress, { max: state.wanted, value: state.samples });
         poses.textContent = state.missing.length ? `still needed: ${state.missing.join(", ")}` : "";
         save.disabled = !state.complete;
-        if (state.complete || state.ended) break;
+        if (state.complete) break;
       } catch (error) {
         if (!signal.aborted) problem.replaceChildren(notice(error.message, "error"));
         return;
