@@ -230,6 +230,17 @@ def test_bad_requests_get_one_line_and_change_nothing(
     assert dump(home.store) == before
 
 
+def test_a_huge_upload_is_refused_before_it_is_read(page: Browser) -> None:
+    status, begun, _ = page("POST", "/api/enrollments", {"subject_id": "E9", "source": "photos"})
+    assert status == 200
+    with socket.create_connection(("127.0.0.1", page.port), 10) as connection:
+        head = f"POST /api/enrollments/{begun['key']}/photos?name=a.jpg HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n"
+        connection.sendall(f"{head}Origin: {page.origin}\r\nContent-Length: 9999999999\r\n\r\n".encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+    assert page("DELETE", f"/api/enrollments/{begun['key']}")[0] == 200
+    assert page("GET", f"/api/enrollments/{begun['key']}")[0] == 400
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 import time
@@ -18,7 +19,6 @@ from kiosk.biometrics import SubjectId
 from kiosk.commands.enroll import Enroller, describe_enrollment, read_consent, site_today
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
-from kiosk.encoded import MAX_FILE_BYTES
 from kiosk.enrollment import EnrolledPhoto, embed_photo, parse_subject_id
 from kiosk.errors import InputError, KioskError, UnavailableError, UsageError
 from kiosk.guidance import Guide, Hint
@@ -30,6 +30,8 @@ from kiosk.web.requests import ConflictError, Wish, beside, query, read_body, re
 
 _SAMPLES = 5
 _MOST_PHOTOS = 20
+_MAX_PHOTO_BYTES = 32 << 20
+"""``MAX_PHOTO_MIB`` of enroll.js."""
 _MOST_AT_ONCE = 8
 _IDLE_S = 300.0
 """An enrollment nobody has asked about for so long is forgotten."""
@@ -70,6 +72,7 @@ class Enrollments:
         self._config = config
         self._lock = threading.Lock()
         self._begun: dict[str, _Enrollment] = {}
+        self._uploads = asyncio.Semaphore(2)
         self._models = threading.Lock()
         """The networks serve one at a time."""
 
@@ -88,7 +91,8 @@ class Enrollments:
         """The body is the photo's file; ``name`` is what it is called in messages."""
         shown = "".join(c for c in Path(query(request, "name") or "photo").name if c.isprintable())[-80:] or "photo"
         begun = self._find(request.path_params["key"])
-        data = await read_body(request, MAX_FILE_BYTES)
+        async with self._uploads:
+            data = await read_body(request, _MAX_PHOTO_BYTES)
         return await beside(self._add_photo, begun, shown, data)
 
     async def finish(self, request: Request) -> object:

@@ -2,6 +2,8 @@
 import { act, ask, dialog, el, field, notice, toast } from "./dom.js";
 import { follow, pictureView } from "./live.js";
 
+const MAX_PHOTO_MIB = 32;
+
 export async function enroll({ session }, known = null) {
   const who = await dialog(known ? `More templates of ${known.name || known.id}` : "Enroll a person", (close) => askWho(close, session, known));
   if (!who) return;
@@ -52,6 +54,8 @@ function fromPhotos(key, close) {
       const line = el("li", {}, `${file.name}: is looked at …`);
       results.append(line);
       try {
+        // Told here: a refusal before the end of an upload reaches no browser.
+        if (file.size > MAX_PHOTO_MIB * 1024 * 1024) throw new Error(`${file.name}: larger than ${MAX_PHOTO_MIB} MiB`);
         const answer = await ask(`api/enrollments/${key}/photos?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
         line.replaceChildren(el("span", { class: "good" }, "✓ "), `${file.name}: ${answer.text}`);
         save.disabled = answer.samples === 0;
