@@ -50,7 +50,7 @@ lowest:
         exit 0
     fi
     ./quickstart environment .venv-lowest 3.11 demo,test,tflite-runtime tests/lowest-requirements.txt
-    tests() { .venv-lowest/bin/python -m pytest {{ workers }} -m 'not (convert or faults or stories)' "$@"; }
+    tests() { .venv-lowest/bin/python -m pytest {{ workers }} -m 'not (convert or faults or stories)' --ignore tests/test_web_browser.py "$@"; }
     tests --runtime litert
     # Only what has to do with models can differ.
     tests --runtime tflite-runtime -k 'demo or detector or embedder or recognition'
@@ -58,7 +58,8 @@ lowest:
 # The runtime's tests on another Python: just python 3.13
 python version:
     ./quickstart environment .venv-{{ version }} {{ version }} demo,test
-    .venv-{{ version }}/bin/python -m pytest {{ workers }} -m 'not (convert or faults or stories)'
+    .venv-{{ version }}/bin/python -m pytest {{ workers }} -m 'not (convert or faults or stories)' \
+        --ignore tests/test_web_browser.py
 
 # The newest Python the kiosk supports, where it is installed
 pythons:
@@ -83,6 +84,10 @@ audit *options:
         exit 69
     fi
     ask <<< "$needed"
+
+# The pictures of the page and of the terminal in docs/images, made anew
+screenshots:
+    python docs/screenshots.py
 
 # The demo
 demo:
