@@ -48,9 +48,10 @@ body { margin: 1rem auto; max-width: 80rem; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; margin-block: 1rem; }
 caption { text-align: start; font-weight: bold; padding-block: .3rem; }
 th, td { text-align: start; vertical-align: top; padding: .3rem .6rem; border: 1px solid GrayText; }
-td, th { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; }
 .scroll { overflow-x: auto; }
 .number { text-align: end; }
+.detail { min-width: 16rem; }
 """
 
 
@@ -173,7 +174,7 @@ def _as_csv(rejections: Iterable[Rejection]) -> str:
 def _as_html(rejections: Sequence[Rejection], totals: Totals) -> str:
     counts = count_reasons(rejections).most_common()
     by_reason = [(_cell(reason), _cell(REASONS[reason]), _cell(str(number), "number")) for reason, number in counts]
-    photos = [tuple(map(_cell, row)) for row in _rows(rejections)]
+    photos = [(*map(_cell, row), _cell(detail, "detail")) for *row, detail in _rows(rejections)]
     reached = f"{totals.people_done} of {totals.people} people"
     again = "Run the same command again: it goes on where it was."
     state = "" if totals.complete else f"<p><strong>Interrupted after {reached}.</strong> {again}</p>"
