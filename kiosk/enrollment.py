@@ -20,6 +20,17 @@ _SUBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _RIVAL_AREA = 0.2
 
 
+class RejectedPhoto(InputError):
+    """A photo that is not fit, or is not of whom its id says.
+
+    ``reason`` in one word, ``detail`` as the message without the photo's name; ``other``: who has this face already.
+    """
+
+    def __init__(self, source: str, reason: str, detail: str, *, other: SubjectId | None = None) -> None:
+        super().__init__(f"{source}: {detail}")
+        self.source, self.reason, self.detail, self.other = source, reason, detail, other
+
+
 @dataclass(frozen=True, slots=True)
 class EnrolledPhoto:
     """A photo fit for enrollment: where it came from, what was measured, and its embedding."""
@@ -52,18 +63,19 @@ def embed_photo(
     """The one face of a photo.
 
     Raises:
-        InputError: no face, several faces, or a face below the quality limits.
+        RejectedPhoto: no face, several faces, or a face below the quality limits.
     """
     faces = detector.detect(image)
     if not faces:
-        raise InputError(f"{source}: no face found; use a photo that shows the face from the front")
+        raise RejectedPhoto(source, Reason.NO_FACE, "no face found; use a photo that shows the face from the front")
     face = max(faces, key=lambda face: face.box.area)
     rivals = [other for other in faces if other.box.area >= face.box.area * _RIVAL_AREA]
     if len(rivals) > 1:
-        raise InputError(f"{source}: {len(rivals)} faces found where one is needed; crop the photo to one person")
+        detail = f"{len(rivals)} faces found where one is needed; crop the photo to one person"
+        raise RejectedPhoto(source, "several_faces", detail)
     quality = gate.assess(image, face)
     if quality.failure is not None:
-        raise InputError(f"{source}: {advise(quality)}")
+        raise RejectedPhoto(source, quality.failure, advise(quality))
     return EnrolledPhoto(source, quality, embedder.embed(image, face))
 
 
@@ -71,7 +83,7 @@ def check_same_person(photos: Sequence[EnrolledPhoto], known: Sequence[Embedding
     """All photos, and the templates the subject already has, must agree.
 
     Raises:
-        InputError: naming the photo that differs most from the others.
+        RejectedPhoto: naming the photo that differs most from the others.
     """
     if len(photos) + len(known) < 2:
         return
@@ -81,9 +93,11 @@ def check_same_person(photos: Sequence[EnrolledPhoto], known: Sequence[Embedding
     ]
     worst, photo = min(scores, key=lambda pair: pair[0])
     if worst < same_person_score:
-        raise InputError(
-            f"{photo.source}: does not look like the same person as the other photos "
-            f"(score {worst:.2f}, {same_person_score:.2f} needed); leave it out, or use --force"
+        raise RejectedPhoto(
+            photo.source,
+            "photos_differ",
+            "does not look like the same person as the other photos "
+            f"(score {worst:.2f}, {same_person_score:.2f} needed); leave it out, or use --force",
         )
 
 
@@ -119,11 +133,15 @@ def check_not_enrolled(
     """The same face must not be enrolled under two ids. ``others``: everybody but the subject.
 
     Raises:
-        InputError: naming the other id.
+        RejectedPhoto: naming the other id.
     """
     decision = rule.decide(others.search(fuse([photo.embedding for photo in photos])))
     if decision.reason in {Reason.MATCH, Reason.AMBIGUOUS}:
-        raise InputError(
-            f"{photos[0].source}: this face is already enrolled as {decision.candidates[0].subject_id} "
-            f"(score {decision.score:.2f}); use that id, or --force to enroll it as {subject_id} too"
+        other = decision.candidates[0].subject_id
+        raise RejectedPhoto(
+            photos[0].source,
+            "duplicate_face",
+            f"this face is already enrolled as {other} (score {decision.score:.2f}); use that id, or --force to enroll "
+            f"it as {subject_id} too",
+            other=other,
         )

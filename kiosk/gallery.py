@@ -78,6 +78,21 @@ class Gallery:
         rest.lapsed = lapsed
         return rest
 
+    def updated(self, subject_id: SubjectId, embeddings: list[Embedding]) -> Gallery:
+        """The same with these as the subject's templates; somebody new comes last, as in the store."""
+        changed, row = copy(self), fuse(embeddings)
+        if subject_id in self.subjects:
+            at = self.subjects.index(subject_id)
+            changed.template_counts = [*self.template_counts]
+            changed.template_counts[at] = len(embeddings)
+            changed.matrix = self.matrix.copy()
+            changed.matrix[at] = row
+        else:
+            changed.subjects = [*self.subjects, subject_id]
+            changed.template_counts = [*self.template_counts, len(embeddings)]
+            changed.matrix = np.vstack([self.matrix, row] if len(self) else [row])
+        return changed
+
     def search(self, probe: Embedding, k: int = SEARCH_DEPTH) -> tuple[Candidate, ...]:
         """The ``k`` most similar subjects, highest score first."""
         if not self.subjects:

@@ -81,7 +81,9 @@ class Pipeline:
         score = self._stand_in_score
         if score is not None:
             return DecisionRule(score, margin=0.0)
-        return _automatic_rule(self.bundle, gallery, _DUPLICATE_FPIR, margin=0.0)
+        search = self.bundle.search_scores()
+        threshold = search.threshold(gallery.subjects_by_templates, _DUPLICATE_FPIR) + gallery.score_shift
+        return DecisionRule(threshold, 0.0, search.crowd_size, search.crowd_weight)
 
     @property
     def _stand_in_score(self) -> float | None:

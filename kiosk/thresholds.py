@@ -81,10 +81,11 @@ class SearchScores(_Record):
         measured count as the most that was; in between, and between measured gallery sizes, the score is interpolated
         over the logarithm of the size.
         """
+        kinds = self._kinds(subjects_by_templates)
         low, high = _LOWEST, _HIGHEST
         while high - low > _SCORE_STEP:
             middle = (low + high) / 2
-            if self.fpir(subjects_by_templates, middle) > fpir:
+            if self._rate(kinds, middle) > fpir:
                 low = middle
             else:
                 high = middle
@@ -92,14 +93,18 @@ class SearchScores(_Record):
 
     def fpir(self, subjects_by_templates: Mapping[int, int], score: float) -> float:
         """The share of strangers' searches that reach ``score`` (crowd's share taken off), 0–1."""
+        return self._rate(self._kinds(subjects_by_templates), score)
+
+    def _kinds(self, subjects_by_templates: Mapping[int, int]) -> list[tuple[float, Sequence[float]]]:
+        """Each kind of subject: its share, and the scores at ``fpirs`` of a gallery of its kind alone."""
         subjects = max(sum(subjects_by_templates.values()), 1)
         shares = subjects_by_templates or {1: 1}
         total = sum(shares.values())
+        return [(count / total, self._scores_for(subjects, templates)) for templates, count in shares.items()]
+
+    def _rate(self, kinds: Sequence[tuple[float, Sequence[float]]], score: float) -> float:
         # Each kind of subject brings the false positives that a gallery of its kind alone would, times its share.
-        return sum(
-            count / total * self._rate_at(self._scores_for(subjects, templates), score)
-            for templates, count in shares.items()
-        )
+        return sum(share * self._rate_at(scores, score) for share, scores in kinds)
 
     def _scores_for(self, subjects: int, templates: int) -> Sequence[float]:
         """Scores at ``fpirs`` for a gallery of one kind."""

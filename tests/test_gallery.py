@@ -37,6 +37,21 @@ def test_a_subjects_templates_are_fused_to_one_candidate() -> None:
     assert (len(gallery), gallery.template_count) == (1, 2)
 
 
+def test_an_updated_gallery_is_the_one_that_would_be_built_anew() -> None:
+    rng = np.random.default_rng(0)
+    templates: list[Template] = []
+    grown = Gallery(MODEL, [])
+    for subject in "abcabad":
+        templates += [template(subject, unit(*rng.normal(size=8))) for _ in range(2)]
+        before = grown.matrix.copy()
+        own = [one.embedding for one in templates if one.subject_id == subject]
+        grown, old = grown.updated(SubjectId(subject), own), grown
+        built = Gallery(MODEL, templates)
+        assert (grown.subjects, grown.template_counts) == (built.subjects, built.template_counts)
+        assert np.array_equal(grown.matrix, built.matrix)
+        assert np.array_equal(old.matrix, before)
+
+
 def test_templates_of_another_model_are_never_compared() -> None:
     gallery = Gallery(MODEL, [template("a", unit(1, 0)), template("b", unit(1, 0, 0), ModelId("other@000002"))])
     assert [c.subject_id for c in gallery.search(unit(1, 0))] == ["a"]

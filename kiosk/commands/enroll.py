@@ -9,9 +9,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import click
-from tqdm import tqdm
 
-from kiosk.biometrics import SubjectId
+from kiosk.biometrics import Embedding, SubjectId
 from kiosk.commands.documents import quality_document
 from kiosk.commands.options import DATE, PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
@@ -27,7 +26,7 @@ from kiosk.enrollment import (
 from kiosk.errors import InputError, UsageError
 from kiosk.gallery import Gallery
 from kiosk.guidance import MAX_SAMPLES
-from kiosk.photo import Photo, is_photo, load_photo
+from kiosk.photo import Photo, load_photo
 from kiosk.pipeline import Pipeline, build_pipeline
 from kiosk.store import Consent, NewTemplate, Store
 
@@ -73,6 +72,12 @@ class Enrollment:
     metavar="S",
     help="With --camera: give up after so many seconds. Default: 120.",
 )
+@click.option(
+    "--report",
+    type=PATH,
+    metavar="FILE",
+    help="With --from-dir: write every photo that was left out, and why, to this file (.csv or .html).",
+)
 @click.option("--force", is_flag=True, help="Enroll although the face is enrolled under another id, or photos differ.")
 @click.option(
     "--consent",
@@ -103,6 +108,7 @@ def command(
     camera: bool,
     samples: int | None,
     timeout_s: float | None,
+    report: Path | None,
     force: bool,
     consent: str | None,
     consent_date: datetime | None,
@@ -119,17 +125,23 @@ def command(
     Three photos or more in different light recognize best. Each must show one face only. Photos of somebody who is
     enrolled already are added, once they have been found to show the same person.
 
-    --camera tells what to do until there are pictures of five poses, and stores their templates then and only then.
+    --camera tells what to do until there are pictures of five poses, and stores their templates then and only then. An
+    interrupted --from-dir goes on where it was when it is run again.
     """
     _check_usage(subject_id, images, name, folder, camera=camera)
     if not camera and (samples is not None or timeout_s is not None):
         raise UsageError("enroll: --samples and --timeout-s need --camera")
+    if report is not None and folder is None:
+        raise UsageError("enroll: --report goes with --from-dir DIR")
     config = load(config_path, verbose)
     today = site_today(config)
     agreement = read_consent(consent, consent_date, consent_version, consent_until, today)
-    subjects = [] if subject_id is None else [(parse_subject_id(subject_id), images)]
     if folder is not None:
-        subjects, failures = find_subjects(folder)
+        from kiosk.commands.enroll_many import run_bulk_enrollment
+
+        run_bulk_enrollment(config, folder, report, force=force, consent=agreement, as_json=as_json)
+        return
+    checked_id = parse_subject_id(subject_id or "")
     pipeline = build_pipeline(config)
     with open_store(config, writable=True) as store:
         needed_on = today if config.privacy.require_consent else None
@@ -141,17 +153,15 @@ def command(
                 config,
                 pipeline,
                 enroller,
-                subjects[0][0],
+                checked_id,
                 name=name,
                 samples=samples or 5,
                 timeout_s=timeout_s or 120.0,
                 as_json=as_json,
             )
-        elif folder is None:
-            enrollment = enroller.enroll(subjects[0][0], subjects[0][1], name=name)
-            _tell(enrollment, as_json=as_json, model=str(pipeline.embedder.model_id))
-        else:
-            _enroll_many(enroller, subjects, failures, as_json=as_json)
+            return
+        enrollment = enroller.enroll(checked_id, images, name=name)
+        _tell(enrollment, as_json=as_json, model=str(pipeline.embedder.model_id))
 
 
 class Enroller:
@@ -178,7 +188,18 @@ class Enroller:
         self._consent = consent
         self._consent_needed_on = consent_needed_on
         self._model_id = pipeline.embedder.model_id
-        self._templates = store.templates(self._model_id)
+        self._read_gallery()
+
+    def _read_gallery(self) -> None:
+        templates = self._store.templates(self._model_id)
+        self._gallery = Gallery(self._model_id, templates)
+        self._embeddings: dict[SubjectId, list[Embedding]] = {}
+        for template in templates:
+            self._embeddings.setdefault(template.subject_id, []).append(template.embedding)
+
+    def is_comparable(self, subject_id: SubjectId) -> bool:
+        """Whether others are compared with this subject: it has templates of this model."""
+        return subject_id in self._embeddings
 
     def enroll(
         self,
@@ -198,63 +219,89 @@ class Enroller:
             InputError: a photo that is not fit, another person's, or of a face enrolled under another id; no consent
                 where it is needed.
         """
-        # Before anybody looks at the face.
         self.check_consent(subject_id)
-        known = self._store.subject(subject_id) is not None
+        known = self.knows(subject_id)
         photos, known_photos, unusable = self._embed_all(subject_id, paths, skip_bad=skip_bad)
         if not photos and unusable and not known:
             raise InputError(f"{subject_id}: not enrolled, no photo can be used: {'; '.join(unusable.values())}")
-        if photos and not trusted:
-            self.check(subject_id, [photo for photo, _ in photos])
-        enrollment = self._commit(subject_id, photos, name=name)
-        return replace(enrollment, known_photos=known_photos, unusable=unusable)
-
-    def enroll_ready(
-        self, subject_id: SubjectId, photos: Sequence[tuple[EnrolledPhoto, str | None]], *, name: str | None
-    ) -> Enrollment:
-        """Commit embedded photos in one transaction, each with the SHA-256 of its file; None: it came from a camera.
-
-        Raises:
-            InputError: another person's, or of a face enrolled under another id; no consent where it is needed.
-        """
-        # Somebody may have enrolled the same face meanwhile.
-        self._templates = self._store.templates(self._model_id)
-        self.check(subject_id, [photo for photo, _ in photos])
-        return self._commit(subject_id, photos, name=name)
+        done = self.admit(subject_id, photos, name=name, known=known, trusted=trusted)
+        return replace(done, known_photos=known_photos, unusable=unusable)
 
     def check_consent(self, subject_id: SubjectId) -> None:
-        """Raises InputError where consent is needed and there is none."""
+        """Before anybody looks at the face. Raises InputError: there is no consent, and one is needed."""
         if self._consent_needed_on is not None:
             self._store.check_consent(subject_id, self._consent, self._consent_needed_on)
 
+    def knows(self, subject_id: SubjectId) -> bool:
+        """Whether there is such a subject."""
+        return self._store.subject(subject_id) is not None
+
     def check(self, subject_id: SubjectId, photos: Sequence[EnrolledPhoto]) -> None:
-        """Raises InputError for another person's photos, or a face enrolled under another id; with force, never."""
+        """Compare photos with whom the store knows at this moment; with force they are whatever they are.
+
+        Raises:
+            RejectedPhoto: they show several people, another one than was enrolled, or one enrolled under another id.
+        """
         if self._force:
             return
-        known = [template.embedding for template in self._templates if template.subject_id == subject_id]
-        check_same_person(photos, known, self._pipeline.same_face_score)
-        others = Gallery(self._model_id, (t for t in self._templates if t.subject_id != subject_id))
+        if self._store.changed():
+            # Somebody else enrolls, too: many photos take long enough for that.
+            self._read_gallery()
+        check_same_person(photos, self._embeddings.get(subject_id, ()), self._pipeline.same_face_score)
+        others = self._gallery
+        if subject_id in self._embeddings:
+            others = others.restricted(self._embeddings.keys() - {subject_id}, lapsed=frozenset())
         check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
 
-    def _commit(
-        self, subject_id: SubjectId, photos: Sequence[tuple[EnrolledPhoto, str | None]], *, name: str | None
+    def admit(
+        self,
+        subject_id: SubjectId,
+        photos: Sequence[tuple[EnrolledPhoto, str | None]],
+        *,
+        name: str | None,
+        known: bool,
+        trusted: bool = False,
     ) -> Enrollment:
-        known = self._store.subject(subject_id) is not None
+        """Check photos and commit them in one transaction, each with its file's SHA-256 (None: a camera took it).
+
+        ``known``: whether there was such a subject when this enrollment began.
+
+        Raises:
+            InputError: as :meth:`enroll`; or somebody else has added or removed the subject since.
+        """
         embedded = [photo for photo, _ in photos]
+
+        def verify() -> None:
+            if self.knows(subject_id) != known:
+                what = "removed" if known else "enrolled"
+                raise InputError(
+                    f"{subject_id}: was {what} by somebody else meanwhile; nothing was stored; run it again"
+                )
+            if embedded and not trusted:
+                self.check(subject_id, embedded)
+
         # Without a name the id is the name; one that was given earlier stays.
         new_name = subject_id if name is None and not known else name
-        templates = [self._template(*photo) for photo in photos]
         self._store.enroll(
             subject_id,
-            templates,
+            [self._template(*photo) for photo in photos],
             name=new_name,
             consent=self._consent,
             known_only=self._known_only,
             consent_needed_on=self._consent_needed_on,
+            verify=verify,
         )
-        self._templates += [photo.template(subject_id, self._model_id) for photo in embedded]
+        if embedded:
+            templates = self._embeddings.setdefault(subject_id, [])
+            templates += [photo.embedding for photo in embedded]
+            self._gallery = self._gallery.updated(subject_id, templates)
         notes = find_near_copies(embedded, self._pipeline.same_picture_score)
         return Enrollment(subject_id, not known, tuple(embedded), notes=tuple(notes))
+
+    def known_hashes(self, subject_id: SubjectId) -> set[str]:
+        """SHA-256 of the files that the subject's templates of this model were made from."""
+        infos = self._store.template_infos(subject_id)
+        return {info.source_sha256 for info in infos if info.model_id == self._model_id and info.source_sha256}
 
     def _embed_all(
         self, subject_id: SubjectId, paths: Iterable[Path], *, skip_bad: bool
@@ -262,8 +309,7 @@ class Enroller:
         """Each usable photo with its file's SHA-256; files that are enrolled already (whatever they are called now);
         and the others, each with what is wrong.
         """
-        infos = self._store.template_infos(subject_id)
-        seen = {info.source_sha256 for info in infos if info.model_id == self._model_id}
+        seen = self.known_hashes(subject_id)
         photos: list[tuple[EnrolledPhoto, str]] = []
         known: list[str] = []
         unusable: dict[str, str] = {}
@@ -273,7 +319,7 @@ class Enroller:
                 if photo.sha256 in seen:
                     known.append(str(path))
                     continue
-                photos.append((self._embed(photo), photo.sha256))
+                photos.append((self.embed(photo), photo.sha256))
                 seen.add(photo.sha256)
             except InputError as error:
                 if not skip_bad:
@@ -281,7 +327,8 @@ class Enroller:
                 unusable[str(path)] = str(error)
         return photos, tuple(known), unusable
 
-    def _embed(self, photo: Photo) -> EnrolledPhoto:
+    def embed(self, photo: Photo) -> EnrolledPhoto:
+        """Raises RejectedPhoto: it does not show one face well enough."""
         pipeline = self._pipeline
         return embed_photo(
             str(photo.path),
@@ -340,91 +387,18 @@ def _check_usage(
         raise UsageError(f"enroll: no photo given; kiosk enroll {subject_id} PHOTO..., or --camera")
 
 
-def find_subjects(folder: Path) -> tuple[list[tuple[SubjectId, tuple[Path, ...]]], dict[str, str]]:
-    """Subjects and their photos below a folder, and what cannot be one."""
-    try:
-        entries = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read as a folder: {error.strerror}") from error
-    if not entries:
-        raise InputError(f"{folder}: no folders in it; put photos in {folder}/<subject_id>/")
-    subjects: list[tuple[SubjectId, tuple[Path, ...]]] = []
-    failures: dict[str, str] = {}
-    for entry in entries:
-        try:
-            subjects.append((parse_subject_id(entry.name), _photos_in(entry)))
-        except InputError as error:
-            failures[str(entry)] = str(error)
-    return subjects, failures
-
-
-def _photos_in(folder: Path) -> tuple[Path, ...]:
-    photos = tuple(sorted(path for path in folder.iterdir() if is_photo(path)))
-    if not photos:
-        raise InputError(f"{folder}: no photos in it (.jpg, .png, …)")
-    return photos
-
-
-def _enroll_many(
-    enroller: Enroller,
-    subjects: list[tuple[SubjectId, tuple[Path, ...]]],
-    failures: dict[str, str],
-    *,
-    as_json: bool,
-) -> None:
-    done: list[Enrollment] = []
-    # disable=None: no bar where stderr is no terminal.
-    with tqdm(subjects, unit="person", desc="enrolling", disable=None) as progress:
-        for subject_id, photos in progress:
-            try:
-                enrollment = enroller.enroll(subject_id, photos, name=None, skip_bad=True)
-            except InputError as error:
-                failures[subject_id] = str(error)
-                continue
-            failures |= enrollment.unusable
-            done.append(enrollment)
-    _tell_all(done, failures, as_json=as_json)
-
-
 def _tell(enrollment: Enrollment, *, as_json: bool, model: str) -> None:
     if as_json:
-        print_json(_document(enrollment) | {"model": model})
+        print_json(enrollment_document(enrollment) | {"model": model})
         return
-    click.echo(describe_enrollment(enrollment))
+    click.echo(describe(enrollment))
     for path in enrollment.known_photos:
         click.echo(f"note: {path} is enrolled already; passed over", err=True)
-    _note(enrollment)
-
-
-def _tell_all(done: list[Enrollment], failures: dict[str, str], *, as_json: bool) -> None:
-    """The summary; one error line for all that failed.
-
-    Raises:
-        InputError: something could not be enrolled.
-    """
-    if as_json:
-        problems = [{"source": source, "error": error} for source, error in failures.items()]
-        print_json({"subjects": [_document(enrollment) for enrollment in done], "failures": problems})
-    else:
-        for enrollment in done:
-            click.echo(describe_enrollment(enrollment))
-            _note(enrollment)
-        for error in failures.values():
-            click.echo(f"left out: {error}", err=True)
-    if failures:
-        photos = sum(len(enrollment.photos) for enrollment in done)
-        raise InputError(
-            f"{len(done)} people enrolled from {photos} new photos; {len(failures)} folders or photos could not be "
-            "used: mend or remove them and run this again"
-        )
-
-
-def _note(enrollment: Enrollment) -> None:
     for note in enrollment.notes:
         click.echo(f"note: {enrollment.subject_id}: {note}", err=True)
 
 
-def describe_enrollment(enrollment: Enrollment) -> str:
+def describe(enrollment: Enrollment) -> str:
     """In one line."""
     count = len(enrollment.photos)
     if not count:
@@ -433,7 +407,8 @@ def describe_enrollment(enrollment: Enrollment) -> str:
     return f"{enrollment.subject_id}: {'enrolled with' if enrollment.new else 'added'} {photos}"
 
 
-def _document(enrollment: Enrollment) -> dict[str, object]:
+def enrollment_document(enrollment: Enrollment) -> dict[str, object]:
+    """As JSON."""
     return {
         "subject_id": enrollment.subject_id,
         "new": enrollment.new,

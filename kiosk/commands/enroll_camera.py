@@ -53,6 +53,7 @@ def enroll_from_camera(
     """
     # Before anybody looks at the face.
     enroller.check_consent(subject_id)
+    known = enroller.knows(subject_id)
     guide = build_guide(config, pipeline, samples=samples)
     began_s = time.monotonic()
     try:
@@ -71,9 +72,8 @@ def enroll_from_camera(
         raise InputError(f"{subject_id}: nothing was stored: {error}") from error
     took_s = time.monotonic() - began_s
     with _uninterrupted():
-        enrollment = enroller.enroll_ready(
-            subject_id, [(photo, None) for photo in _as_photos(guide.samples)], name=name
-        )
+        photos = [(photo, None) for photo in _as_photos(guide.samples)]
+        enrollment = enroller.admit(subject_id, photos, name=name, known=known)
         _tell(enrollment, guide.samples, took_s, as_json=as_json, model=str(pipeline.embedder.model_id))
 
 

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.commands.documents import quality_document
-from kiosk.commands.enroll import Enroller, Enrollment, find_subjects, site_today
+from kiosk.commands.enroll import Enroller, Enrollment, site_today
+from kiosk.commands.enroll_many import find_people
 from kiosk.commands.options import count, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.config import Config
@@ -88,8 +89,11 @@ def find_photos(folder: Path) -> PhotoFolder:
     Raises:
         InputError: it cannot be read, or there is nobody in it.
     """
-    subjects, failures = find_subjects(folder)
-    return PhotoFolder(dict(subjects), failures)
+    people, rejections = find_people(folder)
+    return PhotoFolder(
+        {person.subject_id: person.paths for person in people},
+        {rejection.source(folder): rejection.error(folder) for rejection in rejections},
+    )
 
 
 def reenroll(config: Config, pipeline: Pipeline, folder: PhotoFolder, *, force: bool = False) -> Reenrollment:

@@ -9,7 +9,7 @@ import time
 import unicodedata
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
@@ -107,10 +107,13 @@ class Subjects(Templates):
         consent: Consent | None = None,
         known_only: bool = False,
         consent_needed_on: date | None = None,
+        verify: Callable[[], None] | None = None,
     ) -> bool:
         """Add templates and, where needed, the subject, all or nothing. A name or consent given replaces the old.
 
-        ``consent_needed_on``: refuse whose consent, given now or before, does not hold on that day.
+        ``consent_needed_on``: refuse whose consent, given now or before, does not hold on that day. ``verify`` is called
+        when nobody else can write any more: what it finds in the store holds until the commit, and what it raises
+        undoes all.
 
         Returns:
             Whether the subject is new.
@@ -123,6 +126,8 @@ class Subjects(Templates):
         check_name(name)
         now = _now()
         with self._writing() as db:
+            if verify is not None:
+                verify()
             known = rows(db, "SELECT name FROM subjects WHERE id = ?", [subject_id])
             new = not known
             if new and known_only:

@@ -140,8 +140,11 @@ class Templates(AuditLog):
         if not self.keys.exists() and not scalar(db, "SELECT 1 FROM templates LIMIT 1"):
             return self.keys.create(self.path).current
         ring = self.keys.read()
-        sealed_with = {row[0] for row in db.execute("SELECT DISTINCT key_id FROM templates")}
-        if sealed_with and not any(ring.find(key_id) for key_id in sealed_with):
+        # Found in the first row as a rule: this is asked at every enrollment.
+        opens_one = "SELECT 1 FROM templates WHERE key_id IN (SELECT value FROM json_each(?)) LIMIT 1"
+        if scalar(db, "SELECT 1 FROM templates LIMIT 1") and not scalar(
+            db, opens_one, [json.dumps([key.id for key in ring.keys])]
+        ):
             raise KeyFileError(
                 f"{self.keys.path}: this key opens none of the templates: a copy of before the last change of the key, "
                 "or another kiosk's; put the right one there, or remove everybody (`kiosk subjects remove`) and enroll "

@@ -16,10 +16,10 @@ from typing import Any, Literal
 from starlette.requests import Request
 
 from kiosk.biometrics import SubjectId
-from kiosk.commands.enroll import Enroller, describe_enrollment, read_consent, site_today
+from kiosk.commands.enroll import Enroller, describe, read_consent, site_today
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
-from kiosk.enrollment import EnrolledPhoto, embed_photo, parse_subject_id
+from kiosk.enrollment import EnrolledPhoto, parse_subject_id
 from kiosk.errors import InputError, KioskError, UnavailableError, UsageError
 from kiosk.guidance import Guide, Hint
 from kiosk.photo import parse_photo
@@ -55,6 +55,7 @@ class _Enrollment:
     """One that has begun. Everything in it lives in memory until it is finished."""
 
     subject_id: SubjectId
+    known: bool
     name: str | None
     consent: Consent | None
     used_s: float
@@ -125,7 +126,7 @@ class Enrollments:
             raise InputError(f"{subject_id}: enrolled already, as {known.name or subject_id}; add photos there")
         if known is None and wish.more:
             raise InputError(f"{subject_id}: not enrolled any more")
-        enrollment = _Enrollment(subject_id, name, consent, time.monotonic())
+        enrollment = _Enrollment(subject_id, known is not None, name, consent, time.monotonic())
         # Before anybody looks at a face.
         with self._open_writable() as store, self._models:
             self._enroller(enrollment, store).check_consent(subject_id)
@@ -161,17 +162,9 @@ class Enrollments:
             photo = parse_photo(Path(shown), data)
             if any(digest == photo.sha256 for _, digest in begun.photos):
                 raise InputError(f"{shown}: the same photo once more")
-            pipeline = self._pipeline
-            with self._models:
-                embedded = embed_photo(
-                    shown,
-                    photo.image,
-                    detector=pipeline.photo_detector,
-                    embedder=pipeline.embedder,
-                    gate=pipeline.enrollment_gate,
-                )
-            with open_store(self._config) as store:
+            with self._models, open_store(self._config) as store:
                 enroller = self._enroller(begun, store)
+                embedded = enroller.embed(photo)
                 enroller.check(begun.subject_id, [*(photo for photo, _ in begun.photos), embedded])
             begun.photos.append((embedded, photo.sha256))
             eyes = embedded.quality.eye_distance_px
@@ -187,9 +180,9 @@ class Enrollments:
                 raise InputError(f"{begun.subject_id}: no photo can be used yet")
             with self._open_writable() as store:
                 enroller = self._enroller(begun, store)
-                enrollment = enroller.enroll_ready(begun.subject_id, begun.photos, name=begun.name)
+                enrollment = enroller.admit(begun.subject_id, begun.photos, name=begun.name, known=begun.known)
         self._forget(key)
-        return {"subject_id": begun.subject_id, "new": enrollment.new, "text": describe_enrollment(enrollment)}
+        return {"subject_id": begun.subject_id, "new": enrollment.new, "text": describe(enrollment)}
 
     def _enroller(self, begun: _Enrollment, store: Store) -> Enroller:
         needed_on = site_today(self._config) if self._config.privacy.require_consent else None
