@@ -242,11 +242,14 @@ class Enroller:
         Raises:
             RejectedPhoto: they show several people, another one than was enrolled, or one enrolled under another id.
         """
-        if self._force:
-            return
         if self._store.changed():
             # Somebody else enrolls, too: many photos take long enough for that.
             self._read_gallery()
+        self._compare(subject_id, photos)
+
+    def _compare(self, subject_id: SubjectId, photos: Sequence[EnrolledPhoto]) -> None:
+        if self._force:
+            return
         check_same_person(photos, self._embeddings.get(subject_id, ()), self._pipeline.same_face_score)
         others = self._gallery
         if subject_id in self._embeddings:
@@ -274,12 +277,14 @@ class Enroller:
         def verify() -> None:
             if self.knows(subject_id) != known:
                 what = "removed" if known else "enrolled"
-                raise InputError(
-                    f"{subject_id}: was {what} by somebody else meanwhile; nothing was stored; run it again"
-                )
-            if embedded and not trusted:
-                self.check(subject_id, embedded)
+                raise InputError(f"{subject_id}: {what} by somebody else meanwhile; nothing was stored; run it again")
+            if self._store.changed():
+                self._read_gallery()
+                if embedded and not trusted:
+                    self._compare(subject_id, embedded)
 
+        if embedded and not trusted:
+            self.check(subject_id, embedded)
         # Without a name the id is the name; one that was given earlier stays.
         new_name = subject_id if name is None and not known else name
         self._store.enroll(

@@ -206,9 +206,8 @@ class _Worker:
         self._advance(len(person.paths))
         known_paths = [path for path in person.paths if hashes[path] in known]
         refused = any(rejection.whole for rejection in rejections)
-        return _Result(
-            None if refused else self._admit(person, [], known_paths, was_known=was_known), rejections, len(known_paths)
-        )
+        enrollment = None if refused else self._admit(person, [], known_paths, was_known=was_known)
+        return _Result(enrollment, rejections, len(known_paths))
 
     def _recall(self, key: str, open_photos: set[str]) -> Sequence[Rejection] | None:
         """What an unfinished run found, if that accounts for every photo, and whoever has a face still has it."""

@@ -111,9 +111,9 @@ class Subjects(Templates):
     ) -> bool:
         """Add templates and, where needed, the subject, all or nothing. A name or consent given replaces the old.
 
-        ``consent_needed_on``: refuse whose consent, given now or before, does not hold on that day. ``verify`` is called
-        when nobody else can write any more: what it finds in the store holds until the commit, and what it raises
-        undoes all.
+        ``consent_needed_on``: refuse whose consent, given now or before, does not hold on that day. ``verify`` is
+        called when nobody else can write any more: what it finds in the store holds until the commit, and what it
+        raises undoes all.
 
         Returns:
             Whether the subject is new.
