@@ -151,7 +151,10 @@ def test_recognition_keeps_its_fast_code_under_the_units_restrictions(
     # Else nothing would have been restricted, or nothing could be lost.
     assert free.pop("writable_code")
     assert free.pop("chroot")
-    assert all(free["delegated"])
+    detector, *embedders = free["delegated"]
+    assert detector
+    # tflite-runtime 2.14 gives it no network of integers.
+    assert all(embedders) or runtime == "tflite-runtime"
     assert restricted == free | {"writable_code": False, "chroot": False}
     assert log == []
 
