@@ -171,7 +171,7 @@ def test_recognition_without_cpuinfo_loses_its_fast_code_and_says_so_once(
 
 
 def test_it_avoids_what_slows_or_kills_the_model_runtime(service: Mapping[str, list[str]]) -> None:
-    # Without /proc/cpuinfo XNNPACK stays off: five to seventy times slower, with the same results.
+    # Without /proc/cpuinfo XNNPACK stays off: many times slower, with the same results.
     assert "ProcSubset" not in service
     assert "/sys" not in " ".join(service.get("InaccessiblePaths", []))
     # NumPy's OpenBLAS calls mbind(), one of @resources, when it starts: the process would be killed.
