@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import logging
@@ -24,6 +25,7 @@ Runtime = Literal["auto", "litert", "tflite-runtime"]
 
 _MODULES = {"litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
 _PACKAGES = {"litert": "ai-edge-litert", "tflite-runtime": "tflite-runtime"}
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 class Interpreter(Protocol):
@@ -44,6 +46,7 @@ def make_interpreter(model_path: Path, *, threads: int, runtime: Runtime = "auto
         ModelError: no runtime is installed, the runtime does not work here, or the model does not load.
     """
     interpreter_class = _find_interpreter(runtime)
+    _warn_if_slow()
     try:
         with _native_stderr_logged():
             interpreter: Interpreter = interpreter_class(model_path=str(model_path), num_threads=threads)
@@ -73,6 +76,21 @@ def _find_interpreter(runtime: Runtime) -> Any:  # noqa: ANN401 - a class of one
             continue
     packages = " or ".join(_PACKAGES[name] for name in wanted)
     raise ModelError(f"no TFLite runtime is installed: pip install {packages}")
+
+
+@functools.cache
+def _warn_if_slow() -> None:
+    """Once a process: the runtime chooses its fast code by this file, and without it computes on without a word."""
+    try:
+        _CPUINFO.open("rb").close()
+    except OSError as error:
+        if sys.platform == "linux":
+            log.warning(
+                "%s: %s: recognition will be many times slower without this file; "
+                "in a service, take ProcSubset=pid out of its unit and drop-ins (systemctl cat kiosk)",
+                _CPUINFO,
+                error.strerror,
+            )
 
 
 @contextlib.contextmanager

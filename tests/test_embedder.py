@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kiosk import tflite
 from kiosk.biometrics import Box, Embedding, Face
 from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE, read_bundle
 from kiosk.detector import BlazeFaceDetector
@@ -83,6 +84,19 @@ def test_a_runtime_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(__import__("sys").modules, "tflite_runtime.interpreter", None)
     with pytest.raises(ModelError, match="pip install tflite-runtime"):
         make_interpreter(BUNDLE / "model.tflite", threads=1, runtime="tflite-runtime")
+
+
+def test_a_machine_without_cpuinfo_is_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, runtime: Runtime
+) -> None:
+    # As it is for a service with ProcSubset=pid: tests/test_service_unit.py.
+    monkeypatch.setattr(tflite, "_CPUINFO", tmp_path / "cpuinfo")
+    tflite._warn_if_slow.cache_clear()
+    for _ in range(2):
+        make_interpreter(BUNDLE / "model.tflite", threads=1, runtime=runtime)
+    tflite._warn_if_slow.cache_clear()
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"{tmp_path}/cpuinfo: No such file or directory: ")
 
 
 def test_preprocessing_by_name() -> None:

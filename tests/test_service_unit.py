@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import restrictions
 
-REPO = Path(__file__).resolve().parent.parent
+from kiosk.tflite import Runtime
+
 ANALYZE = shutil.which("systemd-analyze")
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not on this machine")
 
@@ -19,7 +22,6 @@ WORST_EXPOSURE = {252: 15}
 """By systemd's version, in tenths; a plain unit scores 92. Every version counts a little differently."""
 WORST_EXPOSURE_ELSEWHERE = 20
 """Still "OK" on systemd's scale."""
-PR_SET_MDWE = 65
 
 
 @pytest.fixture
@@ -98,34 +100,79 @@ def test_commands_outside_the_service_can_be_the_same_user(service: Mapping[str,
     assert "DynamicUser" not in service
 
 
-def test_recognition_works_where_no_memory_is_writable_and_executable(samples: Path, tmp_path: Path) -> None:
-    """MemoryDenyWriteExecute=, as the kernel does it (Linux 6.3 and later)."""
-    code = (
-        "import ctypes, mmap, sys\n"
-        f"if ctypes.CDLL(None, use_errno=True).prctl({PR_SET_MDWE}, 1, 0, 0, 0): sys.exit(77)\n"
-        "try: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n"
-        "except PermissionError: pass\n"
-        "else: sys.exit('writable and executable memory was granted')\n"
-        "from kiosk.cli import run\n"
-        "sys.exit(run(sys.argv[1:]))"
-    )
-    photos = [samples / "obama.jpg", samples / "obama2.jpg"]
-    verdict = subprocess.run(
-        [sys.executable, "-c", code, "verify", *photos],
-        cwd=tmp_path,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-    )
-    if verdict.returncode == 77:
-        pytest.skip("this kernel cannot refuse such memory: it is older than 6.3")
+def test_recognition_works_under_the_units_restrictions(
+    service: Mapping[str, list[str]], samples: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"model: {{runtime: {runtime}}}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "kiosk", "verify", "--config", "config.yaml"]
+    verdict = restrictions.run(service, [*command, samples / "obama.jpg", samples / "obama2.jpg"], tmp_path)
     assert verdict.returncode == 0, verdict.stderr
     assert verdict.stdout.startswith("True")
 
 
+LOOK = """
+import json, logging, mmap, os, sys
+from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE, read_bundle
+from kiosk.detector import BlazeFaceDetector
+from kiosk.embedder import TfliteEmbedder
+
+def refused(call):
+    try:
+        call()
+    except PermissionError:
+        return True
+    return False
+
+logging.basicConfig(format="%(levelname)s %(message)s")
+bundle, runtime = read_bundle(BUILT_IN / BUILT_IN_BUNDLE), sys.argv[1]
+networks = [BlazeFaceDetector(runtime=runtime), *(TfliteEmbedder(bundle, threads=n, runtime=runtime) for n in (1, 2))]
+kinds = [[part["op_name"] for part in network._interpreter._get_ops_details()] for network in networks]
+json.dump({
+    "delegated": [names.count("DELEGATE") for names in kinds],
+    "writable_code": not refused(lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)),
+    "chroot": not refused(lambda: os.chroot("/")),
+    "cpuinfo": os.path.exists("/proc/cpuinfo"),
+}, sys.stdout)
+"""
+"""Loads the kiosk's networks, and tells how many parts of each the runtime gave to its fast code (XNNPACK)."""
+
+
+def look(settings: Mapping[str, list[str]], folder: Path, runtime: Runtime) -> tuple[dict[str, Any], list[str]]:
+    """What ``LOOK`` finds under these settings of a unit, and the lines it logs."""
+    run = restrictions.run(settings, [sys.executable, "-c", LOOK, runtime], folder)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout), run.stderr.splitlines()
+
+
+def test_recognition_keeps_its_fast_code_under_the_units_restrictions(
+    service: Mapping[str, list[str]], tmp_path: Path, runtime: Runtime
+) -> None:
+    free, _ = look({}, tmp_path, runtime)
+    restricted, log = look(service, tmp_path, runtime)
+    # Else nothing would have been restricted, or nothing could be lost.
+    assert free.pop("writable_code")
+    assert free.pop("chroot")
+    detector, *embedders = free["delegated"]
+    assert detector
+    # tflite-runtime 2.14 gives it no network of integers.
+    assert all(embedders) or runtime == "tflite-runtime"
+    assert restricted == free | {"writable_code": False, "chroot": False}
+    assert log == []
+
+
+def test_recognition_without_cpuinfo_loses_its_fast_code_and_says_so_once(
+    service: Mapping[str, list[str]], tmp_path: Path, runtime: Runtime
+) -> None:
+    found, log = look({**service, "ProcSubset": ["pid"]}, tmp_path, runtime)
+    assert not found["cpuinfo"]
+    assert found["delegated"] == [0, 0, 0]
+    (line,) = log
+    assert line.startswith("WARNING /proc/cpuinfo: No such file or directory: ")
+    assert "take ProcSubset=pid out" in line
+
+
 def test_it_avoids_what_slows_or_kills_the_model_runtime(service: Mapping[str, list[str]]) -> None:
-    # Without /proc/cpuinfo XNNPACK stays off: five to seventy times slower, with the same results.
+    # Without /proc/cpuinfo XNNPACK stays off: many times slower, with the same results.
     assert "ProcSubset" not in service
     assert "/sys" not in " ".join(service.get("InaccessiblePaths", []))
     # NumPy's OpenBLAS calls mbind(), one of @resources, when it starts: the process would be killed.
