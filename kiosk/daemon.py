@@ -706,6 +706,8 @@ def _open_book(config: Config, store: Store, publisher: Publisher | None, wake: 
             outbox=config.mqtt.enabled,
             include_name=config.mqtt.include_names,
             keep_rejections=config.store.rejected_days > 0,
+            windows=tuple(section.window() for section in config.attendance.schedule),
+            outside=config.attendance.outside,
         ),
         clock=clock,
         boot_id=clock.boot_id(),
