@@ -25,7 +25,7 @@ from kiosk.clock import SystemClock
 from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
 from kiosk.config import Config
-from kiosk.credentials import find_credential, warn_if_open
+from kiosk.credentials import find_credential
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
 from kiosk.events import (
@@ -58,7 +58,7 @@ from kiosk.ports import Camera, EndOfStream
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
-from kiosk.signatures import EventSigner
+from kiosk.signatures import EventSigner, find_signer
 from kiosk.store import BackupKeeper, KeyFile, KeyRing, Limits, Store, Unsent
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,6 @@ _RECOGNITION = "recognition"
 _PUBLISHER = "publisher"
 # Where the configuration names no password file.
 _PASSWORD_CREDENTIAL = "mqtt-password"  # noqa: S105 its name
-_SIGNING_CREDENTIAL = "event-signing-key"
 
 
 def run_daemon(config: Config) -> None:
@@ -631,12 +630,7 @@ def event_signer(config: Config) -> EventSigner | None:
     Raises:
         ConfigError: the key cannot be used.
     """
-    path = config.mqtt.sign_key_file or find_credential(_SIGNING_CREDENTIAL)
-    if path is None:
-        return None
-    signer = EventSigner.load(path)
-    warn_if_open(path)
-    return signer
+    return find_signer(config.mqtt.sign_key_file)
 
 
 def _start_publisher(
@@ -736,7 +730,7 @@ def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> Refr
     refractory = RefractoryPeriod(period_s)
     now_s, boot_id = clock.boottime_s(), clock.boot_id()
     for subject in store.subjects():
-        last = store.last_visit(subject.id)
+        last = store.last_recorded(subject.id)
         if last is not None and boot_id and last.boot_id == boot_id and last.boottime_ms / 1000 <= now_s:
             refractory.note(subject.id, last.boottime_ms / 1000)
     return refractory

@@ -14,7 +14,7 @@ from command_line import Kiosk
 from runner import assert_one_line_error
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Reason, SubjectId, Verdict
-from kiosk.commands.events import parse_time
+from kiosk.commands.times import parse_time
 from kiosk.errors import UsageError
 from kiosk.events import EventType, Moment, Origin, rejected_event
 from kiosk.store import NewTemplate, Store
