@@ -8,8 +8,8 @@ and how long was worked that day is not known.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from zoneinfo import ZoneInfo
@@ -58,7 +58,9 @@ def work_days(entries: Iterable[Entry], zone: ZoneInfo, *, now: datetime, longes
     ``longest``: how long a shift may take; what comes later belongs to no shift that began before. A shift is open as
     long as that, from ``now`` back: its check-out may yet come.
     """
-    ordered = sorted(entries, key=attrgetter("subject_id", "at", "seq"))
+    # Within one zone Python subtracts and compares what the clock showed.
+    in_utc = (replace(entry, at=entry.at.astimezone(UTC)) for entry in entries)
+    ordered = sorted(in_utc, key=attrgetter("subject_id", "at", "seq"))
     rows: list[WorkDay] = []
     for subject_id, own in groupby(ordered, key=attrgetter("subject_id")):
         days: dict[date, list[_Shift]] = {}
