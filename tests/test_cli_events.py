@@ -101,7 +101,7 @@ def test_filters(week: Kiosk, arguments: list[str], count: int) -> None:
 
 def test_table_shows_local_time(week: Kiosk) -> None:
     lines = week("events", "--subject", "b").stdout.splitlines()
-    assert lines[0].split() == ["seq", "time", "event", "subject", "score", "delivery"]
+    assert lines[0].split() == ["seq", "time", "event", "subject", "score", "delivery", "note"]
     assert lines[1].split() == ["2", "2026-03-02", "21:00:00", "check_in", "b", "0.80", "pending"]
 
 

@@ -44,7 +44,8 @@ def add(
     config = load(config_path, verbose)
     zone = ZoneInfo(config.device.timezone)
     wanted = parse_subject_id(subject_id)
-    at_ms = round(parse_moment(at, zone, datetime.now(UTC)).timestamp() * 1000)
+    moment = _now()
+    at_ms = round(parse_moment(at, zone, datetime.now(UTC), clock_is_set=moment.synchronized).timestamp() * 1000)
     _see_that_there_is_a_store(config)
     with open_register(config) as store:
         entry = store.add_event(
@@ -52,7 +53,7 @@ def add(
             EventType(event_type),
             at_ms,
             reason=reason,
-            moment=_now(),
+            moment=moment,
             origin=_origin(config),
             retention_days=config.store.retention_days,
             include_name=config.mqtt.include_names,

@@ -74,7 +74,7 @@ def command(
     config_path: Path | None,
     verbose: int,
 ) -> None:
-    """Show the attendance log; correct it, sum it up; sign events and verify them.
+    """Show the attendance log, correct it, sum it up, sign it.
 
     The oldest event comes first. Times without a zone are meant, and the table shows them, in the site's time zone
     (device.timezone); JSON and CSV carry UTC. `kiosk why` explains one event, by its seq or event_id. What was added

@@ -40,13 +40,19 @@ def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = F
     return moment
 
 
-def parse_moment(text: str, zone: ZoneInfo, now: datetime) -> datetime:
+def parse_moment(text: str, zone: ZoneInfo, now: datetime, *, clock_is_set: bool = True) -> datetime:
     """One moment: an ISO 8601 time with its minutes, or how long ago, as :func:`parse_time` takes them; UTC.
 
     Raises:
-        UsageError: neither; a bare date; or a time that the site's clock showed twice, or not at all.
+        UsageError: neither; a bare date; a time that the site's clock showed twice, or not at all; or how long ago,
+            while nobody knows what time it is.
     """
     moment = parse_time(text, zone, now)
+    if not clock_is_set and re.fullmatch(r"\d+[mhdw]", text):
+        raise UsageError(
+            f"{text!r}: the clock is not known to be right (see `timedatectl`): say the time itself, like "
+            "2026-03-02T08:00"
+        )
     if re.fullmatch(r"\d{4}-\d{2}-\d{2}|\d{4}-?W\d{2}(-?\d)?|\d{8}", text):
         raise UsageError(f"{text!r} is a day: say the time, too, like 2026-03-02T08:00")
     if moment.tzinfo is not zone:
