@@ -358,6 +358,12 @@ attendance:
     assert window.window() == Window(frozenset(range(7)), 360, 1440, "check_in")
 
 
+def test_the_documented_schedule_is_one(file: Path) -> None:
+    page = (REPO / "docs" / "attendance.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert len(_loaded(file, example).attendance.schedule) == 4
+
+
 def test_every_mistake_in_a_schedule_has_its_line(file: Path) -> None:
     content = """\
 attendance:
