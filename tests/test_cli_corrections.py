@@ -166,6 +166,17 @@ def test_payroll_of_a_clock_that_was_not_set(run: Run, kiosk_with_a_day: Kiosk) 
     assert err == ""
 
 
+def test_payroll_of_days_whose_events_are_gone(run: Run, kiosk_with_a_day: Kiosk) -> None:
+    with Store.open(kiosk_with_a_day.store) as store:
+        store.mark_sent([1])
+        assert store.prune(1, now_ms=round((NOW + timedelta(days=2)).timestamp() * 1000)) == 1
+    _, out, err = run("events", "payroll", "--json", "--since", str(YESTERDAY - timedelta(days=1)))
+    assert len(json.loads(out)["days"]) == 1
+    assert err.startswith("note: events before ")
+    assert err.endswith(" are not kept any more (store.retention_days)\n")
+    assert document(run("events", "payroll", "--json", "--since", str(YESTERDAY)))["days"]
+
+
 def test_why_tells_who_and_why(corrected: Run) -> None:
     out = corrected("why", "4")[1]
     assert "check_out of E1 (seq 4), hq/door-1" in out
