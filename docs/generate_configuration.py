@@ -28,6 +28,8 @@ Every section and every field may be left out. An environment variable overrides
 capitals, joined by two underscores, so `KIOSK_MQTT__PORT=1884` is `mqtt.port`. An empty variable means null where a
 field takes null.
 
+A variable for a list holds all of it: `KIOSK_ATTENDANCE__SCHEDULE='[{from: "06:00", to: "10:00", event: check_in}]'`.
+
 Types are strict and unknown keys are errors. All problems are told at once, one a line, each with its place, and the
 exit code is 78:
 
@@ -68,13 +70,22 @@ def main(arguments: list[str]) -> int:
 
 
 def _section(name: str, about: str, guides: list[FieldGuide]) -> str:
-    rows = "".join(_row(guide) for guide in guides)
+    rows = "".join(_row(guide) + "".join(_entry_row(guide, name) for name in guide.entry) for guide in guides)
     return f"\n## {name}\n\n{about}\n\n| field | takes | default | meaning |\n|---|---|---|---|\n{rows}"
 
 
 def _row(guide: FieldGuide) -> str:
     default = guide.default if isinstance(guide.default, str) else json.dumps(guide.default)
-    cells = f"`{'.'.join(guide.path)}`", guide.wanted, f"`{default}`", guide.description
+    return _cells(f"`{'.'.join(guide.path)}`", guide.wanted, f"`{default}`", guide.description)
+
+
+def _entry_row(guide: FieldGuide, name: str) -> str:
+    field = guide.entry[name]
+    default = "needed" if field.default is None else f"`{field.default}`"
+    return _cells(f"`{'.'.join(guide.path)}[].{name}`", field.wanted, default, field.description)
+
+
+def _cells(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 

@@ -19,21 +19,25 @@ from kiosk.events import (
     AttendanceEvent,
     Health,
     Info,
+    ManualEntry,
     RejectedEvent,
     ReplayCommand,
     TimeCorrection,
+    Void,
 )
 
 DOCS = Path(__file__).resolve().parent
 _MODELS: dict[str, type[BaseModel]] = {
     "attendance": AttendanceEvent,
     "time_correction": TimeCorrection,
+    "manual_entry": ManualEntry,
+    "void": Void,
     "rejected": RejectedEvent,
     "info": Info,
     "health": Health,
     "replay": ReplayCommand,
 }
-_ALSO_THERE = {"attendance": ("time_correction",)}
+_ALSO_THERE = {"attendance": ("time_correction", "manual_entry", "void")}
 """Other documents on a channel; ``event_type`` tells them apart."""
 _ADDRESS = "{root}/{site}/{device}"
 
@@ -83,7 +87,7 @@ def _asyncapi_text() -> str:
         "info": (f"{_ADDRESS}/info", "Birth document; retained, QoS 1.", None),
         "attendance": (
             f"{_ADDRESS}/{ATTENDANCE}",
-            "Check-ins, and corrections of their time; QoS 1, at least once, in order, never retained.",
+            "Check-ins, and corrections by the kiosk or by hand; QoS 1, at least once, in order, never retained.",
             None,
         ),
         "rejected": (

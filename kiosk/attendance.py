@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
@@ -27,13 +27,15 @@ from kiosk.events import (
 )
 from kiosk.gallery import Gallery
 from kiosk.ports import Clock
+from kiosk.schedule import Rule, Schedule, Window, next_event
 
 log = logging.getLogger(__name__)
 
 _MOST_OWED = 64
 """People who stand at the door while nothing can be stored; of more the earliest have left."""
 
-Mode = Literal["check_in", "check_out", "alternate"]
+Mode = Literal["check_in", "check_out", "alternate", "schedule"]
+Outside = Literal["check_in", "check_out", "alternate"]
 
 
 class Corrected(Protocol):
@@ -99,7 +101,8 @@ class Register(Protocol):
 class AttendanceSettings:
     """``outbox``: whether events are sent at all; ``include_name``: whether names leave the device.
 
-    ``keep_rejections``: whether decisions without a check-in are stored.
+    ``keep_rejections``: whether decisions without a check-in are stored. ``windows`` and ``outside``: what decides in
+    the mode ``schedule``.
     """
 
     origin: Origin
@@ -107,6 +110,14 @@ class AttendanceSettings:
     outbox: bool
     include_name: bool
     keep_rejections: bool = True
+    windows: tuple[Window, ...] = ()
+    outside: Outside = "alternate"
+
+    def schedule(self) -> Schedule:
+        """Every mode as a schedule: the others have no windows."""
+        if self.mode == "schedule":
+            return Schedule(self.windows, self.outside)
+        return Schedule((), self.mode)
 
 
 class AttendanceBook:
@@ -128,6 +139,8 @@ class AttendanceBook:
     ) -> None:
         self._register = register
         self._settings = settings
+        self._schedule = settings.schedule()
+        self._zone = ZoneInfo(settings.origin.timezone)
         self._clock = clock
         self._boot_id = boot_id
         self._refractory = refractory
@@ -331,17 +344,8 @@ class AttendanceBook:
         )
 
     def _event_type(self, subject_id: SubjectId, moment: Moment) -> EventType:
-        if self._settings.mode != "alternate":
-            return EventType(self._settings.mode)
-        last = self._register.last_event_type(subject_id, _local_midnight(moment, self._settings.origin.timezone))
-        return EventType.CHECK_OUT if last is EventType.CHECK_IN else EventType.CHECK_IN
-
-
-def _local_midnight(moment: Moment, timezone: str) -> datetime:
-    """The start of the site's day.
-
-    Where a change to or from summer time falls on midnight: the first of two midnights, and for one that is left out
-    the moment of the change (PEP 495: an impossible time counts by the offset before).
-    """
-    local = datetime.fromtimestamp(moment.utc_ms / 1000, UTC).astimezone(ZoneInfo(timezone))
-    return local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+        rule: Rule = self._schedule.rule(moment.utc_ms, self._zone)
+        if rule in {"check_in", "check_out"}:
+            return EventType(rule)
+        since = self._schedule.day_start(moment.utc_ms, self._zone)
+        return EventType(next_event(rule, self._register.last_event_type(subject_id, since)))

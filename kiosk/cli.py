@@ -29,7 +29,7 @@ _COMMANDS = {
     "subjects": ("subjects", "List, add, rename, re-enroll or remove people; codes, consent."),
     "verify": ("verify", "Do two photos show the same person?"),
     "identify": ("identify", "Who is in these photos?"),
-    "events": ("events", "Show the attendance log; sign events and verify them."),
+    "events": ("events", "Show the attendance log, correct it, sum it up, sign it."),
     "outbox": ("outbox", "See what waits for the broker; retry what was set aside."),
     "why": ("why", "Show what one decision rests on, accepted or not."),
     "calibrate": ("calibrate", "Find the threshold for this gallery and this door."),

@@ -26,7 +26,7 @@ from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
 from kiosk.companion import Companion
 from kiosk.config import Config
-from kiosk.credentials import find_credential, warn_if_open
+from kiosk.credentials import find_credential
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
 from kiosk.events import (
@@ -60,7 +60,7 @@ from kiosk.preview import Preview, socket_path
 from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
-from kiosk.signatures import EventSigner
+from kiosk.signatures import EventSigner, find_signer
 from kiosk.store import BackupKeeper, KeyFile, KeyRing, Limits, Store, Unsent
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,6 @@ _RECOGNITION = "recognition"
 _PUBLISHER = "publisher"
 # Where the configuration names no password file.
 _PASSWORD_CREDENTIAL = "mqtt-password"  # noqa: S105 its name
-_SIGNING_CREDENTIAL = "event-signing-key"
 
 
 def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
@@ -659,12 +658,7 @@ def event_signer(config: Config) -> EventSigner | None:
     Raises:
         ConfigError: the key cannot be used.
     """
-    path = config.mqtt.sign_key_file or find_credential(_SIGNING_CREDENTIAL)
-    if path is None:
-        return None
-    signer = EventSigner.load(path)
-    warn_if_open(path)
-    return signer
+    return find_signer(config.mqtt.sign_key_file)
 
 
 def _start_publisher(
@@ -750,6 +744,8 @@ def _open_book(
             outbox=config.mqtt.enabled,
             include_name=config.mqtt.include_names,
             keep_rejections=config.store.rejected_days > 0,
+            windows=tuple(section.window() for section in config.attendance.schedule),
+            outside=config.attendance.outside,
         ),
         clock=clock,
         boot_id=clock.boot_id(),
@@ -778,7 +774,7 @@ def _recent_check_ins(period_s: float, store: Store, clock: SystemClock) -> Refr
     refractory = RefractoryPeriod(period_s)
     now_s, boot_id = clock.boottime_s(), clock.boot_id()
     for subject in store.subjects():
-        last = store.last_visit(subject.id)
+        last = store.last_recorded(subject.id)
         if last is not None and boot_id and last.boot_id == boot_id and last.boottime_ms / 1000 <= now_s:
             refractory.note(subject.id, last.boottime_ms / 1000)
     return refractory

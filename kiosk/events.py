@@ -48,10 +48,16 @@ Score = Annotated[float, Field(ge=-1, le=1)]
 class EventType(StrEnum):
     CHECK_IN = "check_in"
     CHECK_OUT = "check_out"
+    BREAK_START = "break_start"
+    BREAK_END = "break_end"
 
 
 TIME_CORRECTION = "time_correction"
 """Event type of a :class:`TimeCorrection`; it shares topic and ``seq`` with the events it corrects."""
+MANUAL_ENTRY = "manual_entry"
+"""Of a :class:`ManualEntry`, likewise."""
+VOID = "void"
+"""Of a :class:`Void`, likewise."""
 
 
 class Method(StrEnum):
@@ -174,7 +180,10 @@ class ClockReading(_Document):
 
 
 class AttendanceEvent(_Chained):
-    """Somebody checked in or out. De-duplicate on ``event_id``; prove completeness with ``seq``."""
+    """Somebody checked in or out, or began or ended a break.
+
+    De-duplicate on ``event_id``; prove completeness with ``seq``.
+    """
 
     event_type: EventType
     event_id: Uuid
@@ -214,6 +223,57 @@ class TimeCorrection(_Chained):
     site: Id
     device: Id
     corrects: CorrectedTime
+
+
+class AddedEvent(_Document):
+    """What happened, as somebody says who was not the kiosk."""
+
+    event_type: EventType
+    occurred_at: Timestamp
+
+
+class ManualEntry(_Chained):
+    """Somebody has added what the kiosk did not record. Opens no door: it tells of the past, and nobody was seen."""
+
+    event_type: Literal["manual_entry"] = "manual_entry"
+    event_id: Uuid
+    seq: int = Field(ge=1, description="shares the numbers of the attendance events")
+    occurred_at: Timestamp = Field(description="when it was entered")
+    tz: str = Field(description="IANA time zone of the site")
+    clock_synchronized: bool
+    replayed: bool = Field(default=False, description="sent late or again")
+    site: Id
+    device: Id
+    subject: SubjectRef
+    adds: AddedEvent
+    clock: ClockReading = ClockReading()
+
+
+class VoidedEvent(_Document):
+    """The event that counts no more."""
+
+    event_id: Uuid
+    seq: int = Field(ge=1)
+
+
+class Void(_Chained):
+    """An earlier event, recorded or added, is void: count it no more. Opens no door."""
+
+    event_type: Literal["void"] = "void"
+    event_id: Uuid
+    seq: int = Field(ge=1, description="shares the numbers of the attendance events")
+    occurred_at: Timestamp = Field(description="when it was voided")
+    tz: str = Field(description="IANA time zone of the site")
+    clock_synchronized: bool
+    replayed: bool = Field(default=False, description="sent late or again")
+    site: Id
+    device: Id
+    voids: VoidedEvent
+    clock: ClockReading = ClockReading()
+
+
+NumberedEvent = AttendanceEvent | TimeCorrection | ManualEntry | Void
+"""Whatever has a ``seq`` and a row of its own in log and outbox."""
 
 
 class RejectedEvent(_Signable):
@@ -468,7 +528,7 @@ def discovery_document(topics: Topics, *, version: str) -> dict[str, Any]:
                 "name": "Attendance",
                 "icon": "mdi:badge-account",
                 "state_topic": topics.attendance,
-                "event_types": [*(kind.value for kind in EventType), TIME_CORRECTION],
+                "event_types": [*(kind.value for kind in EventType), TIME_CORRECTION, MANUAL_ENTRY, VOID],
             }
         },
         "availability_topic": topics.status,

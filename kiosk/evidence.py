@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Quality, Reason, SubjectId, Verdict
-from kiosk.events import Method, Pad, pad_of, rounded_score
+from kiosk.events import Method, Pad, VoidedEvent, pad_of, rounded_score
 
 ERASED = SubjectId("(erased)")
 """Stands for a subject that has been erased since; no subject id can have parentheses. In JSON it is null."""
+
+MANUAL = "manual"
+"""Stands beside the ways of :class:`kiosk.events.Method` where no kiosk saw anybody."""
 
 QualityFigures = Mapping[str, Any]
 """The fields of :class:`kiosk.biometrics.Quality`, of whatever version measured them."""
@@ -144,6 +147,30 @@ def read_code_evidence(document: Mapping[str, Any]) -> CodeEvidence | None:
     if document.get("method", Method.FACE) != Method.CODE:
         return None
     return CodeEvidence(document["code"], document["reason"])
+
+
+@dataclass(frozen=True, slots=True)
+class ManualEvidence:
+    """What an event entered by hand rests on. ``reason``: of whoever entered it; None: erased with the subject.
+
+    ``voids``: of the event that counts no more; None where something was added.
+    """
+
+    reason: str | None
+    voids: VoidedEvent | None = None
+
+    def document(self) -> dict[str, Any]:
+        """As the store keeps it."""
+        voids = {} if self.voids is None else {"voids": self.voids.payload()}
+        return {"method": MANUAL, "reason": self.reason, **voids, "match": None, "candidates": []}
+
+
+def read_manual_evidence(document: Mapping[str, Any]) -> ManualEvidence | None:
+    """None where the kiosk itself recorded the event."""
+    if document.get("method") != MANUAL:
+        return None
+    voids = document.get("voids")
+    return ManualEvidence(document["reason"], None if voids is None else VoidedEvent.model_validate(voids))
 
 
 def explain_code(evidence: CodeEvidence) -> str:

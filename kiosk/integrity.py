@@ -41,6 +41,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "device",
         "evidence",
         "corrects",
+        "added_type",
+        "added_at",
+        "voids",
     ),
     "outbox": ("seq", "event_id", "topic", "payload", "created_at"),
     "rejections": (

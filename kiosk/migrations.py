@@ -380,6 +380,20 @@ def name_methods(db: Database) -> None:
     db.execute("DROP TABLE unnamed")
 
 
+def _add_manual_entries(db: Database) -> None:
+    """Corrections by hand. added_type, added_at: what happened when, as somebody says who added it; voids: ``seq`` of
+    the event that counts no more.
+    """
+    sound = integrity.sound("attendance", columns=integrity.present(db, "attendance"))
+    for column in ("added_type TEXT", "added_at TEXT", "voids INTEGER"):
+        db.execute(f"ALTER TABLE attendance ADD COLUMN {column}")
+    # A row that was damaged before stays so: a new digest would vouch for it.
+    integrity.seal(db, "attendance", sound, columns=integrity.present(db, "attendance"))
+    # There are few of them: these cost the other rows nothing.
+    db.execute("CREATE INDEX attendance_added ON attendance(subject_id, added_at) WHERE added_at IS NOT NULL")
+    db.execute("CREATE INDEX attendance_voids ON attendance(voids) WHERE voids IS NOT NULL")
+
+
 STEPS: tuple[Step, ...] = (
     _create_tables,
     _create_rejections,
@@ -390,6 +404,7 @@ STEPS: tuple[Step, ...] = (
     _add_consent_terms,
     _encrypt_templates,
     _add_codes,
+    _add_manual_entries,
 )
 
 SEALED_SINCE = STEPS.index(_add_digests) + 1

@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from kiosk.credentials import find_credential, warn_if_open
 from kiosk.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _NOT_COVERED = frozenset({"signature", "replayed"})
 """Of an event: itself, and what is decided anew whenever it is sent."""
+_CREDENTIAL = "event-signing-key"
 _LARGEST_BYTES = 64 * 1024
 """Of a key file; that of Ed25519 has 119."""
 
@@ -123,6 +125,20 @@ class EventSigner:
         """The event signed, behind the one whose :func:`digest` is ``previous`` (None: it is this kiosk's first)."""
         bare = {name: value for name, value in event.items() if name not in {"previous", "signature"}}
         return self.sign({**bare, "previous": previous})
+
+
+def find_signer(key_file: Path | None) -> EventSigner | None:
+    """Who signs the events of this kiosk: with that key, or the service's credential. None: they are not signed.
+
+    Raises:
+        ConfigError: the key cannot be used.
+    """
+    path = key_file or find_credential(_CREDENTIAL)
+    if path is None:
+        return None
+    signer = EventSigner.load(path)
+    warn_if_open(path)
+    return signer
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from kiosk.decision import RefractoryPeriod
 from kiosk.errors import StoreError
 from kiosk.events import AttendanceEvent, EventType, Origin, RejectedEvent
 from kiosk.gallery import Gallery
+from kiosk.schedule import Window
 from kiosk.store import NewTemplate, Store
 
 MODEL = ModelId("test@000000")
@@ -82,6 +83,7 @@ def _book(
     period_s: float = 60,
     keep_rejections: bool = True,
     timezone: str = "Asia/Seoul",
+    windows: tuple[Window, ...] = (),
 ) -> AttendanceBook:
     return AttendanceBook(
         store,
@@ -91,6 +93,7 @@ def _book(
             outbox=True,
             include_name=False,
             keep_rejections=keep_rejections,
+            windows=windows,
         ),
         clock=clock or Clock(),
         boot_id="boot",
@@ -387,3 +390,51 @@ def test_alternate_mode_knows_when_the_sites_day_starts(
         clock.now = datetime.fromisoformat(time).replace(tzinfo=UTC)
         book.consider(_seen(), gallery=GALLERY, captured_s=captured_s)
     assert [event.event_type.value for event in told.check_ins] == kinds
+
+
+WINDOWS = (
+    Window(frozenset(range(5)), 360, 600, "check_in"),
+    Window(frozenset(range(5)), 720, 780, "break"),
+    Window(frozenset(range(5)), 960, 1200, "check_out"),
+)
+
+
+def test_a_schedule_decides_by_the_sites_clock(store: Store, told: Told) -> None:
+    clock = Clock()
+    book = _book(store, told, clock=clock, mode="schedule", period_s=0, windows=WINDOWS)
+    # In Seoul, on a Monday, and on the Saturday after it, when no window opens.
+    visits = {
+        "2026-03-01T22:55": "check_in",
+        "2026-03-02T03:05": "break_start",
+        "2026-03-02T03:40": "break_end",
+        "2026-03-02T03:50": "break_start",
+        "2026-03-02T04:10": "break_end",
+        "2026-03-02T05:00": "check_out",
+        "2026-03-02T06:00": "check_in",
+        "2026-03-02T08:00": "check_out",
+        "2026-03-07T00:00": "check_in",
+        "2026-03-07T08:00": "check_out",
+    }
+    for captured_s, time in enumerate(visits):
+        clock.now = datetime.fromisoformat(time).replace(tzinfo=UTC)
+        book.consider(_seen(), gallery=GALLERY, captured_s=captured_s)
+    assert [event.event_type.value for event in told.check_ins] == list(visits.values())
+    assert [row.event_type for row in store.attendance()] == list(visits.values())
+
+
+def test_a_break_over_midnight_is_one(store: Store, told: Told) -> None:
+    clock = Clock()
+    night = (Window(frozenset(range(7)), 1410, 30, "break"),)
+    book = _book(store, told, clock=clock, mode="schedule", period_s=0, windows=night)
+    visits = {
+        "2026-03-02T13:00": "check_in",  # 22:00
+        "2026-03-02T14:50": "break_start",  # 23:50
+        "2026-03-02T15:20": "break_end",  # 00:20
+        "2026-03-02T20:00": "check_out",  # 05:00
+        "2026-03-03T14:50": "break_start",
+        "2026-03-03T15:45": "break_end",  # after the window
+    }
+    for captured_s, time in enumerate(visits):
+        clock.now = datetime.fromisoformat(time).replace(tzinfo=UTC)
+        book.consider(_seen(), gallery=GALLERY, captured_s=captured_s)
+    assert [event.event_type.value for event in told.check_ins] == list(visits.values())

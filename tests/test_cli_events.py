@@ -14,7 +14,7 @@ from command_line import Kiosk
 from runner import assert_one_line_error
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Reason, SubjectId, Verdict
-from kiosk.commands.events import parse_time
+from kiosk.commands.times import parse_time
 from kiosk.errors import UsageError
 from kiosk.events import EventType, Moment, Origin, rejected_event
 from kiosk.store import NewTemplate, Store
@@ -101,7 +101,7 @@ def test_filters(week: Kiosk, arguments: list[str], count: int) -> None:
 
 def test_table_shows_local_time(week: Kiosk) -> None:
     lines = week("events", "--subject", "b").stdout.splitlines()
-    assert lines[0].split() == ["seq", "time", "event", "subject", "score", "delivery"]
+    assert lines[0].split() == ["seq", "time", "event", "subject", "score", "delivery", "note"]
     assert lines[1].split() == ["2", "2026-03-02", "21:00:00", "check_in", "b", "0.80", "pending"]
 
 

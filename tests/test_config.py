@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from kiosk.config import Config, TlsSection, field_guides, load
 from kiosk.daemon import broker_settings
 from kiosk.errors import ConfigError
+from kiosk.schedule import Window
 
 REPO = Path(__file__).parent.parent
 _NO_ENVIRONMENT: Mapping[str, str] = {}
@@ -269,8 +270,8 @@ attendance: {mode: schedule}
         "config.yaml:10: camera.source: must be a whole number from 0 to 255 or text, not true",
         "config.yaml:10: camera.rotate: must be one of 0, 90, 180, 270, not 45",
         (
-            "config.yaml:11: attendance.mode: schedule is not supported by this version; "
-            "use check_in, check_out or alternate"
+            "config.yaml:11: attendance.schedule: is needed with mode schedule: windows like "
+            '{days: mon-fri, from: "06:00", to: "10:00", event: check_in}'
         ),
         "KIOSK_MQTT: is a section; set its fields one by one, like KIOSK_MQTT__ENABLED",
         'KIOSK_MQTT_PORT: unknown variable; did you mean "KIOSK_MQTT__PORT"?',
@@ -330,6 +331,113 @@ def test_wrong_value(file: Path, content: str, told: str) -> None:
     [problem] = _problems(file, content)
     assert problem.startswith("config.yaml:1: ")
     assert told in problem
+
+
+def test_a_schedule(file: Path) -> None:
+    content = """\
+attendance:
+  mode: schedule
+  schedule:
+    - {days: mon-fri, from: "06:00", to: "10:00", event: check_in}
+    - from: 23:00
+      to: "02:00"
+      event: break
+  outside: check_out
+"""
+    attendance = _loaded(file, content).attendance
+    assert [section.window() for section in attendance.schedule] == [
+        Window(frozenset(range(5)), 360, 600, "check_in"),
+        Window(frozenset(range(7)), 1380, 120, "break"),
+    ]
+    assert attendance.outside == "check_out"
+    variables = {
+        "KIOSK_ATTENDANCE__MODE": "schedule",
+        "KIOSK_ATTENDANCE__SCHEDULE": '[{from: "06:00", to: "24:00", event: check_in}]',
+    }
+    (window,) = _loaded(file, "", variables).attendance.schedule
+    assert window.window() == Window(frozenset(range(7)), 360, 1440, "check_in")
+
+
+def test_the_documented_schedule_is_one(file: Path) -> None:
+    page = (REPO / "docs" / "attendance.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert len(_loaded(file, example).attendance.schedule) == 4
+
+
+def test_every_mistake_in_a_schedule_has_its_line(file: Path) -> None:
+    content = """\
+attendance:
+  mode: schedule
+  schedule:
+    - {days: mon-fry, from: "6:00", to: "10:00", event: chek_in, too: 1}
+    - from: "06:00"
+      days: mon,tue
+    - 5
+    - {from: "06:00", to: "06:00", event: break}
+    - {days: mon, tue, from: 600, to: "10:00", event: break}
+"""
+    days = "must be days like mon-fri or sat,sun (mon tue wed thu fri sat sun)"
+    assert _problems(file, content) == [
+        f"config.yaml:4: attendance.schedule[1].days: {days}",
+        "config.yaml:4: attendance.schedule[1].from: must be a time of day from 00:00 to 23:59",
+        "config.yaml:4: attendance.schedule[1].event: must be one of check_in, check_out, break",
+        'config.yaml:4: attendance.schedule[1].too: unknown key; did you mean "to"?',
+        "config.yaml:5: attendance.schedule[2].to: is needed: a time of day from 00:00 to 24:00",
+        "config.yaml:5: attendance.schedule[2].event: is needed: one of check_in, check_out, break",
+        "config.yaml:7: attendance.schedule[3]: must be a section, not 5",
+        'config.yaml:8: attendance.schedule[4].to: is the same as from; a whole day is from "00:00" to "24:00"',
+        (
+            "config.yaml:9: attendance.schedule[5].from: must be a time of day from 00:00 to 23:59, not 600; "
+            "put it in quotes"
+        ),
+        "config.yaml:9: attendance.schedule[5].tue: unknown key; known are days, from, to, event",
+    ]
+
+
+def test_windows_that_overlap_are_all_told(file: Path) -> None:
+    content = """\
+attendance:
+  mode: schedule
+  schedule:
+    - {days: mon-fri, from: "06:00", to: "10:00", event: check_in}
+    - {days: "fri,sat", from: "09:30", to: "11:00", event: break}
+    - {days: sun, from: "23:00", to: "06:30", event: check_out}
+"""
+    first = "overlaps window 1 (mon,tue,wed,thu,fri 06:00-10:00) on"
+    assert _problems(file, content) == [
+        f"config.yaml:5: attendance.schedule[2]: {first} fri 09:30",
+        f"config.yaml:6: attendance.schedule[3]: {first} mon 06:00",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("attendance", "variable", "told"),
+    [
+        ("{schedule: 5}", None, "config.yaml:1: attendance.schedule: must be a list of up to 50 windows, not 5"),
+        (
+            '{schedule: [{from: "06:00", to: "07:00", event: break}]}',
+            None,
+            "has windows, but attendance.mode is check_in: set it to schedule, or delete the windows",
+        ),
+        (
+            "{schedule: [" + '{from: "06:00", to: "07:00", event: break}, ' * 51 + "]}",
+            None,
+            "a list of up to 50 windows",
+        ),
+        ("{mode: alternate}", "[{", "KIOSK_ATTENDANCE__SCHEDULE: must be a list of up to 50 windows, like [{"),
+        ("{mode: alternate}", "[]\nmqtt: {}", "KIOSK_ATTENDANCE__SCHEDULE: must be a list of up to 50 windows, like"),
+        (
+            "{mode: schedule}",
+            '[{to: "07:00", event: break}]',
+            "KIOSK_ATTENDANCE__SCHEDULE: attendance.schedule[1].from: is needed: a time of day from 00:00 to 23:59",
+        ),
+    ],
+)
+def test_no_schedule(file: Path, attendance: str, variable: str | None, told: str) -> None:
+    environ = {} if variable is None else {"KIOSK_ATTENDANCE__SCHEDULE": variable}
+    [problem] = _problems(file, f"attendance: {attendance}\n", environ)
+    assert told in problem
+    assert "\n" not in problem
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,9 @@ def test_discovery_document_points_home_assistant_at_our_topics() -> None:
     assert entity["p"] == "event"
     assert entity["unique_id"]
     assert entity["state_topic"] == topics.attendance
-    assert entity["event_types"] == ["check_in", "check_out", "time_correction"]
+    assert entity["event_types"] == [
+        "check_in", "check_out", "break_start", "break_end", "time_correction", "manual_entry", "void",
+    ]  # fmt: skip
 
 
 @given(st.integers(0, 4_000_000_000_000), st.integers(1, 10**6))

@@ -45,7 +45,9 @@ def test_a_changed_document_is_noticed(generator: ModuleType, tmp_path: Path, mo
     assert generator.main(["--check"]) == 1
 
 
-@pytest.mark.parametrize("name", ["attendance", "time_correction", "rejected", "info", "health", "replay"])
+@pytest.mark.parametrize(
+    "name", ["attendance", "time_correction", "manual_entry", "void", "rejected", "info", "health", "replay"]
+)
 def test_schemas_are_valid_schemas(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,7 @@ def test_a_day_at_the_door(page: Page, door: Door, samples: Path) -> None:
     with page.expect_download() as download:
         page.get_by_role("link", name="Export CSV").click()
     assert "E1002" in download.value.path().read_text(encoding="utf-8")
+    correct_by_hand(page)
     go(page, "Rejected")
     expect(page.get_by_role("row", name=re.compile("unknown"))).not_to_have_count(0)
 
@@ -138,8 +140,34 @@ def test_a_day_at_the_door(page: Page, door: Door, samples: Path) -> None:
     assert "E1002" not in door.kiosk("subjects", "list").stdout
 
 
+def correct_by_hand(page: Page) -> None:
+    """Add what the kiosk did not see, and void it again: both stay in the list."""
+    page.get_by_role("button", name="Add an event").click()
+    page.get_by_label("Id of the person", exact=True).fill("E1002")
+    page.get_by_label("What").select_option("check_out")
+    page.get_by_label(re.compile("^When")).fill("2020-01-01T08:00")
+    page.get_by_label("Why, in a few words").fill("left by the back door")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.get_by_label(re.compile("^When")).fill(f"{datetime.now(UTC):%Y-%m-%dT00:01}")
+    page.get_by_role("button", name="Add", exact=True).click()
+    added = page.get_by_role("row", name=re.compile("check out Joe Biden"))
+    expect(added).to_contain_text("added by hand; left by the back door")
+    added.get_by_role("button", name=re.compile("Void")).click()
+    page.get_by_label("Why, in a few words").fill("wrong day")
+    page.get_by_role("button", name="Void", exact=True).last.click()
+    expect(page.get_by_role("row", name=re.compile("void: see event"))).to_be_visible()
+    page.get_by_role("row", name=re.compile("check out Joe Biden")).get_by_role("button", name="Why").click()
+    expect(page.get_by_role("dialog")).to_contain_text("wrong day")
+    page.get_by_role("button", name="Close").click()
+
+
 def check_ins(door: Door, subject_id: str) -> list[object]:
-    return [one for one in door.events.on("event/attendance") if one.json()["subject"]["id"] == subject_id]
+    return [
+        event
+        for event in (message.json() for message in door.events.on("event/attendance"))
+        if event["event_type"] == "check_in" and event["subject"]["id"] == subject_id
+    ]
 
 
 def is_a_picture(page: Page) -> bool:

@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from kiosk.commands.events import local_time, parse_time
 from kiosk.commands.options import common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
+from kiosk.commands.times import local_time, parse_time
 from kiosk.errors import InputError, UsageError
 from kiosk.store import AuditProblem, AuditRow, AuditVerdict
 
@@ -99,12 +99,7 @@ def _parse_head(text: str) -> tuple[int, str]:
 def _line(row: AuditRow, zone: ZoneInfo) -> str:
     time = f"{local_time(row.occurred_at, zone)}{'' if row.clock_synchronized else ' ?'}"
     details = ", ".join(f"{name}={_short(value)}" for name, value in row.detail().items())
-    return _LINE.format(row.seq, time, _who(row), row.process, row.action, row.subject_id or "", details).rstrip()
-
-
-def _who(row: AuditRow) -> str:
-    login = row.login or f"uid {row.uid}"
-    return login if row.sudo_user is None else f"{login} (sudo: {row.sudo_user})"
+    return _LINE.format(row.seq, time, row.who, row.process, row.action, row.subject_id or "", details).rstrip()
 
 
 def _short(value: object) -> str:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from datetime import time as day_time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import click
 
+from kiosk.commands.corrections import add, void
 from kiosk.commands.options import common_options, load, print_json
+from kiosk.commands.payroll import payroll
 from kiosk.commands.signatures import export, keygen, verify
+from kiosk.commands.spreadsheets import write_csv
 from kiosk.commands.stores import open_store
+from kiosk.commands.times import local_time, parse_time
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import UsageError
 from kiosk.events import Method, rejection_of
+from kiosk.evidence import MANUAL
 from kiosk.store import AttendanceRow, RejectionRow, Store
 
 Format = Literal["table", "json", "csv"]
@@ -31,11 +33,11 @@ _MATCH_COLUMNS = ("score", "threshold", "margin", "frames", "model")
 COLUMNS = (
     "seq", "event_id", "event_type", "subject_id", "occurred_at", "tz", "clock_synchronized",
     "site", "device", *_MATCH_COLUMNS, "delivery", "stated_at", "method",
+    "recorded_at", "voids", "voided_by", "reason",
 )  # fmt: skip
 _REJECTED_COLUMNS = (
     "event_id", "event_type", "reason", "occurred_at", "tz", "clock_synchronized", "site", "device", *_MATCH_COLUMNS,
 )  # fmt: skip
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _FOLLOW_EVERY_S = 0.5
 _FOLLOW_SHOWS = 10
 
@@ -72,10 +74,11 @@ def command(
     config_path: Path | None,
     verbose: int,
 ) -> None:
-    """Show the attendance log; sign events and verify them.
+    """Show the attendance log, correct it, sum it up, sign it.
 
     The oldest event comes first. Times without a zone are meant, and the table shows them, in the site's time zone
-    (device.timezone); JSON and CSV carry UTC. `kiosk why` explains one event, by its seq or event_id.
+    (device.timezone); JSON and CSV carry UTC. `kiosk why` explains one event, by its seq or event_id. What was added
+    or voided by hand is marked, and stands where it was entered, at the time it is about.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -104,35 +107,8 @@ def command(
             _follow(store, printer, seen_seq, until=last, subject=wanted)
 
 
-for _subcommand in (export, keygen, verify):
+for _subcommand in (add, void, payroll, export, keygen, verify):
     command.add_command(_subcommand)
-
-
-def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = False) -> datetime:
-    """A date, an ISO 8601 time, or how long ago (``30m``, ``24h``, ``7d``, ``2w``).
-
-    ``end_of_day``: a bare date means the end of that day, not its start.
-
-    Raises:
-        UsageError: none of these.
-    """
-    ago = re.fullmatch(r"(\d{1,6})([mhdw])", text)
-    try:
-        if ago is not None:
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-            day = date.fromisoformat(text)
-            if end_of_day and day == date.max:
-                return datetime.max.replace(microsecond=0, tzinfo=UTC)
-            moment = datetime.combine(day + timedelta(days=end_of_day), day_time(), zone)
-        else:
-            moment = datetime.fromisoformat(text)
-        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
-        # Where that is before the year 1 or after 9999 in UTC, nobody can say when it is.
-        moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise UsageError(f"{text!r} is no time: use 2026-03-02, 2026-03-02T08:00, 24h or 7d") from None
-    return moment
 
 
 Row = AttendanceRow | RejectionRow
@@ -179,11 +155,8 @@ class _Printer:
             click.echo(json.dumps(document, ensure_ascii=False))
 
     def _print_csv(self, documents: list[dict[str, Any]]) -> None:
-        writer = csv.DictWriter(sys.stdout, self._layout.columns, lineterminator="\n")
-        if not self._headed:
-            writer.writeheader()
-            self._headed = True
-        writer.writerows(documents)
+        write_csv(self._layout.columns, documents, header=not self._headed)
+        self._headed = True
 
     def _print_table(self, documents: list[dict[str, Any]]) -> None:
         line = self._layout.line.format
@@ -195,11 +168,6 @@ class _Printer:
             doubt = "" if document["clock_synchronized"] else " ?"
             time = f"{local_time(document['occurred_at'], self._zone)}{doubt}"
             click.echo(line(*self._layout.cells(document, time)).rstrip())
-
-
-def local_time(occurred_at: str, zone: ZoneInfo) -> str:
-    """A stored UTC time in the site's zone."""
-    return f"{datetime.fromisoformat(occurred_at).astimezone(zone):%Y-%m-%d %H:%M:%S}"
 
 
 def _newest_seq(store: Store) -> int:
@@ -229,6 +197,10 @@ def check_in_document(row: AttendanceRow) -> dict[str, Any]:
         "delivery": row.delivery,
         "stated_at": row.stated_at,
         "method": row.evidence.get("method", Method.FACE.value),
+        "recorded_at": row.recorded_at,
+        "voids": row.voids,
+        "voided_by": row.voided_by,
+        "reason": row.evidence.get("reason") if row.evidence.get("method") == MANUAL else None,
     }
 
 
@@ -240,7 +212,20 @@ def _check_in_cells(document: dict[str, Any], time: str) -> Sequence[object]:
         document["subject_id"],
         document["method"] if document["score"] is None else _short(document["score"]),
         document["delivery"] or "not sent",
+        _note(document),
     )
+
+
+def _note(document: dict[str, Any]) -> str:
+    """What was done by hand, and why."""
+    notes = []
+    if document["voids"] is not None:
+        notes.append(f"voids {document['voids']}")
+    elif document["recorded_at"] is not None:
+        notes.append("added")
+    if document["voided_by"] is not None:
+        notes.append(f"VOID by {document['voided_by']}")
+    return ", ".join(notes) + (f": {document['reason']}" if document["reason"] else "")
 
 
 def rejection_document(row: RejectionRow) -> dict[str, Any]:
@@ -280,8 +265,8 @@ def _short(score: float | None) -> str:
 _CHECK_INS = _Layout(
     COLUMNS,
     check_in_document,
-    "{:>7}  {:<23}  {:<9}  {:<20}  {:>5}  {}",
-    ("seq", "time", "event", "subject", "score", "delivery"),
+    "{:>7}  {:<23}  {:<11}  {:<20}  {:>6}  {:<8}  {}",
+    ("seq", "time", "event", "subject", "score", "delivery", "note"),
     _check_in_cells,
 )
 _REJECTED = _Layout(

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from kiosk.commands.events import local_time
 from kiosk.commands.options import common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
+from kiosk.commands.times import local_time
 from kiosk.errors import InputError
 from kiosk.store import OutboxCounts, UnsentEvent
 

@@ -22,7 +22,7 @@ from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, UsageError
 from kiosk.events import Method
-from kiosk.evidence import mentioned_subjects
+from kiosk.evidence import MANUAL, mentioned_subjects
 from kiosk.store import AttendanceRow, AuditRow, Due, History, Presence, Store, Subject, TemplateInfo
 
 _LINE = "{:<20}  {:<24}  {:>9}  {:>6}  {:<10}  {:>6}  {:<22}  {}"
@@ -129,9 +129,10 @@ def _holdings(store: Store, config: Config) -> Iterator[_Holding]:
     yield _Holding(
         "attendance",
         counts["attendance"],
-        "who came or went, when, at which door; scores and measures",
+        "who came or went, when, at which door; scores and measures; who was entered or voided by hand, and why",
         "the attendance log, and to explain and correct it",
-        f"{settings.retention_days} days, unsent ones until they are sent; under the bare id of who is erased",
+        f"{settings.retention_days} days, unsent ones until they are sent; under the bare id, without the reasons, of "
+        "who is erased",
     )
     yield _Holding(
         "outbox",
@@ -316,6 +317,10 @@ def _event(row: AttendanceRow) -> dict[str, Any]:
         "device": row.device,
         "delivery": row.delivery,
         "method": row.evidence.get("method", Method.FACE),
+        "recorded_at": row.recorded_at,
+        "voids": row.voids,
+        "voided_by": row.voided_by,
+        "reason": row.evidence.get("reason") if row.evidence.get("method") == MANUAL else None,
         **{name: row.evidence.get(name) for name in _MEASURES},
     }
 

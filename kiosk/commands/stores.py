@@ -6,7 +6,8 @@ from pathlib import Path
 
 from kiosk.config import Config
 from kiosk.errors import KioskError
-from kiosk.store import KeyFile, RunningDaemon, Store
+from kiosk.signatures import find_signer
+from kiosk.store import KeyFile, Limits, RunningDaemon, Store
 
 
 def open_store(config: Config, *, writable: bool = False) -> Store:
@@ -17,6 +18,21 @@ def open_store(config: Config, *, writable: bool = False) -> Store:
         PermissionDeniedError: it may not be opened.
     """
     return Store.open(Path(config.store.path), writable=writable, keys=KeyFile.configured(config.store))
+
+
+def open_register(config: Config) -> Store:
+    """The store for writing events as the daemon does: signed where it signs, refused where it refuses.
+
+    Raises:
+        ConfigError: the key that events are signed with cannot be used.
+        StoreError, PermissionDeniedError: as :func:`open_store`.
+    """
+    return Store.open(
+        Path(config.store.path),
+        limits=Limits(config.store.min_free_mib, config.store.max_unsent),
+        keys=KeyFile.configured(config.store),
+        signer=find_signer(config.mqtt.sign_key_file) if config.mqtt.enabled else None,
+    )
 
 
 def find_daemon(config: Config) -> RunningDaemon | None:

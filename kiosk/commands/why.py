@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ import click
 
 from kiosk.biometrics import Candidate, Reason
 from kiosk.charts import draw_decision
-from kiosk.commands.events import local_time
+from kiosk.commands.by_hand import Correction, manual_document, tell_manual
+from kiosk.commands.lookup import Row, find_decision
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
+from kiosk.commands.times import local_time
 from kiosk.drawing import check_plot_path
 from kiosk.errors import InputError
 from kiosk.events import Method, rejection_of
@@ -29,13 +30,9 @@ from kiosk.evidence import (
     explain_outcome,
     read_code_evidence,
     read_evidence,
+    read_manual_evidence,
 )
-from kiosk.store import AttendanceRow, RejectionRow, Store
-
-Row = AttendanceRow | RejectionRow
-
-_SHORTEST_PREFIX = 8
-_HOW_TO_LIST = "`kiosk events` lists check-ins, `kiosk events --rejected` the other decisions"
+from kiosk.store import AttendanceRow
 
 
 @click.command("why")
@@ -55,67 +52,52 @@ def command(*, event_id: str, as_json: bool, plot: Path | None, config_path: Pat
     seq of a check-in. Shown are the outcome in words, candidates and scores, threshold and margin, and frame by frame
     the two best scores, the weight in the fusion, how live the face looks (where that is checked) and the quality.
     `kiosk events` and `kiosk events --rejected` list the ids; decisions without a check-in are kept
-    store.rejected_days.
+    store.rejected_days. Of what was added or voided by hand it tells who did it, when and why.
     """
     config = load(config_path, verbose)
     check_plot_path(plot)
+    zone = ZoneInfo(config.device.timezone)
     with open_store(config) as store:
         row = find_decision(store, event_id)
+        correction = Correction.find(store, row)
+    manual = read_manual_evidence(row.evidence)
+    if manual is not None and isinstance(row, AttendanceRow):
+        if plot is not None:
+            raise InputError("this event was entered by hand: there are no scores to draw; leave out --plot")
+        tell_manual(row, manual, correction, zone, as_json=as_json)
+        return
     coded = read_code_evidence(row.evidence)
     if coded is not None:
         if plot is not None:
             raise InputError("this event rests on a code: there are no scores to draw; leave out --plot")
-        _tell_code(row, coded, ZoneInfo(config.device.timezone), as_json=as_json)
+        _tell_code(row, coded, correction, zone, as_json=as_json)
         return
     evidence = read_evidence(row.evidence)
     if plot is not None:
         draw_decision(plot, evidence, title=_title(row), explanation=explain_outcome(evidence))
     if as_json:
-        print_json(decision_document(row))
+        print_json(decision_document(row, correction))
         return
-    for line in _lines(row, evidence, ZoneInfo(config.device.timezone)):
+    for line in [*_lines(row, evidence, zone), *correction.lines(zone)]:
         click.echo(line.rstrip())
 
 
-def find_decision(store: Store, text: str) -> Row:
-    """The event that an id, the beginning of one or a seq stands for.
-
-    Raises:
-        InputError: none or several.
-    """
-    shown = ascii(text if len(text) <= 40 else text[:37] + "...")
-    wanted = text.strip().lower()
-    found: list[AttendanceRow | RejectionRow]
-    # No id begins with 1 to 9 before the year 2527: its first digits are milliseconds since 1970.
-    if re.fullmatch(r"[1-9]\d{0,17}", wanted):
-        found = [row for row in store.attendance(after_seq=int(wanted) - 1, limit=1) if row.seq == int(wanted)]
-    elif re.fullmatch(rf"[0-9a-f-]{{{_SHORTEST_PREFIX},36}}", wanted):
-        found = [*store.find_events(wanted), *store.find_rejections(wanted)]
-    else:
-        raise InputError(
-            f"{shown} is neither a seq nor an event id, nor {_SHORTEST_PREFIX} or more of its first characters; "
-            f"{_HOW_TO_LIST}"
-        )
-    if not found:
-        raise InputError(f"no event {shown} in {store.path}; {_HOW_TO_LIST}")
-    if len(found) > 1:
-        raise InputError(f"{shown} is the beginning of {len(found)} events' ids; give more of it: {_HOW_TO_LIST}")
-    return found[0]
-
-
-def decision_document(row: Row) -> dict[str, Any]:
-    """What a decision rests on, as JSON."""
+def decision_document(row: Row, correction: Correction) -> dict[str, Any]:
+    """What a decision rests on, and what was done about it by hand, as JSON."""
+    manual = read_manual_evidence(row.evidence)
+    if manual is not None and isinstance(row, AttendanceRow):
+        return manual_document(row, manual, correction)
     coded = read_code_evidence(row.evidence)
     if coded is not None:
-        return {**_outline(row, coded), "code": coded.kind}
-    return _document(row, read_evidence(row.evidence))
+        return {**_outline(row, coded), "code": coded.kind, **correction.document()}
+    return {**_document(row, read_evidence(row.evidence)), **correction.document()}
 
 
-def _tell_code(row: Row, evidence: CodeEvidence, zone: ZoneInfo, *, as_json: bool) -> None:
+def _tell_code(row: Row, evidence: CodeEvidence, correction: Correction, zone: ZoneInfo, *, as_json: bool) -> None:
     if as_json:
-        print_json(decision_document(row))
+        print_json(decision_document(row, correction))
         return
-    for line in _head_lines(row, evidence, zone):
+    for line in [*_head_lines(row, evidence, zone), *correction.lines(zone)]:
         click.echo(line)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,8 @@ FieldPath = tuple[str, ...]
 class FieldGuide:
     """One field: where it stands, what it takes (``wanted``, in words), what it means.
 
-    ``default`` is a JSON value. ``plain_text``: it takes text and nothing that looks like a number.
+    ``default`` is a JSON value. ``plain_text``: it takes text and nothing that looks like a number. ``entry``: the
+    fields that each entry of a list has, by name; no variable sets one of them.
     """
 
     path: FieldPath
@@ -29,6 +30,7 @@ class FieldGuide:
     plain_text: bool
     nullable: bool
     is_section: bool = False
+    entry: Mapping[str, FieldGuide] = field(default_factory=dict)
 
     @property
     def variable(self) -> str:
@@ -53,37 +55,47 @@ def section_guides() -> Mapping[str, str]:
     """Every section with what it is about."""
     schema = Config.model_json_schema()
     return {
-        name: _resolve(_choices(field)[0], schema["$defs"])["description"]
-        for name, field in schema["properties"].items()
+        name: _resolve(_choices(section)[0], schema["$defs"])["description"]
+        for name, section in schema["properties"].items()
     }
 
 
 def _walk(section: dict[str, Any], definitions: dict[str, Any], path: FieldPath) -> Iterator[FieldGuide]:
-    for name, field in section["properties"].items():
-        choices = [_resolve(choice, definitions) for choice in _choices(field)]
+    for name, schema in section["properties"].items():
+        choices = [_resolve(choice, definitions) for choice in _choices(schema)]
         nested = [choice for choice in choices if "properties" in choice]
         if path:
-            yield _guide((*path, name), field, choices, is_section=bool(nested))
+            entry = _resolve(schema.get("items", {}), definitions)
+            guides = {guide.path[-1]: guide for guide in _walk(entry, definitions, (*path, name))} if entry else {}
+            yield _guide((*path, name), schema, choices, is_section=bool(nested), entry=guides)
         for choice in nested:
             yield from _walk(choice, definitions, (*path, name))
 
 
-def _guide(path: FieldPath, field: dict[str, Any], choices: list[dict[str, Any]], *, is_section: bool) -> FieldGuide:
+def _guide(
+    path: FieldPath,
+    schema: dict[str, Any],
+    choices: list[dict[str, Any]],
+    *,
+    is_section: bool,
+    entry: Mapping[str, FieldGuide],
+) -> FieldGuide:
     kinds = {choice.get("type") for choice in choices} - {"null"}
     return FieldGuide(
         path=path,
         wanted=" or ".join(_words(choice) for choice in choices),
-        default=field.get("default"),
-        description=field["description"],
+        default=schema.get("default"),
+        description=schema["description"],
         plain_text=kinds == {"string"},
         nullable=any(choice.get("type") == "null" for choice in choices),
         is_section=is_section,
+        entry=entry,
     )
 
 
-def _choices(field: dict[str, Any]) -> list[dict[str, Any]]:
+def _choices(schema: dict[str, Any]) -> list[dict[str, Any]]:
     """The schemas one of which a value must meet (older pydantic wraps a single one in allOf)."""
-    choices: list[dict[str, Any]] = field.get("anyOf") or field.get("allOf") or [field]
+    choices: list[dict[str, Any]] = schema.get("anyOf") or schema.get("allOf") or [schema]
     return choices
 
 

@@ -18,8 +18,8 @@ from kiosk.config._fields import (
     path_of_variable,
     section_guides,
 )
-from kiosk.config._models import Config
-from kiosk.config._reading import Document, Tree, YamlProblem, parse_document, parse_scalar, shown
+from kiosk.config._models import Config, ListError
+from kiosk.config._reading import Document, Tree, YamlProblem, parse_document, parse_list, parse_scalar, shown
 from kiosk.errors import ConfigError
 
 T = TypeVar("T")
@@ -111,9 +111,12 @@ class _Loading:
             guide = self._guides.get(path)
             if guide is None:
                 self._complain_of_variable(name, _unknown_variable(name, path, self._guides, self._sections))
-            else:
-                self._variables[path] = name
+                continue
+            self._variables[path] = name
+            try:
                 _put(tree, path, _variable_value(environ[name], guide))
+            except YamlProblem:
+                self._complain_of_variable(name, f"must be {guide.wanted}, like [{{...}}, {{...}}]")
 
     def _validate(self, tree: Tree) -> Config | None:
         try:
@@ -129,10 +132,19 @@ class _Loading:
     def _complain_of_value(self, detail: ErrorDetails) -> None:
         unknown = detail["type"] == "extra_forbidden"
         path = tuple(str(part) for part in detail["loc"]) if unknown else self._field_path(detail["loc"])
-        problem = self._unknown_key(path) if unknown else self._wrong_value(path, detail)
+        error = detail.get("ctx", {}).get("error")
+        if isinstance(error, ListError):
+            for place, problem in error.problems:
+                self._complain_of_path((*path, str(place)), problem)
+        else:
+            self._complain_of_path(path, self._unknown_key(path) if unknown else self._wrong_value(path, detail))
+
+    def _complain_of_path(self, path: FieldPath, problem: str) -> None:
         source = _nearest(path, self._variables)
         if source is not None:
-            self._complain_of_variable(source, problem)
+            entry = self._guides.get(path[:-1]) or self._guides.get(path[:-2])
+            which = "" if entry is None or not entry.entry else f"{_dotted(path)}: "
+            self._complain_of_variable(source, which + problem)
         else:
             self._complain_of_file(_nearest(path, self._document.lines), f"{_dotted(path)}: {problem}")
 
@@ -141,6 +153,9 @@ class _Loading:
         path: FieldPath = ()
         for part in location:
             longer = (*path, str(part))
+            if self._entry(path, part):
+                path = longer
+                continue
             if longer not in self._guides and longer[0] not in self._sections:
                 break
             if len(longer) > 1 and longer not in self._guides:
@@ -148,15 +163,31 @@ class _Loading:
             path = longer
         return path
 
+    def _entry(self, path: FieldPath, part: int | str) -> bool:
+        """Whether ``part`` is a place in the list at ``path``, or a field of the entry at ``path``."""
+        around = self._guides.get(path[:-1])
+        return (isinstance(part, int) and path in self._guides and bool(self._guides[path].entry)) or (
+            around is not None and part in around.entry
+        )
+
+    def _guide(self, path: FieldPath) -> FieldGuide | None:
+        """Of a field, also of one in a list's entry."""
+        around = self._guides.get(path[:-2])
+        return self._guides.get(path) if around is None else around.entry.get(path[-1])
+
     def _unknown_key(self, path: FieldPath) -> str:
         siblings = [guide.path[-1] for guide in self._guides.values() if guide.path[:-1] == path[:-1]]
+        if path[:-2] in self._guides:
+            siblings = list(self._guides[path[:-2]].entry)
         return "unknown key" + _did_you_mean(path[-1], siblings or list(self._sections))
 
     def _wrong_value(self, path: FieldPath, detail: ErrorDetails) -> str:
         if detail["type"] == "value_error":
             return str(detail["ctx"]["error"])
-        guide = self._guides.get(path)
+        guide = self._guide(path)
         wanted = "a section" if guide is None else guide.wanted
+        if detail["type"] == "missing":
+            return f"is needed: {wanted}"
         return f"must be {wanted}{_contrast(detail['input'], guide)}"
 
     def _complain_of_file(self, line: int | None, problem: str) -> None:
@@ -204,6 +235,8 @@ def _variable_value(text: str, guide: FieldGuide) -> object:
         return None
     if guide.is_section and text == "{}":
         return {}
+    if guide.entry:
+        return parse_list(text)
     return text if guide.plain_text else parse_scalar(text)
 
 
@@ -242,4 +275,12 @@ def _contrast(value: object, guide: FieldGuide | None) -> str:
 
 
 def _dotted(path: FieldPath) -> str:
-    return ".".join(shown(part) for part in path)
+    """``mqtt.port``, ``attendance.schedule[2].from``: entries are counted from 1, as people do."""
+    text = ""
+    for n, part in enumerate(path):
+        guide = field_guides().get(path[:n])
+        if guide is not None and guide.entry and part.isdecimal():
+            text += f"[{int(part) + 1}]"
+        else:
+            text += f"{'.' if text else ''}{shown(part)}"
+    return text

@@ -19,6 +19,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from kiosk.schedule import Window, find_overlaps, parse_clock, parse_days
+
 
 def _single_line(text: str) -> str:
     if not text.isprintable():
@@ -48,10 +50,25 @@ def _no_bool(value: object) -> object:
     return value
 
 
-def _supported_mode(mode: object) -> object:
-    if mode == "schedule":
-        raise ValueError("schedule is not supported by this version; use check_in, check_out or alternate")
-    return mode
+def _tuple(value: object) -> object:
+    """A file has lists; a frozen section has none."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _days(text: str) -> str:
+    try:
+        parse_days(text)
+    except ValueError:
+        raise PydanticCustomError("days", "no days") from None
+    return text
+
+
+class ListError(ValueError):
+    """What is wrong with entries of a list: their places, from 0, and what to say of each."""
+
+    def __init__(self, problems: list[tuple[int, str]]) -> None:
+        super().__init__("; ".join(text for _, text in problems))
+        self.problems = problems
 
 
 Text = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_single_line)]
@@ -76,7 +93,12 @@ TopicRoot = Annotated[
     WithJsonSchema({"type": "string", "wanted": "MQTT topic levels separated by / (letters, digits, . _ -)"}),
 ]
 Rotation = Annotated[Literal[0, 90, 180, 270], BeforeValidator(_no_bool)]
-Mode = Annotated[Literal["check_in", "check_out", "alternate"], BeforeValidator(_supported_mode)]
+Days = Annotated[
+    str,
+    Field(max_length=64),
+    AfterValidator(_days),
+    WithJsonSchema({"type": "string", "wanted": "days like mon-fri or sat,sun (mon tue wed thu fri sat sun)"}),
+]
 
 
 class Section(BaseModel):
@@ -225,13 +247,83 @@ class CodeSection(Section):
     )
 
 
-class AttendanceSection(Section):
-    """What a recognized person does."""
+class WindowSection(Section):
+    """A time of day at which it is settled what a recognized person does."""
 
-    mode: Mode = Field(
-        default="check_in",
-        description="Type of the events; `alternate`: in and out in turns, for each subject on its own.",
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    days: Days = Field(
+        default="mon-sun", description="Days on which the window opens: a list in quotes, ranges with a hyphen."
     )
+    start: Annotated[
+        str,
+        Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$"),
+        WithJsonSchema({"type": "string", "wanted": "a time of day from 00:00 to 23:59"}),
+    ] = Field(alias="from", description="From then on, by the site's clock (`device.timezone`); in quotes.")
+    end: Annotated[
+        str,
+        Field(pattern=r"^(([01]\d|2[0-3]):[0-5]\d|24:00)$"),
+        WithJsonSchema({"type": "string", "wanted": "a time of day from 00:00 to 24:00"}),
+    ] = Field(alias="to", description="Until then, that minute not included; before `from`: on the next day.")
+    event: Literal["check_in", "check_out", "break"] = Field(
+        description="What a visit is; `break`: `break_start` and `break_end` in turns, for each subject on its own."
+    )
+
+    @field_validator("end")
+    @classmethod
+    def _not_empty(cls, end: str, info: ValidationInfo) -> str:
+        if end == info.data.get("start"):
+            raise ValueError('is the same as from; a whole day is from "00:00" to "24:00"')
+        return end
+
+    def window(self) -> Window:
+        return Window(parse_days(self.days), parse_clock(self.start), parse_clock(self.end), self.event)
+
+
+_MAX_WINDOWS = 50
+
+
+class AttendanceSection(Section):
+    """What a recognized person does (docs/attendance.md)."""
+
+    mode: Literal["check_in", "check_out", "alternate", "schedule"] = Field(
+        default="check_in",
+        description="Type of the events; `alternate`: in and out in turns, for each subject on its own; `schedule`: by "
+        "the time of day.",
+    )
+    schedule: Annotated[tuple[WindowSection, ...], BeforeValidator(_tuple)] = Field(
+        default=(),
+        max_length=_MAX_WINDOWS,
+        validate_default=True,
+        description="Windows for mode `schedule`, which must not overlap; each has the fields below.",
+        json_schema_extra={"wanted": f"a list of up to {_MAX_WINDOWS} windows"},
+    )
+    outside: Literal["check_in", "check_out", "alternate"] = Field(
+        default="alternate", description="With mode `schedule`: what a visit is outside every window."
+    )
+
+    @field_validator("schedule")
+    @classmethod
+    def _one_window_at_a_time(cls, schedule: tuple[WindowSection, ...], info: ValidationInfo) -> object:
+        mode = info.data.get("mode")
+        if mode == "schedule" and not schedule:
+            raise ValueError(
+                "is needed with mode schedule: windows like "
+                '{days: mon-fri, from: "06:00", to: "10:00", event: check_in}'
+            )
+        if mode not in {"schedule", None} and schedule:
+            raise ValueError(f"has windows, but attendance.mode is {mode}: set it to schedule, or delete the windows")
+        windows = [section.window() for section in schedule]
+        problems = [
+            (
+                found.second,
+                f"overlaps window {found.first + 1} ({windows[found.first].describe()}) on {found.describe()}",
+            )
+            for found in find_overlaps(windows)
+        ]
+        if problems:
+            raise ListError(problems)
+        return schedule
 
 
 class BackupsSection(Section):

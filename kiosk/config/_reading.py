@@ -37,7 +37,10 @@ class YamlProblem(Exception):
 
 @dataclass(slots=True)
 class Document:
-    """A file's content, the line of every key, and the keys that stand there twice."""
+    """A file's content, the line of every key and list entry, and the keys that stand there twice.
+
+    In a path an entry's place in its list stands as text, from 0.
+    """
 
     tree: Tree = field(default_factory=dict)
     lines: dict[Path, int] = field(default_factory=dict)
@@ -60,6 +63,19 @@ def parse_document(data: bytes) -> Document:
     except yaml.YAMLError:
         raise YamlProblem(None, "no valid YAML") from None
     return document
+
+
+def parse_list(text: str) -> list[object]:
+    """A list as a variable holds it: ``[{a: 1}, {a: 2}]``.
+
+    Raises:
+        YamlProblem: it is none.
+    """
+    found = parse_document(f"list: {text}".encode()).tree
+    value = found.get("list")
+    if len(found) != 1 or not isinstance(value, list):
+        raise YamlProblem(None, "not a list")
+    return value
 
 
 def parse_scalar(text: str) -> object:
@@ -147,7 +163,8 @@ class _Builder:
             return _Open(mapping, self._put(stack[-1], mapping, line))
         if not stack:
             raise YamlProblem(line, 'must be sections of "key: value" lines, not a list')
-        return _Open(None, self._put(stack[-1], [], line))
+        entries: list[object] = []
+        return _Open(entries, self._put(stack[-1], entries, line))
 
     def _scalar(self, event: yaml.ScalarEvent, stack: list[_Open]) -> None:
         line = _line(event)
@@ -157,9 +174,7 @@ class _Builder:
                 return
             raise YamlProblem(line, 'must be sections of "key: value" lines, not a single value')
         top = stack[-1]
-        if top.mapping is None:
-            return
-        if top.key is None:
+        if top.key is None and isinstance(top.content, dict):
             self._take_key(top, event.value, line)
         else:
             self._put(top, parse_scalar(event.value) if plain else event.value, line)
@@ -173,21 +188,24 @@ class _Builder:
         top.key = key
 
     def _put(self, top: _Open, value: object, line: int) -> Path:
-        """Store a value under the key that waits for it; what a list holds is never needed."""
-        if top.mapping is None:
-            return top.path
+        """Store a value under the key that waits for it, or behind the list's last entry."""
+        if isinstance(top.content, list):
+            path = (*top.path, str(len(top.content)))
+            self._document.lines[path] = line
+            top.content.append(value)
+            return path
         if top.key is None:
             raise YamlProblem(line, "a key must be a single word")
         path = (*top.path, top.key)
-        top.mapping[top.key] = value
+        top.content[top.key] = value
         top.key = None
         return path
 
 
 @dataclass(slots=True)
 class _Open:
-    """A mapping or list (``mapping`` None) whose end has not come yet, and the key that waits for its value."""
+    """A mapping or list whose end has not come yet, and the key that waits for its value."""
 
-    mapping: Tree | None
+    content: Tree | list[object]
     path: Path
     key: str | None = None

@@ -1,6 +1,6 @@
 """SQLite: subjects, templates, attendance, rejections, outbox. The only place with SQL besides the migrations."""
 
-from kiosk.store._attendance import AttendanceRow, Visit
+from kiosk.store._attendance import AttendanceRow, Outline, Visit
 from kiosk.store._audit import AuditProblem, AuditRow, AuditVerdict
 from kiosk.store._backups import Backup
 from kiosk.store._chain import Action, chain_hash
@@ -44,6 +44,7 @@ __all__ = [
     "Limits",
     "NewTemplate",
     "OutboxCounts",
+    "Outline",
     "Presence",
     "RejectionRow",
     "Restored",

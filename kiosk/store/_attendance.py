@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,14 +17,15 @@ from kiosk.errors import StoreError
 from kiosk.events import (
     ATTENDANCE,
     MAX_SEQ,
+    AddedEvent,
     AttendanceEvent,
     EventType,
     Match,
     Method,
     Moment,
+    NumberedEvent,
     Origin,
     Pad,
-    TimeCorrection,
     attendance_event,
     encode,
     match_of,
@@ -45,7 +47,9 @@ class AttendanceRow:
     """One line of the log.
 
     ``occurred_at`` is the best time known. ``stated_at``: what the event first said, where its time was corrected
-    later. ``delivery``: pending, sent, parked, or None when it was never meant to be sent.
+    later. ``delivery``: pending, sent, parked, or None when it was never meant to be sent. ``recorded_at``: when it was
+    entered, where it was added by hand. ``voided_by``: the event that says it counts no more; ``voids``: the event
+    that this one says so of (its type is ``void``).
     """
 
     seq: int
@@ -62,6 +66,9 @@ class AttendanceRow:
     evidence: dict[str, Any]
     delivery: str | None
     stated_at: str | None = None
+    recorded_at: str | None = None
+    voids: int | None = None
+    voided_by: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,19 @@ class Visit:
     occurred_at: str
     boot_id: str
     boottime_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """As much of an event as counting takes. ``added``: by hand; ``void``: it counts no more."""
+
+    seq: int
+    event_type: str
+    subject_id: SubjectId
+    occurred_at: str
+    clock_synchronized: bool
+    added: bool
+    void: bool
 
 
 class Attendance(Connection):
@@ -161,7 +181,7 @@ class Attendance(Connection):
     ) -> AttendanceEvent | None:
         with self._writing() as db:
             self._admit(db)
-            name = _name(db, subject_id)
+            name = name_of(db, subject_id)
             if name is None:
                 return None
             event_id = uuid7(moment.utc_ms)
@@ -222,8 +242,8 @@ class Attendance(Connection):
         return self._select(
             f"""
             AND a.seq > :after_seq
-              AND (:since IS NULL OR COALESCE(a.corrected_at, a.occurred_at) >= :since)
-              AND (:until IS NULL OR COALESCE(a.corrected_at, a.occurred_at) < :until)
+              AND (:since IS NULL OR {_WHEN} >= :since)
+              AND (:until IS NULL OR {_WHEN} < :until)
               {"AND a.subject_id = :subject" if subject is not None else ""}
             ORDER BY a.seq {order} LIMIT :limit
             """,
@@ -244,13 +264,61 @@ class Attendance(Connection):
         """Those whose event id begins so (lower case)."""
         return self._select("AND a.event_id >= :low AND a.event_id < :high", prefix_range(id_prefix))
 
-    def last_visit(self, subject_id: str, *, since: datetime | None = None) -> Visit | None:
-        """What a subject did last, at or after ``since`` (a site's midnight) where that is given."""
+    def outlines(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        subject: str | None = None,
+        unsure_only: bool = False,
+    ) -> list[Outline]:
+        """Events by their time, without those that correct others. Bounds as in :meth:`attendance`.
+
+        ``unsure_only``: those whose clock was not set.
+        """
         found = self._rows(
-            "SELECT seq, event_type, COALESCE(corrected_at, occurred_at) AS occurred_at, boot_id, boottime_ms"
-            " FROM attendance WHERE subject_id = :subject AND corrects IS NULL"
-            " AND (:since IS NULL OR COALESCE(corrected_at, occurred_at) >= :since) ORDER BY seq DESC LIMIT 1",
-            {"subject": subject_id, "since": time_text(since)},
+            f"SELECT a.seq, COALESCE(a.added_type, a.event_type) AS event_type, a.subject_id, {_WHEN} AS occurred_at,"  # noqa: S608 - our own words
+            f" {_SURE} AS clock_synchronized, a.added_at IS NOT NULL AS added, NOT {_VALID} AS void"
+            " FROM attendance AS a WHERE a.corrects IS NULL AND a.voids IS NULL"
+            f" AND (:since IS NULL OR {_WHEN} >= :since) AND (:until IS NULL OR {_WHEN} < :until)"
+            " AND (:subject IS NULL OR a.subject_id = :subject)"
+            f"{f' AND NOT {_SURE}' if unsure_only else ''} ORDER BY occurred_at, a.seq",
+            {"since": time_text(since), "until": time_text(until), "subject": subject},
+        )
+        flags = ("clock_synchronized", "added", "void")
+        return [Outline(**row | {name: bool(row[name]) for name in flags}) for row in found]
+
+    def first_kept(self) -> Visit | None:
+        """The oldest event that is still there, by number."""
+        return self._visit("ORDER BY a.seq LIMIT 1", {})
+
+    def last_recorded(self, subject_id: str) -> Visit | None:
+        """When the kiosk itself saw a subject last, whether that counts or not."""
+        return self._visit(
+            "AND a.subject_id = :subject AND a.added_at IS NULL ORDER BY a.seq DESC LIMIT 1", {"subject": subject_id}
+        )
+
+    def last_visit(self, subject_id: str, *, since: datetime | None = None) -> Visit | None:
+        """What a subject did last, at or after ``since`` (a site's midnight) where that is given.
+
+        What is void does not count; what was added by hand does, at the time it is about.
+        """
+        of_subject = f"AND a.subject_id = :subject AND {_VALID} AND (:since IS NULL OR {_WHEN} >= :since)"
+        params = {"subject": subject_id, "since": time_text(since)}
+        # The kiosk's own by number, for its clock may have been set back.
+        own = self._visit(f"{of_subject} AND a.added_at IS NULL ORDER BY a.seq DESC LIMIT 1", params)
+        added = self._visit(
+            f"{of_subject} AND a.added_at IS NOT NULL ORDER BY a.added_at DESC, a.seq DESC LIMIT 1", params
+        )
+        if own is None or added is None:
+            return own or added
+        return added if added.occurred_at >= own.occurred_at else own
+
+    def _visit(self, condition: str, params: Mapping[str, object]) -> Visit | None:
+        found = self._rows(
+            f"SELECT a.seq, COALESCE(a.added_type, a.event_type) AS event_type, {_WHEN} AS occurred_at, a.boot_id,"  # noqa: S608 - our own words
+            f" a.boottime_ms FROM attendance AS a WHERE a.corrects IS NULL AND a.voids IS NULL {condition}",
+            params,
         )
         return Visit(**{**found[0], "event_type": EventType(found[0]["event_type"])}) if found else None
 
@@ -288,15 +356,22 @@ class Attendance(Connection):
         return [_row(row) for row in found]
 
 
+_WHEN = "COALESCE(a.added_at, a.corrected_at, a.occurred_at)"
+"""When it happened, as far as anybody knows."""
+_SURE = "(a.clock_synchronized OR a.corrected_at IS NOT NULL OR a.added_at IS NOT NULL)"
+_VALID = "NOT EXISTS (SELECT 1 FROM attendance AS v WHERE v.voids = a.seq)"
 # Rows that correct another one's time are no attendance.
-_SELECT = """
-    SELECT a.seq, a.event_id, a.event_type, a.subject_id, COALESCE(a.corrected_at, a.occurred_at) AS occurred_at,
-           a.tz, a.clock_synchronized OR a.corrected_at IS NOT NULL AS clock_synchronized, a.boot_id, a.boottime_ms,
+_SELECT = f"""
+    SELECT a.seq, a.event_id, COALESCE(a.added_type, a.event_type) AS event_type, a.subject_id, {_WHEN} AS occurred_at,
+           a.tz, {_SURE} AS clock_synchronized, a.boot_id, a.boottime_ms,
            a.site, a.device, a.evidence, o.state AS delivery,
-           CASE WHEN a.corrected_at IS NOT NULL THEN a.occurred_at END AS stated_at
+           CASE WHEN a.corrected_at IS NOT NULL AND a.added_at IS NULL THEN a.occurred_at END AS stated_at,
+           CASE WHEN a.added_at IS NOT NULL THEN COALESCE(a.corrected_at, a.occurred_at) END AS recorded_at,
+           a.voids, (SELECT MIN(v.seq) FROM attendance AS v WHERE v.voids = a.seq) AS voided_by
     FROM attendance AS a LEFT JOIN outbox AS o USING (seq)
     WHERE a.corrects IS NULL
-"""
+"""  # noqa: S608 - our own words
+# What was added by hand is as old as its entry, whatever time it is about.
 _OLDEST_TRUSTED = """
     SELECT MAX(seq) AS old FROM attendance
     WHERE COALESCE(corrected_at, occurred_at) < :cutoff
@@ -306,11 +381,13 @@ _PRUNABLE = """
     SELECT a.seq FROM attendance AS a LEFT JOIN outbox AS o USING (seq)
     WHERE a.seq <= :old AND COALESCE(a.corrected_at, a.occurred_at) < :cutoff
       AND (o.state IS NULL OR o.state = 'sent')
+      -- Without it, what it voids would count again.
+      AND NOT EXISTS (SELECT 1 FROM attendance AS v WHERE v.seq = a.voids)
     ORDER BY a.seq LIMIT 500
 """
 
 
-def _name(db: Database, subject_id: SubjectId) -> str | None:
+def name_of(db: Database, subject_id: SubjectId) -> str | None:
     """The subject's name, empty when it has none, None when there is no such subject."""
     name: str | None = scalar(db, "SELECT COALESCE(name, '') FROM subjects WHERE id = ?", [subject_id])
     return name
@@ -326,11 +403,14 @@ def insert_entry(
     origin: Origin,
     evidence: dict[str, object],
     corrects: int | None = None,
+    voids: int | None = None,
+    added: AddedEvent | None = None,
 ) -> int:
     """Add a row to the log and return its number."""
     cursor = db.execute(
         "INSERT INTO attendance (event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"
-        " boottime_ms, site, device, evidence, corrects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " boottime_ms, site, device, evidence, corrects, voids, added_type, added_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             event_id,
             event_type,
@@ -344,6 +424,9 @@ def insert_entry(
             origin.device,
             pack(evidence),
             corrects,
+            voids,
+            None if added is None else added.event_type.value,
+            None if added is None else added.occurred_at,
         ],
     )
     if cursor.lastrowid is None:
@@ -375,7 +458,7 @@ def _unsent(db: Database) -> int:
     return sum(row[0] for row in db.execute("SELECT COUNT(*) FROM outbox WHERE state <> 'sent' GROUP BY state"))
 
 
-def queue_event(db: Database, event: AttendanceEvent | TimeCorrection, signer: EventSigner | None) -> None:
+def queue_event(db: Database, event: NumberedEvent, signer: EventSigner | None) -> None:
     """Put an event into the outbox, in the transaction that makes it."""
     payload = event.payload()
     if signer is not None:
@@ -407,6 +490,12 @@ def _last_digest(db: Database, *, before: int) -> str | None:
         return digest(json.loads(found[1]))
     pruned = integrity.mark(db, integrity.CHAIN_HEAD)
     return None if pruned is None else str(pruned["digest"])
+
+
+def events_are_signed(db: Database) -> bool:
+    """Whether the last event that is kept is signed."""
+    found = db.execute(f"{_SOUND_EVENTS} ORDER BY seq DESC LIMIT 1").fetchone()
+    return found is not None and "signature" in json.loads(found[1])
 
 
 def _remember_digest(db: Database) -> None:

@@ -39,6 +39,12 @@ class AuditRow:
     details: str
     hash: str
 
+    @property
+    def who(self) -> str:
+        """``kiosk (sudo: ada)``, ``uid 1003``; behind ``sudo`` stands what the environment said."""
+        login = self.login or f"uid {self.uid}"
+        return login if self.sudo_user is None else f"{login} (sudo: {self.sudo_user})"
+
     def detail(self) -> dict[str, Any]:
         """The details; empty where they are no longer readable."""
         try:

@@ -40,6 +40,8 @@ class Action(StrEnum):
     REMOVE = "remove"
     CODE = "code"
     REMOVE_CODE = "remove_code"
+    ADD_EVENT = "add_event"
+    VOID_EVENT = "void_event"
     DROP_TEMPLATES = "drop_templates"
     CALIBRATE = "calibrate"
     RESET_CALIBRATION = "reset_calibration"

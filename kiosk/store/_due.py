@@ -123,16 +123,19 @@ def _contacts(audit: Iterable[AuditRow]) -> tuple[dict[str, str | None], str | N
 _SOUND = integrity.sound("subjects")
 # Only behind the last gap in the numbers: what is missing there, deleted by retention or lost, may have been a visit of
 # anybody. The newest event of a day tells whether that day is later than a subject's last one, whatever its clock said.
+# What was entered by hand shows no day on which the kiosk worked, but counts as having been seen.
 _DAYS = """
     SELECT substr(COALESCE(corrected_at, occurred_at), 1, 10) AS day, MAX(seq) AS last
     FROM attendance
-    WHERE corrects IS NULL AND (clock_synchronized OR corrected_at IS NOT NULL)
+    WHERE corrects IS NULL AND voids IS NULL AND added_at IS NULL AND (clock_synchronized OR corrected_at IS NOT NULL)
       AND seq >= (SELECT COALESCE(MAX(seq), 0)
                   FROM (SELECT seq, LAG(seq) OVER (ORDER BY seq) AS before FROM attendance)
                   WHERE seq > before + 1)
     GROUP BY day HAVING day <= :today ORDER BY day
 """
-_LAST_SEQS = "SELECT subject_id, MAX(seq) AS last FROM attendance WHERE corrects IS NULL GROUP BY subject_id"
+_LAST_SEQS = """
+    SELECT subject_id, MAX(seq) AS last FROM attendance WHERE corrects IS NULL AND voids IS NULL GROUP BY subject_id
+"""
 _CREATED = """
     SELECT s.id, MAX(s.created_at, COALESCE(MAX(t.created_at), '')) AS created_at
     FROM subjects AS s LEFT JOIN templates AS t ON t.subject_id = s.id GROUP BY s.id

@@ -36,8 +36,11 @@ def without_erased(db: Database, evidence: dict[str, Any]) -> dict[str, Any]:
 
 
 def forget_subject(db: Database, subject_id: SubjectId) -> None:
-    """Take a subject out of decisions about others, and the name out of events. The caller holds the transaction."""
+    """Take a subject out of decisions about others, the name out of events, and what somebody gave as the reason of a
+    correction. The caller holds the transaction.
+    """
     _erase_name(db, subject_id)
+    _erase_reasons(db, subject_id)
     mention = encode({"subject_id": subject_id}).decode().strip("{}")
     for table, select, key in _MENTIONING:
         numbers = [row[0] for row in db.execute(select, {"id": subject_id, "mention": mention})]
@@ -58,6 +61,20 @@ def _erase_name(db: Database, subject_id: SubjectId) -> None:
     nameless = f"CASE WHEN {integrity.sound('outbox')} THEN json_remove(payload, '$.subject.name') ELSE '{{}}' END"
     db.execute(f"UPDATE outbox SET payload = {nameless} WHERE {theirs}", [subject_id])  # noqa: S608 - our own words
     integrity.seal(db, "outbox", f"{theirs} AND payload <> '{{}}'", [subject_id])
+
+
+def _erase_reasons(db: Database, subject_id: SubjectId) -> None:
+    """Whoever corrects an event by hand says why, in words of their own. Of a row that is damaged nothing is left."""
+    sound = integrity.sound("attendance")
+    for seq, packed, good in db.execute(
+        f"SELECT seq, evidence, {sound} FROM attendance"  # noqa: S608 - our own words
+        " WHERE subject_id = ? AND (added_at IS NOT NULL OR voids IS NOT NULL)",
+        [subject_id],
+    ).fetchall():
+        evidence = {**unpack(packed), "reason": None} if good else {}
+        db.execute("UPDATE attendance SET evidence = ? WHERE seq = ?", [pack(evidence), seq])
+        if good:
+            integrity.seal(db, "attendance", "seq = ?", [seq])
 
 
 def _mentions(packed: bytes, mention: str) -> bool:

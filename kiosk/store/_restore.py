@@ -24,11 +24,20 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from kiosk import integrity, migrations
+from kiosk import events, integrity, migrations
 from kiosk.biometrics import Candidate, Reason, SubjectId, Verdict
 from kiosk.errors import KeyFileError, StoreError
-from kiosk.events import TIME_CORRECTION, AttendanceEvent, Method, SubjectRef, TimeCorrection, utc_ms
-from kiosk.evidence import CodeEvidence, Evidence
+from kiosk.events import (
+    AttendanceEvent,
+    ManualEntry,
+    Method,
+    SubjectRef,
+    TimeCorrection,
+    Void,
+    VoidedEvent,
+    utc_ms,
+)
+from kiosk.evidence import CodeEvidence, Evidence, ManualEvidence
 from kiosk.packing import pack, unpack
 from kiosk.signatures import EventSigner
 from kiosk.store import _mentions
@@ -617,15 +626,21 @@ def _queue_again(db: Database, row: dict[str, Any], signer: EventSigner | None) 
     if row["corrected_at"] is not None and announced is None:
         clock["corrected_by_ms"] = utc_ms(row["corrected_at"]) - utc_ms(row["occurred_at"])
         common["occurred_at"], synchronized = row["corrected_at"], True
+    common |= {"clock_synchronized": synchronized, "clock": clock}
+    if row["voids"] is not None:
+        queue_event(db, Void.model_validate({**common, "voids": evidence["voids"]}), signer)
+        return
+    common["subject"] = SubjectRef(id=row["subject_id"])
+    if row["added_at"] is not None:
+        adds = {"event_type": row["added_type"], "occurred_at": row["added_at"]}
+        queue_event(db, ManualEntry.model_validate({**common, "adds": adds}), signer)
+        return
     event = {
         **common,
         "event_type": row["event_type"],
-        "clock_synchronized": synchronized,
-        "subject": SubjectRef(id=row["subject_id"]),
         "method": evidence.get("method", Method.FACE),
         "match": evidence["match"],
         "pad": evidence.get("pad") or {},
-        "clock": clock,
     }
     queue_event(db, AttendanceEvent.model_validate(event), signer)
 
@@ -633,16 +648,17 @@ def _queue_again(db: Database, row: dict[str, Any], signer: EventSigner | None) 
 def _log_again(db: Database, row: dict[str, Any]) -> None:
     """The attendance row of an event that waits to be sent, with as much as the event tells."""
     payload = json.loads(row["payload"])
-    clock = payload.get("clock") or {}
-    if payload["event_type"] == TIME_CORRECTION:
-        corrects = payload["corrects"]
-        found = db.execute("SELECT subject_id FROM attendance WHERE seq = ?", [corrects["seq"]]).fetchone()
-        subject_id, evidence = ("" if found is None else found[0]), {"corrects": corrects}
+    clock, adds = payload.get("clock") or {}, payload.get("adds") or {}
+    about = payload.get("corrects") or payload.get("voids")
+    if about is None:
+        subject_id = payload["subject"]["id"]
     else:
-        subject_id, evidence = payload["subject"]["id"], _evidence_of(payload)
+        found = db.execute("SELECT subject_id FROM attendance WHERE seq = ?", [about["seq"]]).fetchone()
+        subject_id = "" if found is None else found[0]
     db.execute(
         "INSERT INTO attendance (seq, event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"
-        " boottime_ms, site, device, evidence, corrects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " boottime_ms, site, device, evidence, corrects, added_type, added_at, voids)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             row["seq"],
             row["event_id"],
@@ -655,14 +671,25 @@ def _log_again(db: Database, row: dict[str, Any]) -> None:
             clock.get("boottime_ms", 0),
             payload["site"],
             payload["device"],
-            pack(evidence),
+            pack(_evidence_of(payload)),
             payload.get("corrects", {}).get("seq"),
+            adds.get("event_type"),
+            adds.get("occurred_at"),
+            payload.get("voids", {}).get("seq"),
         ],
     )
     integrity.seal(db, "attendance", "seq = ?", [row["seq"]])
 
 
 def _evidence_of(payload: dict[str, Any]) -> dict[str, Any]:
+    match payload["event_type"]:
+        case events.TIME_CORRECTION:
+            return {"corrects": payload["corrects"]}
+        case events.MANUAL_ENTRY:
+            # Why, the event does not tell.
+            return ManualEvidence(None).document()
+        case events.VOID:
+            return ManualEvidence(None, VoidedEvent.model_validate(payload["voids"])).document()
     match = payload["match"]
     if match is None:
         # Whether it was a PIN or a badge, the event does not tell.

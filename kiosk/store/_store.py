@@ -13,7 +13,6 @@ from kiosk.biometrics import ModelId
 from kiosk.errors import KeyFileError, KioskError
 from kiosk.gallery import Gallery
 from kiosk.signatures import EventSigner
-from kiosk.store._attendance import Attendance
 from kiosk.store._audit import AuditLog
 from kiosk.store._calibrations import Calibrations
 from kiosk.store._codes import Codes
@@ -21,11 +20,12 @@ from kiosk.store._corrections import CorrectionsTable
 from kiosk.store._files import free_bytes
 from kiosk.store._keys import KeyFile
 from kiosk.store._limits import DEFAULT_LIMITS, WARN_SHARE, Limits, StoreCondition
+from kiosk.store._manual import ManualEntries
 from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Codes, AuditLog):
+class Store(Subjects, ManualEntries, Rejections, Calibrations, CorrectionsTable, Codes, AuditLog):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod

@@ -73,10 +73,10 @@ class TemplateInfo:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """How many events a subject has in the log, and when the last was (UTC)."""
+    """How many events a subject has in the log, and when the last that counts was (UTC; None: none does)."""
 
     events: int
-    last_at: str
+    last_at: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +212,10 @@ class Subjects(Templates):
     def presences(self) -> dict[SubjectId, Presence]:
         """The events of each subject, also of those who are erased; nothing of who has none."""
         found = self._rows(
-            "SELECT subject_id, COUNT(*) AS events, MAX(COALESCE(corrected_at, occurred_at)) AS last_at"
-            " FROM attendance WHERE corrects IS NULL GROUP BY subject_id"
+            "SELECT subject_id, COUNT(*) AS events, MAX(CASE WHEN NOT EXISTS"
+            " (SELECT 1 FROM attendance AS v WHERE v.voids = a.seq)"
+            " THEN COALESCE(added_at, corrected_at, occurred_at) END) AS last_at"
+            " FROM attendance AS a WHERE corrects IS NULL AND voids IS NULL GROUP BY subject_id"
         )
         return {SubjectId(row.pop("subject_id")): Presence(**row) for row in found}
 
@@ -440,7 +442,9 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
         "erased_at": _now(),
         "templates_erased": scalar(db, "SELECT COUNT(*) FROM templates WHERE subject_id = ?", [subject_id]),
         "attendance_kept": scalar(
-            db, "SELECT COUNT(*) FROM attendance WHERE subject_id = ? AND corrects IS NULL", [subject_id]
+            db,
+            "SELECT COUNT(*) FROM attendance WHERE subject_id = ? AND corrects IS NULL AND voids IS NULL",
+            [subject_id],
         ),
         "complete": False,
     }

@@ -51,6 +51,8 @@ def build_app(config: Config, settings: WebSettings) -> ASGIApp:
         Route("/api/subjects/{subject_id}", answering(people.rename), methods=["PATCH"]),
         Route("/api/subjects/{subject_id}", answering(people.remove), methods=["DELETE"]),
         Route("/api/events", answering(log.search)),
+        Route("/api/events", answering(log.add), methods=["POST"]),
+        Route("/api/events/{event_id}/void", answering(log.void), methods=["POST"]),
         Route("/api/events.csv", answering(log.export_csv)),
         Route("/api/events.json", answering(log.export_json)),
         Route("/api/rejections", answering(log.rejections)),

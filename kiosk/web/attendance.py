@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from datetime import UTC, datetime
@@ -12,14 +11,33 @@ from zoneinfo import ZoneInfo
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kiosk.commands.events import COLUMNS, check_in_document, parse_time, rejection_document
+from kiosk.commands.by_hand import Correction
+from kiosk.commands.corrections import add_entry, void_entry
+from kiosk.commands.events import COLUMNS, check_in_document, rejection_document
+from kiosk.commands.lookup import find_decision
+from kiosk.commands.spreadsheets import write_csv
 from kiosk.commands.stores import open_store
-from kiosk.commands.why import decision_document, find_decision
+from kiosk.commands.times import parse_time
+from kiosk.commands.why import decision_document
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
-from kiosk.web.requests import beside, query
+from kiosk.events import EventType
+from kiosk.web.requests import Wish, beside, query, read_wish
 
 _MAX_SHOWN = 500
+
+
+class _Addition(Wish):
+    """``at``: a time of the site, ISO 8601."""
+
+    subject_id: str
+    event_type: Literal["check_in", "check_out", "break_start", "break_end"]
+    at: str
+    reason: str
+
+
+class _Void(Wish):
+    reason: str
 
 
 class AttendanceLog:
@@ -35,6 +53,15 @@ class AttendanceLog:
 
     async def export_json(self, request: Request) -> object:
         return await beside(self._export, *_filters(request), "json")
+
+    async def add(self, request: Request) -> object:
+        """Add what the kiosk did not record."""
+        return await beside(self._add, await read_wish(request, _Addition))
+
+    async def void(self, request: Request) -> object:
+        """Have an event count no more."""
+        wish = await read_wish(request, _Void)
+        return await beside(self._void, request.path_params["event_id"], wish.reason)
 
     async def rejections(self, request: Request) -> object:
         """Decisions without a check-in; the newest 500."""
@@ -66,9 +93,7 @@ class AttendanceLog:
             text, media = json.dumps({"events": documents}, ensure_ascii=False, indent=2), "application/json"
         else:
             file = io.StringIO()
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(documents)
+            write_csv(COLUMNS, documents, file=file)
             text, media = file.getvalue(), "text/csv"
         name = f"attendance-{self._config.device.id}-{since or 'start'}.{kind}".replace(":", "")
         return Response(text, media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'})
@@ -81,7 +106,14 @@ class AttendanceLog:
 
     def _explain(self, event_id: str) -> dict[str, Any]:
         with open_store(self._config) as store:
-            return decision_document(find_decision(store, event_id))
+            row = find_decision(store, event_id)
+            return decision_document(row, Correction.find(store, row))
+
+    def _add(self, wish: _Addition) -> dict[str, Any]:
+        return add_entry(self._config, wish.subject_id, EventType(wish.event_type), wish.at, wish.reason).payload()
+
+    def _void(self, event: str, reason: str) -> dict[str, Any]:
+        return void_entry(self._config, event, reason).payload()
 
     def _period(self, since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
         zone, now = ZoneInfo(self._config.device.timezone), datetime.now(UTC)

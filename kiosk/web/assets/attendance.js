@@ -1,5 +1,5 @@
 // The attendance log and the rejected attempts.
-import { ask, dialog, el, field, notice, person, score, table, time, words } from "./dom.js";
+import { act, ask, dialog, el, field, notice, person, score, table, time, words } from "./dom.js";
 
 export async function showAttendance(main, { session, signal }) {
   const today = session.today;
@@ -14,26 +14,68 @@ export async function showAttendance(main, { session, signal }) {
     try {
       const { events, found } = await ask(`api/events?${filter}`, { signal });
       list.replaceChildren(found > events.length ? notice(`The newest ${events.length} of ${found} are shown; the export has them all.`) : "",
-        events.length ? eventTable(events) : el("p", {}, "Nobody in this time."));
+        events.length ? eventTable(events, load) : el("p", {}, "Nobody in this time."));
     } catch (error) {
       if (!signal.aborted) list.replaceChildren(notice(error.message, "error"));
     }
   };
   const form = el("form", { class: "row", onsubmit: (event) => { event.preventDefault(); load(); }, onchange: load },
-    since.label, until.label, subject.label, el("button", {}, "Show"), exports.map(([, link]) => link));
+    since.label, until.label, subject.label, el("button", {}, "Show"), exports.map(([, link]) => link),
+    el("button", { type: "button", class: "second", onclick: async () => { if (await add(today)) await load(); } }, "Add an event"));
   main.append(el("h1", {}, "Attendance"), form, list);
   await load();
 }
 
-function eventTable(events) {
+function eventTable(events, reload) {
   return table(`Events, newest first (${events.length})`, [
     ["Time", (event) => `${time(event.occurred_at)}${event.clock_synchronized ? "" : " ?"}`, "time"],
     ["Event", (event) => words(event.event_type)],
     ["Person", (event) => person(event.subject_id, event.name)],
     ["How", (event) => (event.score === null ? event.method : `score ${score(event.score)}`)],
     ["Sent", (event) => event.delivery ?? "not sent"],
-    [["Reasons"], (event) => why(event, `${words(event.event_type)} of ${event.subject_id}`)],
-  ], events);
+    ["Notes", (event) => remark(event)],
+    [["Actions"], (event) => [why(event, `${words(event.event_type)} of ${event.subject_id}`), " ", voidable(event) ? voidButton(event, reload) : null]],
+  ], events, (event) => (event.voided_by === null ? null : "void"));
+}
+
+function remark(event) {
+  const notes = [];
+  if (event.voids !== null) notes.push(`voids event ${event.voids}`);
+  else if (event.recorded_at !== null) notes.push("added by hand");
+  if (event.voided_by !== null) notes.push(`void: see event ${event.voided_by}`);
+  if (event.reason) notes.push(event.reason);
+  return notes.join("; ");
+}
+
+function voidable(event) { return event.voids === null && event.voided_by === null && event.event_type !== "time_correction"; }
+
+function voidButton(event, reload) {
+  const about = `${words(event.event_type)} of ${event.subject_id} at ${time(event.occurred_at)}`;
+  return el("button", { type: "button", class: "link", "aria-label": `Void: ${about}`, onclick: async () => {
+    const done = await dialog(`Void: ${about}`, (close) => reasonForm(close, "Void", [], (reason) => ask(`api/events/${event.seq}/void`, { method: "POST", json: { reason } })));
+    if (done) await reload();
+  } }, "Void");
+}
+
+/** Nothing is edited: what is added or voided is an event of its own, and goes to the audit log. */
+function add(today) {
+  return dialog("Add an event that the kiosk did not record", (close) => {
+    const id = field("Id of the person", { required: true, autocomplete: "off" });
+    const kind = el("select", {}, ["check_in", "check_out", "break_start", "break_end"].map((name) => el("option", { value: name }, words(name))));
+    const at = field("When, in the site's time", { type: "datetime-local", required: true, value: `${today}T08:00` });
+    return reasonForm(close, "Add", [id.label, el("label", {}, "What", kind), at.label], (reason) =>
+      ask("api/events", { method: "POST", json: { subject_id: id.input.value.trim(), event_type: kind.value, at: at.input.value, reason } }));
+  });
+}
+
+function reasonForm(close, title, fields, send) {
+  const reason = field("Why, in a few words", { required: true, maxlength: 200, autocomplete: "off" });
+  const problem = el("div");
+  const button = el("button", {}, title);
+  return [problem, el("form", { onsubmit: (event) => {
+    event.preventDefault();
+    act(button, problem, async () => { await send(reason.input.value); close(true); });
+  } }, el("div", { class: "row" }, fields, reason.label), el("div", { class: "row" }, button, el("button", { type: "button", class: "second", onclick: () => close() }, "Cancel")))];
 }
 
 export async function showRejected(main, { signal }) {
@@ -66,7 +108,8 @@ async function explain(id) {
     return;
   }
   await dialog(`Why: ${words(decision.event_type)} at ${time(decision.occurred_at)}`, (close) => [
-    el("p", {}, decision.explanation),
+    el("p", {}, decision.explanation ?? `entered by hand by ${decision.by ?? "nobody the audit log knows of"}: ${decision.reason ?? "the reason is not kept"}`),
+    decision.voided ? el("p", { class: "bad" }, `Void: event ${decision.voided.seq} says so (${decision.voided.reason ?? "the reason is not kept"}).`) : null,
     decision.advice ? el("p", {}, `What to do: ${decision.advice}`) : null,
     decision.threshold_source ? el("p", { class: "soft" }, decision.threshold_source) : null,
     decision.candidates?.length ? table("Candidates", [["Id", (one) => one.subject_id], ["Score", (one) => score(one.score, 3), "number"]], decision.candidates) : null,

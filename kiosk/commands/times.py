@@ -1,0 +1,71 @@
+"""Times as people write and read them: in the site's time zone."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as day_time
+from zoneinfo import ZoneInfo
+
+from kiosk.errors import UsageError
+from kiosk.schedule import instants
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = False) -> datetime:
+    """A date, an ISO 8601 time, or how long ago (``30m``, ``24h``, ``7d``, ``2w``).
+
+    ``end_of_day``: a bare date means the end of that day, not its start.
+
+    Raises:
+        UsageError: none of these.
+    """
+    ago = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+    try:
+        if ago is not None:
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            day = date.fromisoformat(text)
+            if end_of_day and day == date.max:
+                return datetime.max.replace(microsecond=0, tzinfo=UTC)
+            moment = datetime.combine(day + timedelta(days=end_of_day), day_time(), zone)
+        else:
+            moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+        # Where that is before the year 1 or after 9999 in UTC, nobody can say when it is.
+        moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{text!r} is no time: use 2026-03-02, 2026-03-02T08:00, 24h or 7d") from None
+    return moment
+
+
+def parse_moment(text: str, zone: ZoneInfo, now: datetime, *, clock_is_set: bool = True) -> datetime:
+    """One moment: an ISO 8601 time with its minutes, or how long ago, as :func:`parse_time` takes them; UTC.
+
+    Raises:
+        UsageError: neither; a bare date; a time that the site's clock showed twice, or not at all; or how long ago,
+            while nobody knows what time it is.
+    """
+    moment = parse_time(text, zone, now)
+    if not clock_is_set and re.fullmatch(r"\d+[mhdw]", text):
+        raise UsageError(
+            f"{text!r}: the clock is not known to be right (see `timedatectl`): say the time itself, like "
+            "2026-03-02T08:00"
+        )
+    if re.fullmatch(r"\d{4}-\d{2}-\d{2}|\d{4}-?W\d{2}(-?\d)?|\d{8}", text):
+        raise UsageError(f"{text!r} is a day: say the time, too, like 2026-03-02T08:00")
+    if moment.tzinfo is not zone:
+        return moment.astimezone(UTC)
+    found = instants(moment.replace(tzinfo=None, fold=0), zone)
+    if not found:
+        raise UsageError(f"{text!r}: the clocks of {zone.key} left that time out; give another one")
+    if len(found) > 1:
+        shown = " or ".join(one.astimezone(zone).isoformat(timespec="minutes") for one in found)
+        raise UsageError(f"{text!r}: the clocks of {zone.key} showed that time twice; say which: {shown}")
+    return found[0]
+
+
+def local_time(occurred_at: str, zone: ZoneInfo) -> str:
+    """A stored UTC time in the site's zone."""
+    return f"{datetime.fromisoformat(occurred_at).astimezone(zone):%Y-%m-%d %H:%M:%S}"
