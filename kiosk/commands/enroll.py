@@ -185,45 +185,56 @@ class Enroller:
             InputError: a photo that is not fit, another person's, or of a face enrolled under another id; no consent
                 where it is needed.
         """
+        # Before anybody looks at the face.
         self.check_consent(subject_id)
         known = self._store.subject(subject_id) is not None
         photos, known_photos, unusable = self._embed_all(subject_id, paths, skip_bad=skip_bad)
         if not photos and unusable and not known:
             raise InputError(f"{subject_id}: not enrolled, no photo can be used: {'; '.join(unusable.values())}")
-        done = self.admit(subject_id, photos, name=name, trusted=trusted)
-        return replace(done, known_photos=known_photos, unusable=unusable)
+        if photos and not trusted:
+            self.check(subject_id, [photo for photo, _ in photos])
+        enrollment = self.commit(subject_id, photos, name=name)
+        return replace(enrollment, known_photos=known_photos, unusable=unusable)
 
     def check_consent(self, subject_id: SubjectId) -> None:
-        """Before anybody looks at the face. Raises InputError: there is no consent, and one is needed."""
+        """Raises InputError where consent is needed and there is none."""
         if self._consent_needed_on is not None:
             self._store.check_consent(subject_id, self._consent, self._consent_needed_on)
 
-    def admit(
-        self, subject_id: SubjectId, photos: Sequence[tuple[EnrolledPhoto, str]], *, name: str | None, trusted: bool
-    ) -> Enrollment:
-        """Compare photos, each with its file's SHA-256, with whom the store knows; commit them in one transaction.
+    def check(self, subject_id: SubjectId, photos: Sequence[EnrolledPhoto]) -> None:
+        """Raises RejectedPhoto for another person's photos, or a face enrolled under another id; with force, never."""
+        if self._force:
+            return
+        if self._store.changed():
+            # Somebody else enrolls, too: many photos take long enough for that.
+            self._read_gallery()
+        check_same_person(photos, self._embeddings.get(subject_id, ()), self._pipeline.same_face_score)
+        others = self._gallery
+        if subject_id in self._embeddings:
+            others = others.restricted(self._embeddings.keys() - {subject_id}, lapsed=frozenset())
+        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
 
-        Raises:
-            InputError: as :meth:`enroll`.
-        """
-        embedded = [photo for photo, _ in photos]
-        if embedded and not (self._force or trusted):
-            self._check(subject_id, embedded)
+    def commit(
+        self, subject_id: SubjectId, photos: Sequence[tuple[EnrolledPhoto, str]], *, name: str | None
+    ) -> Enrollment:
+        """Store the templates of photos, each with its file's SHA-256, in one transaction, whatever they show."""
         known = self._store.subject(subject_id) is not None
+        embedded = [photo for photo, _ in photos]
         # Without a name the id is the name; one that was given earlier stays.
         new_name = subject_id if name is None and not known else name
+        templates = [self._template(*photo) for photo in photos]
         self._store.enroll(
             subject_id,
-            [self._template(*photo) for photo in photos],
+            templates,
             name=new_name,
             consent=self._consent,
             known_only=self._known_only,
             consent_needed_on=self._consent_needed_on,
         )
         if embedded:
-            templates = self._embeddings.setdefault(subject_id, [])
-            templates += [photo.embedding for photo in embedded]
-            self._gallery = self._gallery.updated(subject_id, templates)
+            own = self._embeddings.setdefault(subject_id, [])
+            own += [photo.embedding for photo in embedded]
+            self._gallery = self._gallery.updated(subject_id, own)
         notes = find_near_copies(embedded, self._pipeline.same_picture_score)
         return Enrollment(subject_id, not known, tuple(embedded), notes=tuple(notes))
 
@@ -266,16 +277,6 @@ class Enroller:
             embedder=pipeline.embedder,
             gate=pipeline.enrollment_gate,
         )
-
-    def _check(self, subject_id: SubjectId, photos: list[EnrolledPhoto]) -> None:
-        if self._store.changed():
-            # Somebody else enrolls, too: many photos take long enough for that.
-            self._read_gallery()
-        check_same_person(photos, self._embeddings.get(subject_id, ()), self._pipeline.same_face_score)
-        others = self._gallery
-        if subject_id in self._embeddings:
-            others = others.restricted(self._embeddings.keys() - {subject_id}, lapsed=frozenset())
-        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
 
     def _template(self, photo: EnrolledPhoto, sha256: str) -> NewTemplate:
         return NewTemplate(self._model_id, photo.embedding, photo.quality, sha256)

@@ -261,7 +261,9 @@ class _Worker:
             recorded = (subject.consent_reference, subject.consent_at, subject.consent_version, subject.consent_until)
             if self._consent is None or recorded == astuple(self._consent):
                 return Enrollment(person.subject_id, new=False, photos=(), known_photos=known_photos)
-        enrollment = self._enroller.admit(person.subject_id, photos, name=None, trusted=False)
+        else:
+            self._enroller.check(person.subject_id, [photo for photo, _ in photos])
+        enrollment = self._enroller.commit(person.subject_id, photos, name=None)
         return replace(enrollment, known_photos=known_photos)
 
 
