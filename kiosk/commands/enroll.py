@@ -215,7 +215,7 @@ class Enroller:
         check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
 
     def commit(
-        self, subject_id: SubjectId, photos: Sequence[tuple[EnrolledPhoto, str]], *, name: str | None
+        self, subject_id: SubjectId, photos: Sequence[tuple[EnrolledPhoto, str | None]], *, name: str | None
     ) -> Enrollment:
         """Store the templates of photos, each with its file's SHA-256, in one transaction, whatever they show."""
         known = self._store.subject(subject_id) is not None
@@ -278,7 +278,7 @@ class Enroller:
             gate=pipeline.enrollment_gate,
         )
 
-    def _template(self, photo: EnrolledPhoto, sha256: str) -> NewTemplate:
+    def _template(self, photo: EnrolledPhoto, sha256: str | None) -> NewTemplate:
         return NewTemplate(self._model_id, photo.embedding, photo.quality, sha256)
 
 
