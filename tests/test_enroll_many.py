@@ -221,6 +221,25 @@ def test_consent_is_written_once(kiosk: Kiosk, people: Path, looking: _Looking) 
         assert {subject.consent_reference for subject in store.subjects()} == {"F-1"}
 
 
+def test_ctrl_c_between_two_photos_of_a_person_commits_neither(
+    kiosk: Kiosk, people: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed = enroll.Enroller.embed
+
+    def interrupt(enroller: enroll.Enroller, photo: Photo) -> EnrolledPhoto:
+        signal.raise_signal(signal.SIGINT)
+        return embed(enroller, photo)
+
+    monkeypatch.setattr(enroll.Enroller, "embed", interrupt)
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_in_process("enroll", "--from-dir", str(people), "--config", str(kiosk.config), "--json") == 130
+    document = json.loads(capsys.readouterr().out)
+    assert (document["complete"], document["subjects"]) == (False, [])
+    assert [failure["reason"] for failure in document["failures"]] == ["bad_subject_id"]
+    assert _enrolled(kiosk) == {}
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 # --- what is remembered
 
 
