@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -201,18 +202,27 @@ class Enroller:
         if self._consent_needed_on is not None:
             self._store.check_consent(subject_id, self._consent, self._consent_needed_on)
 
-    def check(self, subject_id: SubjectId, photos: Sequence[EnrolledPhoto]) -> None:
-        """Raises RejectedPhoto for another person's photos, or a face enrolled under another id; with force, never."""
+    def check(
+        self, subject_id: SubjectId, photos: Sequence[EnrolledPhoto], later: AbstractSet[SubjectId] = frozenset()
+    ) -> None:
+        """Raises RejectedPhoto for another person's photos, or a face enrolled under another id; with force, never.
+
+        ``later``: whose turn had not come when this subject was judged first, if it was. They move the threshold, and
+        it must hold without them, too: who was refused once is refused again.
+        """
         if self._force:
             return
         if self._store.changed():
             # Somebody else enrolls, too: many photos take long enough for that.
             self._read_gallery()
         check_same_person(photos, self._embeddings.get(subject_id, ()), self._pipeline.same_face_score)
-        others = self._gallery
-        if subject_id in self._embeddings:
-            others = others.restricted(self._embeddings.keys() - {subject_id}, lapsed=frozenset())
-        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
+        enrolled = self._embeddings.keys()
+        present = later & enrolled
+        # First without them, for the same words every time.
+        for absent in [present, set[SubjectId]()] if present else [present]:
+            kept = enrolled - absent - {subject_id}
+            others = self._gallery if kept == enrolled else self._gallery.restricted(kept, lapsed=frozenset())
+            check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
 
     def commit(
         self, subject_id: SubjectId, photos: Sequence[tuple[EnrolledPhoto, str | None]], *, name: str | None
