@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kiosk.advice import advise
-from kiosk.biometrics import Embedding, Image, ModelId, Quality, Reason, SubjectId, Template
+from kiosk.biometrics import Embedding, Image, Quality, Reason, SubjectId
 from kiosk.decision import DecisionRule
 from kiosk.errors import InputError
 from kiosk.gallery import Gallery, fuse
@@ -38,9 +38,6 @@ class EnrolledPhoto:
     source: str
     quality: Quality
     embedding: Embedding
-
-    def template(self, subject_id: SubjectId, model_id: ModelId) -> Template:
-        return Template(subject_id, model_id, self.embedding)
 
 
 def parse_subject_id(text: str) -> SubjectId:

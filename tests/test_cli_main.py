@@ -71,6 +71,7 @@ def test_no_command_shows_help_on_stderr(kiosk: Kiosk) -> None:
         ["enroll"],
         ["enroll", "E1"],
         ["enroll", "E1", "a.jpg", "--from-dir", "photos"],
+        ["enroll", "E1", "a.jpg", "--report", "r.csv"],
         ["subjects"],
         ["subjects", "rename", "E1"],
         ["model"],

@@ -11,21 +11,26 @@ import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from command_line import Kiosk
 from runner import assert_one_line_error, run_in_process
 
+from kiosk.biometrics import ModelId, Quality, SubjectId
 from kiosk.commands import enroll
 from kiosk.commands.enroll_memory import Memory
 from kiosk.commands.rejections import COLUMNS, REASONS, Rejection, Report, Totals, summarize
-from kiosk.enrollment import EnrolledPhoto
+from kiosk.decision import DecisionRule
+from kiosk.enrollment import EnrolledPhoto, RejectedPhoto
 from kiosk.errors import OutputError, UnavailableError, UsageError
 from kiosk.opencv import cv2
 from kiosk.photo import Photo
-from kiosk.store import KeyFile, Store
+from kiosk.store import KeyFile, NewTemplate, Store
 
+MODEL = ModelId("m@000001")
 ALL = Totals(people=2, people_done=2, photos=5, enrolled=3)
 
 
@@ -219,6 +224,40 @@ def test_consent_is_written_once(kiosk: Kiosk, people: Path, looking: _Looking) 
     with Store.open(kiosk.store) as store:
         assert store.audit_rows() == before
         assert {subject.consent_reference for subject in store.subjects()} == {"F-1"}
+
+
+def test_ctrl_c_between_two_photos_of_a_person_commits_neither(
+    kiosk: Kiosk, people: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed = enroll.Enroller.embed
+
+    def interrupt(enroller: enroll.Enroller, photo: Photo) -> EnrolledPhoto:
+        signal.raise_signal(signal.SIGINT)
+        return embed(enroller, photo)
+
+    monkeypatch.setattr(enroll.Enroller, "embed", interrupt)
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_in_process("enroll", "--from-dir", str(people), "--config", str(kiosk.config), "--json") == 130
+    document = json.loads(capsys.readouterr().out)
+    assert (document["complete"], document["subjects"]) == (False, [])
+    assert [failure["reason"] for failure in document["failures"]] == ["bad_subject_id"]
+    assert _enrolled(kiosk) == {}
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_gallery_that_has_grown_lets_nobody_in_who_was_refused(store: Store) -> None:
+    for subject_id, embedding in {"a": [1, 0, 0], "c": [0, 1, 0]}.items():
+        store.enroll(SubjectId(subject_id), [NewTemplate(MODEL, np.array(embedding, np.float32))])
+    pipeline: Any = SimpleNamespace(
+        embedder=SimpleNamespace(model_id=MODEL),
+        same_face_score=-1.0,
+        duplicate_rule=lambda gallery: DecisionRule([0.0, 0.7, 0.9][len(gallery)], 0.0),
+    )
+    photo = EnrolledPhoto("b.jpg", Quality(100, 100, 120, 0), np.array([0.8, 0, 0.6], np.float32))
+    enroller = enroll.Enroller(pipeline, store, force=False)
+    enroller.check(SubjectId("b"), [photo])
+    with pytest.raises(RejectedPhoto, match=r"already enrolled as a \(score 0\.80\)"):
+        enroller.check(SubjectId("b"), [photo], {SubjectId("c"), SubjectId("d")})
 
 
 # --- what is remembered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -219,6 +220,7 @@ class Enroller:
             InputError: a photo that is not fit, another person's, or of a face enrolled under another id; no consent
                 where it is needed.
         """
+        # Before anybody looks at the face.
         self.check_consent(subject_id)
         known = self.knows(subject_id)
         photos, known_photos, unusable = self._embed_all(subject_id, paths, skip_bad=skip_bad)
@@ -228,7 +230,7 @@ class Enroller:
         return replace(done, known_photos=known_photos, unusable=unusable)
 
     def check_consent(self, subject_id: SubjectId) -> None:
-        """Before anybody looks at the face. Raises InputError: there is no consent, and one is needed."""
+        """Raises InputError where consent is needed and there is none."""
         if self._consent_needed_on is not None:
             self._store.check_consent(subject_id, self._consent, self._consent_needed_on)
 
@@ -236,8 +238,13 @@ class Enroller:
         """Whether there is such a subject."""
         return self._store.subject(subject_id) is not None
 
-    def check(self, subject_id: SubjectId, photos: Sequence[EnrolledPhoto]) -> None:
+    def check(
+        self, subject_id: SubjectId, photos: Sequence[EnrolledPhoto], later: AbstractSet[SubjectId] = frozenset()
+    ) -> None:
         """Compare photos with whom the store knows at this moment; with force they are whatever they are.
+
+        ``later``: whose turn had not come when this subject was judged first, if it was. They move the threshold, and
+        it must hold without them, too: who was refused once is refused again.
 
         Raises:
             RejectedPhoto: they show several people, another one than was enrolled, or one enrolled under another id.
@@ -245,16 +252,19 @@ class Enroller:
         if self._store.changed():
             # Somebody else enrolls, too: many photos take long enough for that.
             self._read_gallery()
-        self._compare(subject_id, photos)
+        self._compare(subject_id, photos, later)
 
-    def _compare(self, subject_id: SubjectId, photos: Sequence[EnrolledPhoto]) -> None:
+    def _compare(self, subject_id: SubjectId, photos: Sequence[EnrolledPhoto], later: AbstractSet[SubjectId]) -> None:
         if self._force:
             return
         check_same_person(photos, self._embeddings.get(subject_id, ()), self._pipeline.same_face_score)
-        others = self._gallery
-        if subject_id in self._embeddings:
-            others = others.restricted(self._embeddings.keys() - {subject_id}, lapsed=frozenset())
-        check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
+        enrolled = self._embeddings.keys()
+        present = later & enrolled
+        # First without them, for the same words every time.
+        for absent in [present, set[SubjectId]()] if present else [present]:
+            kept = enrolled - absent - {subject_id}
+            others = self._gallery if kept == enrolled else self._gallery.restricted(kept, lapsed=frozenset())
+            check_not_enrolled(subject_id, photos, others, self._pipeline.duplicate_rule(others))
 
     def admit(
         self,
@@ -264,10 +274,11 @@ class Enroller:
         name: str | None,
         known: bool,
         trusted: bool = False,
+        later: AbstractSet[SubjectId] = frozenset(),
     ) -> Enrollment:
         """Check photos and commit them in one transaction, each with its file's SHA-256 (None: a camera took it).
 
-        ``known``: whether there was such a subject when this enrollment began.
+        ``known``: whether there was such a subject when this enrollment began. ``later``: as :meth:`check` takes it.
 
         Raises:
             InputError: as :meth:`enroll`; or somebody else has added or removed the subject since.
@@ -281,15 +292,16 @@ class Enroller:
             if self._store.changed():
                 self._read_gallery()
                 if embedded and not trusted:
-                    self._compare(subject_id, embedded)
+                    self._compare(subject_id, embedded, later)
 
         if embedded and not trusted:
-            self.check(subject_id, embedded)
+            self.check(subject_id, embedded, later)
         # Without a name the id is the name; one that was given earlier stays.
         new_name = subject_id if name is None and not known else name
+        templates = [self._template(*photo) for photo in photos]
         self._store.enroll(
             subject_id,
-            [self._template(*photo) for photo in photos],
+            templates,
             name=new_name,
             consent=self._consent,
             known_only=self._known_only,
@@ -297,9 +309,9 @@ class Enroller:
             verify=verify,
         )
         if embedded:
-            templates = self._embeddings.setdefault(subject_id, [])
-            templates += [photo.embedding for photo in embedded]
-            self._gallery = self._gallery.updated(subject_id, templates)
+            own = self._embeddings.setdefault(subject_id, [])
+            own += [photo.embedding for photo in embedded]
+            self._gallery = self._gallery.updated(subject_id, own)
         notes = find_near_copies(embedded, self._pipeline.same_picture_score)
         return Enrollment(subject_id, not known, tuple(embedded), notes=tuple(notes))
 

@@ -102,7 +102,7 @@ def run_bulk_enrollment(
     ):
         enroller = Enroller(pipeline, store, force=force, consent=consent, consent_needed_on=needed_on)
         with _Progress(people) as progress:
-            worker = _Worker(enroller, store, memory, consent=consent, stop=stop, advance=progress.advance)
+            worker = _Worker(people, enroller, store, memory, consent=consent, stop=stop, advance=progress.advance)
             teller = _Teller(outcome, folder, progress, as_json=as_json, reported=report is not None)
             with suppress(_Stopped):
                 _enroll_all(worker, people, outcome, teller)
@@ -167,6 +167,7 @@ class _Worker:
 
     def __init__(
         self,
+        people: Sequence[Person],
         enroller: Enroller,
         store: Store,
         memory: Memory,
@@ -175,6 +176,7 @@ class _Worker:
         stop: _Stop,
         advance: Callable[[int], None],
     ) -> None:
+        self._later = {person.subject_id for person in people}
         self._enroller = enroller
         self._store = store
         self._memory = memory
@@ -189,6 +191,7 @@ class _Worker:
             _Stopped: asked to end; nothing of this person is committed.
         """
         self._stop.check()
+        self._later.discard(person.subject_id)
         try:
             self._enroller.check_consent(person.subject_id)
         except InputError as error:
@@ -269,7 +272,7 @@ class _Worker:
             recorded = (subject.consent_reference, subject.consent_at, subject.consent_version, subject.consent_until)
             if self._consent is None or recorded == astuple(self._consent):
                 return Enrollment(person.subject_id, new=False, photos=(), known_photos=known_photos)
-        enrollment = self._enroller.admit(person.subject_id, photos, name=None, known=was_known)
+        enrollment = self._enroller.admit(person.subject_id, photos, name=None, known=was_known, later=self._later)
         return replace(enrollment, known_photos=known_photos)
 
 

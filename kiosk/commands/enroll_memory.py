@@ -101,6 +101,10 @@ class Memory:
                 whole += len(line)
                 records[record[0]] = record[1]
         os.ftruncate(self._fd, whole)
+        # That the file exists is to outlive a power cut, too.
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        os.fsync(folder)
+        os.close(folder)
         return records
 
     def _problem(self, error: OSError) -> Exception:
