@@ -61,6 +61,7 @@ class Hint(StrEnum):
     MORE_LIGHT = "more_light"
     LESS_LIGHT = "less_light"
     NO_BACKLIGHT = "no_backlight"
+    SHARPER = "sharper"
     UNCOVER = "uncover"
     LOOK_HERE = "look_here"
     TURN_LEFT = "turn_left"
@@ -89,6 +90,7 @@ _TEXTS = {
     Hint.MORE_LIGHT: "more light on the face, please",
     Hint.LESS_LIGHT: "less light on the face, please",
     Hint.NO_BACKLIGHT: "the face is pale: clean the lens, have no bright light behind you",
+    Hint.SHARPER: "the picture is blurred: hold still; is the lens clean?",
     Hint.UNCOVER: "show the whole face, upright and uncovered",
     Hint.LOOK_HERE: "look straight into the camera",
     Hint.TURN_LEFT: "turn your head a little to your left",
@@ -113,7 +115,7 @@ _ASK = {
 
 _FLAWS = {
     Reason.TOO_SMALL: Hint.COME_CLOSER,
-    Reason.BLURRED: Hint.HOLD_STILL,
+    Reason.BLURRED: Hint.SHARPER,
     Reason.TOO_DARK: Hint.MORE_LIGHT,
     Reason.TOO_BRIGHT: Hint.LESS_LIGHT,
     Reason.LOW_CONTRAST: Hint.NO_BACKLIGHT,

@@ -167,7 +167,8 @@ def test_a_client_gets_newer_frames_and_no_more_than_ten_a_second(preview: Previ
     seen = [index for index in indexes if index is not None]
     assert len(seen) == 6
     assert seen == sorted(set(seen))
-    assert took_s >= 0.5
+    # The first may come a little early.
+    assert took_s >= 0.4
 
 
 def test_when_no_newer_frame_comes_it_is_said_in_time(preview: Preview, client: PreviewClient) -> None:
