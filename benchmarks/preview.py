@@ -1,6 +1,6 @@
 """What looking costs: the time a frame takes from the picture to the decision, with the preview open and closed.
 
-    python benchmarks/preview.py [--blocks 10] [--block-s 6] [--size 1280x720]
+    python benchmarks/preview.py [--blocks 40] [--block-s 2] [--size 1280x720]
 
 A person of the sample photos stands before a camera of 15 frames/s; every frame is detected, embedded and searched. A
 client in another process pulls ten pictures a second (JPEG of 640 px; then raw, as the guided enrollment does). Blocks
@@ -14,13 +14,13 @@ import argparse
 import itertools
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from kiosk.biometrics import Box, Frame, Image
@@ -40,8 +40,8 @@ PICTURES = {"jpeg": WantedPicture(longest_px=640), "raw": WantedPicture(format="
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=10, help="of each kind")
-    parser.add_argument("--block-s", type=float, default=6.0)
+    parser.add_argument("--blocks", type=int, default=40, help="of each kind")
+    parser.add_argument("--block-s", type=float, default=2.0)
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--pull", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -58,13 +58,16 @@ def main() -> None:
 
 
 def pull(path: Path, kind: str) -> None:
-    """The client: as fast as the kiosk gives, until killed."""
-    after, count, began_s = None, 0, time.monotonic()
-    with PreviewClient(path) as client:
-        while True:
-            answer = client.next(after=after, picture=PICTURES[kind])
-            after, count = answer.header.index, count + (answer.header.index is not None)
-            print(count / (time.monotonic() - began_s), flush=True)
+    """The client: a line on stdin, and it pulls as fast as the kiosk gives; the next, and it hangs up."""
+    print("ready", flush=True)
+    while sys.stdin.readline():
+        after, count = None, 0
+        with PreviewClient(path) as client:
+            while not select.select([sys.stdin], [], [], 0)[0]:
+                answer = client.next(after=after, picture=PICTURES[kind])
+                after, count = answer.header.index, count + (answer.header.index is not None)
+        sys.stdin.readline()
+        print(count, flush=True)
 
 
 def measure(path: Path, kind: str, blocks: int, block_s: float, size: tuple[int, int]) -> dict[str, object]:
@@ -89,15 +92,19 @@ def measure(path: Path, kind: str, blocks: int, block_s: float, size: tuple[int,
     took_ms: dict[bool, list[list[float]]] = {False: [], True: []}
     rates: list[float] = []
     run_block(recognizer, preview, frames, 2.0)  # warm
-    for number in range(2 * blocks):
-        looked_at = number % 2 == 1
-        if looked_at:
-            with pulling(path, kind) as client:
-                took_ms[True].append(run_block(recognizer, preview, frames, block_s))
-                client.terminate()
-                rates.append(float((client.communicate()[0].split() or ["0"])[-1]))
-        else:
+    command = [sys.executable, __file__, "--pull", str(path), kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="ascii") as client:
+        if client.stdin is None or client.stdout is None:
+            raise RuntimeError("no pipes")
+        client.stdout.readline()
+        for _ in range(blocks):
             took_ms[False].append(run_block(recognizer, preview, frames, block_s))
+            print(file=client.stdin, flush=True)
+            run_block(recognizer, preview, frames, 0.3)  # it has connected
+            took_ms[True].append(run_block(recognizer, preview, frames, block_s))
+            print(file=client.stdin, flush=True)
+            rates.append(int(client.stdout.readline()) / (block_s + 0.3))
+        client.stdin.close()
     preview.stop()
     closed, opened = took_ms[False], took_ms[True]
     pairs = [statistics.median(b) / statistics.median(a) for a, b in zip(closed, opened, strict=True)]
@@ -108,16 +115,6 @@ def measure(path: Path, kind: str, blocks: int, block_s: float, size: tuple[int,
         "ratio_of_pairs": [round(value, 3) for value in statistics.quantiles(pairs, n=4)],
         "pictures_per_s": round(statistics.median(rates), 1),
     }
-
-
-@contextmanager
-def pulling(path: Path, kind: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, __file__, "--pull", str(path), kind]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="ascii") as client:
-        # It has its first answer, so that its start is not measured.
-        if client.stdout is None or not client.stdout.readline():
-            raise RuntimeError("the client has ended")
-        yield client
 
 
 def run_block(

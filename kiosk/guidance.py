@@ -34,8 +34,9 @@ _OUTSIDE = 0.1
 _STILL_SHARE, _STILL_POSE = 0.1, 0.08
 _HOLD_S = 0.4
 _TRY_AGAIN_S = 0.5
-# For so long a picture is asked for that the network, too, takes for another one. In a clip of one sitting (docs/
-# enrollment.md) a turn by 0.15 to 0.3 leaves FaceNet's score above same_picture_score in 8 of 10 pairs, dlib's in 2.
+# For so long a picture is asked for that the network, too, takes for another one. Within one sitting that may be too
+# much for FaceNet: at a turn by 0.15 to 0.3 it takes 8 of 10 pairs for nearly one picture, dlib's network 2
+# (docs/enrollment.md).
 _INSIST_S = 3.0
 _GAP_S = 1.0
 
