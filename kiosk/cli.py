@@ -25,7 +25,7 @@ from kiosk.errors import ConfigError, KioskError
 
 _COMMANDS = {
     "run": ("run", "Watch the camera, recognize people and report their check-ins."),
-    "enroll": ("enroll", "Enroll a person from photos."),
+    "enroll": ("enroll", "Enroll a person from photos, or before the camera."),
     "subjects": ("subjects", "List, add, rename, re-enroll or remove people; codes, consent."),
     "verify": ("verify", "Do two photos show the same person?"),
     "identify": ("identify", "Who is in these photos?"),

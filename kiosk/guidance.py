@@ -34,8 +34,9 @@ _OUTSIDE = 0.1
 _STILL_SHARE, _STILL_POSE = 0.1, 0.08
 _HOLD_S = 0.4
 _TRY_AGAIN_S = 0.5
-# For so long a picture is asked for that the network, too, takes for another one. In a clip of one sitting (docs/
-# enrollment.md) a turn by 0.15 to 0.3 leaves FaceNet's score above same_picture_score in 8 of 10 pairs, dlib's in 2.
+# For so long a picture is asked for that the network, too, takes for another one. Within one sitting that may be too
+# much for FaceNet: at a turn by 0.15 to 0.3 it takes 8 of 10 pairs for nearly one picture, dlib's network 2
+# (docs/enrollment.md).
 _INSIST_S = 3.0
 _GAP_S = 1.0
 
@@ -61,6 +62,7 @@ class Hint(StrEnum):
     MORE_LIGHT = "more_light"
     LESS_LIGHT = "less_light"
     NO_BACKLIGHT = "no_backlight"
+    SHARPER = "sharper"
     UNCOVER = "uncover"
     LOOK_HERE = "look_here"
     TURN_LEFT = "turn_left"
@@ -89,6 +91,7 @@ _TEXTS = {
     Hint.MORE_LIGHT: "more light on the face, please",
     Hint.LESS_LIGHT: "less light on the face, please",
     Hint.NO_BACKLIGHT: "the face is pale: clean the lens, have no bright light behind you",
+    Hint.SHARPER: "the picture is blurred: hold still; is the lens clean?",
     Hint.UNCOVER: "show the whole face, upright and uncovered",
     Hint.LOOK_HERE: "look straight into the camera",
     Hint.TURN_LEFT: "turn your head a little to your left",
@@ -113,7 +116,7 @@ _ASK = {
 
 _FLAWS = {
     Reason.TOO_SMALL: Hint.COME_CLOSER,
-    Reason.BLURRED: Hint.HOLD_STILL,
+    Reason.BLURRED: Hint.SHARPER,
     Reason.TOO_DARK: Hint.MORE_LIGHT,
     Reason.TOO_BRIGHT: Hint.LESS_LIGHT,
     Reason.LOW_CONTRAST: Hint.NO_BACKLIGHT,

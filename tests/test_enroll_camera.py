@@ -233,6 +233,15 @@ def test_what_does_not_go_together(arguments: list[str], told: str, capsys: pyte
     assert told in assert_one_line_error(capsys.readouterr().err)
 
 
+def test_a_kiosk_that_shows_nothing_keeps_its_camera(kiosk: Kiosk, facing: Path) -> None:
+    """An older version, say: two processes cannot have one camera."""
+    watch(kiosk, facing)
+    with Store.open(kiosk.store) as store, store.daemon_lock():
+        result = kiosk("enroll", "E7", "--camera")
+    assert result.returncode == 69
+    assert f"a kiosk daemon (process {os.getpid()}) has the camera" in assert_one_line_error(result.stderr)
+
+
 def test_without_consent_nobody_is_looked_at(kiosk: Kiosk) -> None:
     # There is no such camera either: it is not asked for.
     watch(kiosk, kiosk.folder / "nothing.avi")

@@ -210,7 +210,7 @@ def test_a_bystander_in_the_background_is_no_second_person(scene: Scene) -> None
     ("failure", "hint"),
     [
         (Reason.TOO_SMALL, Hint.COME_CLOSER),
-        (Reason.BLURRED, Hint.HOLD_STILL),
+        (Reason.BLURRED, Hint.SHARPER),
         (Reason.TOO_DARK, Hint.MORE_LIGHT),
         (Reason.TOO_BRIGHT, Hint.LESS_LIGHT),
         (Reason.LOW_CONTRAST, Hint.NO_BACKLIGHT),

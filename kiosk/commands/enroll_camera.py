@@ -197,6 +197,7 @@ def _tell(enrollment: Enrollment, samples: Sequence[Sample], took_s: float, *, a
                 "subject_id": enrollment.subject_id,
                 "new": enrollment.new,
                 "samples": [_sample_document(sample) for sample in samples],
+                "notes": list(enrollment.notes),
                 "took_s": round(took_s, 1),
                 "model": model,
             }
@@ -207,6 +208,8 @@ def _tell(enrollment: Enrollment, samples: Sequence[Sample], took_s: float, *, a
     for sample in samples:
         figures = describe_quality(quality_document(sample.quality))
         click.echo(f"  {sample.pose:<6} {', '.join(figures)}")
+    for note in enrollment.notes:
+        click.echo(f"note: {enrollment.subject_id}: {note}", err=True)
 
 
 def _sample_document(sample: Sample) -> dict[str, object]:

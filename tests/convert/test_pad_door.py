@@ -181,6 +181,25 @@ def from_afar(image: Image) -> Image:
     return far
 
 
+def test_guided_enrollment_takes_the_person_and_no_print(home: Kiosk, photos: Path, tmp_path: Path) -> None:
+    told = {}
+    for kind in ("live", "print"):
+        # Held still: the same picture again and again.
+        (tmp_path / kind).mkdir()
+        shutil.copy(min((photos / kind).glob("0006_*")), tmp_path / kind)
+        source = {"KIOSK_CAMERA__SOURCE": str(tmp_path / kind), "KIOSK_CAMERA__LOOP": "true"}
+        result = home("enroll", "E6", "--camera", "--samples", "1", "--timeout-s", "3", "--json", env=source)
+        told[kind] = result.returncode, result.stdout, result.stderr.splitlines()[-1]
+    code, _, error = told["print"]
+    assert code == 65
+    assert "nothing was stored" in error
+    assert "this looks like a picture of a face: take it away" in error
+    code, out, error = told["live"]
+    assert code == 0, error
+    [sample] = json.loads(out)["samples"]
+    assert sample["pad"]["score"] >= sample["pad"]["threshold"]
+
+
 def cycle(images: list[Image], count: int) -> list[Image]:
     return [images[number % len(images)] for number in range(count)]
 
