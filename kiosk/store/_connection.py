@@ -32,7 +32,7 @@ from kiosk.store import _mentions
 from kiosk.store._backups import Backups
 from kiosk.store._chain import Process
 from kiosk.store._damage import find_damage, one_line
-from kiosk.store._files import beside, free_bytes
+from kiosk.store._files import beside, free_bytes, link_flag, open_lock
 from kiosk.store._keys import KeyFile, key_for_upgrade
 from kiosk.store._limits import DEFAULT_LIMITS, Limits
 from kiosk.store._restore import Restored, is_gone, make_sound
@@ -139,6 +139,8 @@ class Connection:
         if self.path.is_dir():
             raise StoreError(f"{self.path}: this is a folder, not a database file; {_FIX}")
         if self.writable:
+            # SQLite opens it by its name.
+            link_flag(self.path)
             self._open_lock_file()
         elif not self.path.is_file():
             if self.backups.all():
@@ -273,7 +275,7 @@ class Connection:
     def running_daemon(self) -> RunningDaemon | None:
         """The daemon on this store, if there is one and this user may know."""
         try:
-            fd = os.open(beside(self.path, ".daemon"), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(beside(self.path, ".daemon"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -354,7 +356,8 @@ class Connection:
                 )
             # One that is there is not opened here: closing it would end the locks that an open connection holds.
             if not self.path.exists():
-                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | link_flag(self.path)
+                os.close(os.open(self.path, flags, 0o600))
             elif not os.access(self.path, os.W_OK, effective_ids=True):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
@@ -497,7 +500,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _open_lock(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return open_lock(path)
     except OSError as error:
         raise _os_problem(path, error) from error
 

@@ -242,8 +242,8 @@ def _newest_good(backups: Backups) -> Backup | None:
 def _prepare(path: Path, keys: KeyFile, problem: str, backup: Backup, signer: EventSigner | None) -> Restored:
     """Build the new store beside the old one; under its final name for that once it is complete."""
     unfinished = beside(path, ".restoring-unfinished")
-    create_private(unfinished, backup.path)
-    shutil.copyfile(backup.path, unfinished)
+    with create_private(unfinished, backup.path) as target, backup.path.open("rb") as source:
+        shutil.copyfileobj(source, target)
     moment = datetime.now(UTC)
     try:
         with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
