@@ -17,6 +17,8 @@ from kiosk.store._files import beside, create_private, open_lock
 NOBODY = 65534
 OURS = b"root's own\n" * 10
 
+Act = Callable[[Path], None]
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root owns what others may not")
 
 

@@ -139,8 +139,6 @@ class Connection:
         if self.path.is_dir():
             raise StoreError(f"{self.path}: this is a folder, not a database file; {_FIX}")
         if self.writable:
-            # SQLite opens it by its name.
-            link_flag(self.path)
             self._open_lock_file()
         elif not self.path.is_file():
             if self.backups.all():
@@ -345,6 +343,8 @@ class Connection:
         """Create the database (0600) where there is none yet; refuse or restore one that is damaged."""
         known = os.pread(self._lock_fd, 1, 0) != b""
         try:
+            # Before SQLite opens it by its name.
+            flag = link_flag(self.path)
             if verified:
                 # Nobody may write to the file that is put aside.
                 with self.daemon_lock():
@@ -356,8 +356,7 @@ class Connection:
                 )
             # One that is there is not opened here: closing it would end the locks that an open connection holds.
             if not self.path.exists():
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | link_flag(self.path)
-                os.close(os.open(self.path, flags, 0o600))
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flag, 0o600))
             elif not os.access(self.path, os.W_OK, effective_ids=True):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
