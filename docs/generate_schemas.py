@@ -98,7 +98,7 @@ def _asyncapi_text() -> str:
         "health": (f"{_ADDRESS}/{HEALTH}", "How the kiosk is; every minute and with each problem; QoS 1.", None),
         "replay": (
             f"{_ADDRESS}/{REPLAY}",
-            "Asks for events again, which then say replayed: true. Ignored when retained, expired, or its id known.",
+            "Asks for events again, then replayed: true. Ignored when retained, expired, known, none kept, too many.",
             None,
         ),
     }

@@ -96,7 +96,8 @@ AUDIT_HEAD = "audit_head"
 NOTED = "noted"
 """Mark: the settings and the model that the daemon last noted in the audit log."""
 STALE_KEYS = "stale_keys"
-"""Mark: ``key_ids`` that sealed templates which have been erased since. There while keys or copies are left to drop."""
+"""Mark: ``key_ids`` that sealed templates which have been erased since (``*``: nobody knows which did). There while
+keys or copies are left to drop."""
 CODE_FAILURES = "code_failures"
 """Mark: the last wrong codes, each with the number it was for and when, by the clock of which boot."""
 

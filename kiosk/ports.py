@@ -136,8 +136,8 @@ class Outbox(Protocol):
     def mark_failed(self, seq: int, error: str, *, park: bool = False) -> None:
         """Count an attempt that did not end in reason code 0x00, with its reason in words; ``park``: set it aside."""
 
-    def request_replay(self, command_id: str, from_seq: int, to_seq: int) -> bool:
-        """Remember a wish. False when it is known already or too many wait."""
+    def request_replay(self, command_id: str, from_seq: int, to_seq: int) -> str | None:
+        """Remember a wish. None when it will be answered, or else why it is ignored: one of a few texts."""
 
     def next_replay(self, limit: int) -> ReplayBatch | None:
         """What to send again next, None when nobody waits for anything."""

@@ -45,6 +45,9 @@ _PARKED_RETRY_MIN_S = 600.0
 _PARKED_RETRY_MAX_S = 86_400.0
 _MAX_COMMANDS = 16
 _MAX_COMMAND_BYTES = 4096
+_TOLD_S = 3600.0
+"""Whoever floods us with commands shall not fill the log: of each kind of line so many within this time."""
+_OBEYED_TOLD = 10
 
 
 @dataclass(slots=True)
@@ -62,6 +65,22 @@ class _Suspect:
         elif outcome is not Outcome.LOST:
             self.breaks = 0
         return self.breaks >= _BREAKS_TO_PARK
+
+
+class _Told:
+    """When lines of each kind were written last."""
+
+    def __init__(self) -> None:
+        self._times_s: dict[str, deque[float]] = {}
+
+    def again(self, kind: str, most: int = 1) -> bool:
+        """Whether one more may be written: at most so many within an hour."""
+        times_s = self._times_s.setdefault(kind, deque(maxlen=most))
+        now_s = time.monotonic()
+        if len(times_s) == most and now_s - times_s[0] < _TOLD_S:
+            return False
+        times_s.append(now_s)
+        return True
 
 
 class Publisher:
@@ -101,7 +120,7 @@ class Publisher:
         self._parked_is_new = False
         self._last_outcome = Outcome.SENT
         self._last_problem = ""
-        self._told_ignored: set[str] = set()
+        self._told = _Told()
         self._offered_seq = 0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -242,7 +261,8 @@ class Publisher:
     def _send_again(self, replay: ReplayBatch) -> bool:
         if not replay.rows:
             self._outbox.advance_replay(replay.command_id, None)
-            log.info("replay %s: done", replay.command_id)
+            if self._told.again("done", _OBEYED_TOLD):
+                log.info("replay %s: done", replay.command_id)
             return True
         receipts = self._publish(replay.rows, [True] * len(replay.rows))
         sent = len(list(takewhile(lambda receipt: receipt.outcome is Outcome.SENT, receipts)))
@@ -344,17 +364,16 @@ class Publisher:
         except ValidationError:
             self._ignore('not understood; send {"from_seq": 1, "to_seq": 99, "id": "..."}')
             return
-        if self._outbox.request_replay(wish.id, wish.from_seq, wish.to_seq):
+        refusal = self._outbox.request_replay(wish.id, wish.from_seq, wish.to_seq)
+        if refusal is not None:
+            self._ignore(refusal, wish.id)
+        elif self._told.again("obeyed", _OBEYED_TOLD):
             log.info("replay %s: events %s to %s are asked for", wish.id, wish.from_seq, wish.to_seq)
-            self._told_ignored.clear()
-        else:
-            self._ignore("answered before, or too many wait", wish.id)
 
     def _ignore(self, why: str, command_id: str = "") -> None:
-        """Told once until a command is obeyed: whoever floods us shall not fill the log."""
-        if why not in self._told_ignored:
+        """``why``: one of a few texts."""
+        if self._told.again(why):
             log.warning("a replay command is ignored%s: %s", f" ({command_id})" if command_id else "", why)
-        self._told_ignored.add(why)
 
     def _back_off(self) -> float:
         longest_s = _NO_SUBSCRIBER_BACKOFF_S if self._last_outcome is Outcome.NO_SUBSCRIBER else _BACKOFF_MAX_S

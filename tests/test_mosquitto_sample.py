@@ -23,6 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from runner import copy_store, dump, enroll_people
+from test_store import ANA, check_in
 
 from kiosk.biometrics import Box
 from kiosk.clip import Person, Scene, Walk, write_clip
@@ -366,6 +367,9 @@ def test_commands_that_expired_before_they_were_read_are_not_obeyed(broker: Samp
     link = MqttBroker(settings(broker, tmp_path), DOOR)
     with Store.open(tmp_path / "kiosk.db") as store, broker.client("attendance", "none") as backend:
         publisher = Publisher(store, link, wake=threading.Event(), clock=SystemClock())
+        # Something to ask for.
+        store.enroll(ANA, [])
+        store.mark_sent([check_in(store).seq])
 
         def hear(command: Command) -> None:
             heard.append(command)

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import logging
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -306,7 +308,7 @@ def test_a_replay_goes_on_after_a_restart_and_gives_way_to_what_is_new(tmp_path:
         subscriber.wait_for(ATTENDANCE, 10)
         kiosk.stop()
         with Store.open(tmp_path / "kiosk.db") as store:
-            assert store.request_replay("a", 1, 10)
+            assert store.request_replay("a", 1, 10) is None
             store.advance_replay("a", 4)
         subscriber.messages.clear()
         again = start(mosquitto)
@@ -398,7 +400,7 @@ class FakeOutbox:
             self.parked.append(self.rows.pop(0))
             self.parked_ever.append(seq)
 
-    def request_replay(self, command_id: str, from_seq: int, to_seq: int) -> bool:
+    def request_replay(self, command_id: str, from_seq: int, to_seq: int) -> str | None:
         raise AssertionError((command_id, from_seq, to_seq))
 
     def next_replay(self, limit: int) -> ReplayBatch | None:
@@ -568,11 +570,10 @@ def test_commands_outlive_a_store_that_fails_and_expire(run: Runner) -> None:
     outbox = FakeOutbox()
     failures = iter([StoreError("no space left")])
 
-    def request(command_id: str, from_seq: int, to_seq: int) -> bool:
+    def request(command_id: str, from_seq: int, to_seq: int) -> None:
         for error in failures:
             raise error
         asked.append(f"{command_id} {from_seq} {to_seq}")
-        return True
 
     outbox.request_replay = request  # type: ignore[method-assign]
     publisher, _ = run(outbox, FakeBroker())
@@ -583,6 +584,37 @@ def test_commands_outlive_a_store_that_fails_and_expire(run: Runner) -> None:
     publisher.obey(Command(b'{"from_seq": 2, "to_seq": 2, "id": "next"}'))
     wait_for(lambda: len(asked) == 2)
     assert asked == ["kept 1 5", "next 2 2"]
+
+
+def test_whoever_floods_the_kiosk_with_commands_cannot_fill_its_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Obeyed or ignored, and one in turn with the other."""
+    caplog.set_level(logging.INFO)
+    with Store.open(tmp_path / "kiosk.db") as store:
+        store.enroll(ANA, [])
+        store.record_check_in(
+            Decision(Verdict.IDENTIFIED, Reason.MATCH, 0.62, (Candidate(ANA, 0.81),), frames=5),
+            event_type=EventType.CHECK_IN,
+            moment=now(),
+            origin=ORIGIN,
+            model_id=ModelId("test-int8@abcdef"),
+            gallery_size=1,
+        )
+        store.mark_sent([1])
+        broker = FakeBroker()
+        publisher = Publisher(store, broker, wake=threading.Event(), clock=CLOCK)
+        caplog.clear()
+        for number in range(100):
+            for seq in (1, 9_000_000_000_000_000):
+                wish = {"from_seq": seq, "to_seq": seq + 1, "id": f"{seq}-{number}"}
+                publisher._hear(Command(json.dumps(wish).encode()))
+            publisher._hear(Command(b"nonsense"))
+            while publisher._send_something():
+                pass
+        assert len(broker.sent) == 100
+    told = Counter(record.levelname for record in caplog.records)
+    assert told == {"INFO": 20, "WARNING": 2}
 
 
 def test_what_waits_of_a_command_that_is_too_large_is_not_large(run: Runner) -> None:

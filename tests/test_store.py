@@ -22,7 +22,8 @@ from kiosk.biometrics import Candidate, Decision, FrameEvidence, ModelId, Qualit
 from kiosk.errors import InputError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import AttendanceEvent, EventType, Moment, Origin, RejectedEvent, rejected_event, utc_text
 from kiosk.packing import pack
-from kiosk.store import MAX_REJECTIONS, Consent, NewTemplate, RunningDaemon, Store, _outbox
+from kiosk.store import MAX_REJECTIONS, Consent, Limits, NewTemplate, RunningDaemon, Store, _outbox, _replay_limits
+from kiosk.store._replay_limits import DAY_S, FREE_EVENTS_A_DAY, ReplayLimits
 
 MODEL = ModelId("test-int8@abcdef")
 ORIGIN = Origin("hq", "door-1", "UTC")
@@ -607,12 +608,14 @@ def test_prune_takes_nothing_young_for_old_when_the_first_boot_did_not_know_the_
 
 
 def test_prune_forgets_answered_wishes(store: Store) -> None:
+    store.enroll(ANA, [])
+    check_in(store)
     store.request_replay("done", 1, 1)
     store.request_replay("waits", 1, 1)
     store.advance_replay("done", None)
     store.prune(5, now_ms=time.time_ns() // 1_000_000 + 9 * DAY_MS)
-    assert store.request_replay("done", 1, 1)
-    assert not store.request_replay("waits", 1, 1)
+    assert store.request_replay("done", 1, 1) is None
+    assert store.request_replay("waits", 1, 1) == "obeyed before"
 
 
 # --- rejections
@@ -781,9 +784,9 @@ def test_replays_are_remembered_and_go_on(path: Path) -> None:
         events = [check_in(store) for _ in range(5)]
         store.mark_sent([event.seq for event in events[:4]])
         assert store.next_replay(10) is None
-        assert store.request_replay("a", 2, 99)
-        assert not store.request_replay("a", 1, 1)
-        assert store.request_replay("b", 1, 1)
+        assert store.request_replay("a", 2, 99) is None
+        assert store.request_replay("a", 1, 1) == "obeyed before"
+        assert store.request_replay("b", 1, 1) is None
         batch = store.next_replay(2)
         assert batch is not None
         assert (batch.command_id, [row.seq for row in batch.rows]) == ("a", [2, 3])
@@ -798,15 +801,94 @@ def test_replays_are_remembered_and_go_on(path: Path) -> None:
         assert batch.command_id == "b"
         store.advance_replay("b", 2)
         assert store.next_replay(2) is None
-        assert not store.request_replay("b", 1, 1)
+        assert store.request_replay("b", 1, 1) == "obeyed before"
 
 
 def test_more_wishes_than_can_be_answered_are_not_heard(store: Store) -> None:
+    store.enroll(ANA, [])
+    check_in(store)
     for number in range(_outbox.MAX_WAITING_REPLAYS):
-        assert store.request_replay(f"r{number}", 1, 5)
-    assert not store.request_replay("one-too-many", 1, 5)
+        assert store.request_replay(f"r{number}", 1, 5) is None
+    assert store.request_replay("one-too-many", 1, 5) == "100 others wait"
     store.advance_replay("r0", None)
-    assert store.request_replay("one-too-many", 1, 5)
+    assert store.request_replay("one-too-many", 1, 5) is None
+
+
+def test_a_wish_for_what_is_not_kept_leaves_nothing_in_the_store(store: Store) -> None:
+    """Whoever may ask must not be able to fill the card by asking."""
+    store.enroll(ANA, [])
+    check_in(store)
+    files = (store.path, store.path.with_name("kiosk.db-wal"))
+    before = [file.read_bytes() for file in files]
+    for number in range(300):
+        refusal = store.request_replay(f"{number:064d}", 9_000_000_000_000_000, 9_000_000_000_000_000)
+        assert refusal == "none of these events is kept"
+    assert [file.read_bytes() for file in files] == before
+    assert store.row_counts()["replays"] == 0
+    assert store.request_replay("a-later-wish", 1, 9_000_000_000_000_000) is None
+
+
+def test_no_wish_is_heard_while_space_is_short(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.enroll(ANA, [])
+    check_in(store)
+    with monkeypatch.context() as short:
+        short.setattr(store, "limits", Limits(min_free_mib=1 << 40))
+        assert store.request_replay("a", 1, 1) == "too little is free on the store's disk"
+    assert store.row_counts()["replays"] == 0
+    assert store.request_replay("a", 1, 1) is None
+
+
+def test_a_bounded_number_of_wishes_is_remembered_the_latest_and_those_that_wait(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_outbox, "MAX_REMEMBERED_REPLAYS", 3)
+    store.enroll(ANA, [])
+    check_in(store)
+    assert store.request_replay("waits", 1, 1) is None
+    for number in range(6):
+        assert store.request_replay(f"r{number}", 1, 1) is None
+        store.advance_replay(f"r{number}", None)
+    # The last one was answered after it had been noted.
+    assert store.row_counts()["replays"] == 1 + 3 + 1
+    for known in ("waits", "r5", "r4", "r3", "r2"):
+        assert store.request_replay(known, 1, 1) == "obeyed before"
+    assert store.request_replay("r0", 1, 1) is None
+
+
+def test_so_many_wishes_are_heard_a_day(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_replay_limits, "MOST_COMMANDS_A_DAY", 5)
+    store.enroll(ANA, [])
+    check_in(store)
+    for number in range(5):
+        assert store.request_replay(f"r{number}", 1, 1) is None
+        store.advance_replay(f"r{number}", None)
+    assert store.request_replay("one-too-many", 1, 1) == "5 were obeyed within 24 hours"
+    assert store.row_counts()["replays"] == 5
+
+
+def test_a_long_log_is_sent_again_three_times_a_day_and_gaps_beside_it() -> None:
+    limits, kept = ReplayLimits(), 400_000
+    for hour in range(2):
+        assert limits.refusal(kept, kept, hour * 3600.0) is None
+        limits.grant(kept, hour * 3600.0)
+    for gap in range(900):
+        assert limits.refusal(5, kept, 8000.0 + gap) is None, "a consumer cannot fill its gaps"
+        limits.grant(5, 8000.0 + gap)
+    assert "more than 3 times all" in (limits.refusal(kept, kept, 9000.0) or "")
+    # A day after the first.
+    assert limits.refusal(kept, kept, DAY_S) is None
+
+
+def test_a_short_log_may_be_sent_again_more_often_and_a_range_counts_as_what_is_kept_of_it(store: Store) -> None:
+    store.enroll(ANA, [])
+    for _ in range(10):
+        check_in(store)
+    for number in range(20):
+        assert store.request_replay(f"r{number}", 1, 9_000_000_000_000_000) is None
+        store.advance_replay(f"r{number}", None)
+    limits = ReplayLimits()
+    limits.grant(FREE_EVENTS_A_DAY, 0.0)
+    assert limits.refusal(1, 10, 1.0) is not None
 
 
 class OutboxMachine(RuleBasedStateMachine):

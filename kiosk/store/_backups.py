@@ -25,7 +25,16 @@ from sqlite_utils import Database
 from kiosk.errors import StoreError
 from kiosk.events import utc_text
 from kiosk.store._damage import find_damage
-from kiosk.store._files import beside, create_private, free_bytes, give_to_owner, open_reading, sync
+from kiosk.store._files import (
+    beside,
+    create_private,
+    free_bytes,
+    give_to_owner,
+    open_folder,
+    open_lock,
+    open_reading,
+    sync,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +95,15 @@ class Backups:
         """Nobody else takes or deletes copies meanwhile.
 
         Raises:
-            StoreError: somebody does for too long.
+            StoreError: somebody does for too long, or the folder is not to be trusted.
         """
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        give_to_owner(self.folder, self.store.parent)
-        fd = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        folder = open_folder(self.folder)
+        try:
+            give_to_owner(folder, self.store.parent)
+            fd = open_lock(self.folder / ".lock", dir_fd=folder)
+        finally:
+            os.close(folder)
         try:
             give_to_owner(fd, self.store.parent)
             deadline_s = time.monotonic() + _LOCK_TIMEOUT_S
@@ -121,7 +134,7 @@ class Backups:
         target = self.folder / f"{self.store.stem}-{number:06}-{moment:%Y%m%dT%H%M%SZ}.db"
         unfinished = self.folder / f".{target.name}"
         try:
-            create_private(unfinished, self.store if self.store.exists() else self.store.parent)
+            create_private(unfinished, self.store if self.store.exists() else self.store.parent).close()
             if source is None:
                 with contextlib.closing(open_reading(self.store).conn) as opened:
                     _copy(opened, unfinished)

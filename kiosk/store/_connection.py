@@ -32,7 +32,7 @@ from kiosk.store import _mentions
 from kiosk.store._backups import Backups
 from kiosk.store._chain import Process
 from kiosk.store._damage import find_damage, one_line
-from kiosk.store._files import beside, free_bytes
+from kiosk.store._files import beside, free_bytes, link_flag, open_lock
 from kiosk.store._keys import KeyFile, key_for_upgrade
 from kiosk.store._limits import DEFAULT_LIMITS, Limits
 from kiosk.store._restore import Restored, is_gone, make_sound
@@ -273,7 +273,7 @@ class Connection:
     def running_daemon(self) -> RunningDaemon | None:
         """The daemon on this store, if there is one and this user may know."""
         try:
-            fd = os.open(beside(self.path, ".daemon"), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(beside(self.path, ".daemon"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -343,6 +343,8 @@ class Connection:
         """Create the database (0600) where there is none yet; refuse or restore one that is damaged."""
         known = os.pread(self._lock_fd, 1, 0) != b""
         try:
+            # Before SQLite opens it by its name.
+            flag = link_flag(self.path)
             if verified:
                 # Nobody may write to the file that is put aside.
                 with self.daemon_lock():
@@ -354,7 +356,7 @@ class Connection:
                 )
             # One that is there is not opened here: closing it would end the locks that an open connection holds.
             if not self.path.exists():
-                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flag, 0o600))
             elif not os.access(self.path, os.W_OK, effective_ids=True):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
@@ -497,7 +499,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _open_lock(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return open_lock(path)
     except OSError as error:
         raise _os_problem(path, error) from error
 

@@ -23,7 +23,7 @@ from sqlite_utils import Database
 
 from kiosk.credentials import find_credential
 from kiosk.errors import KeyFileError, KeyPermissionError, KioskError, StoreError
-from kiosk.store._files import beside, create_private, rename
+from kiosk.store._files import beside, create_private, link_flag, rename
 from kiosk.store._sealing import KEY_BYTES, Key, Refused, seal, unseal
 
 CREDENTIAL = "store-key"
@@ -126,8 +126,7 @@ class KeyFile:
         content = self._encode(ring)
         unfinished = beside(self.path, ".new")
         try:
-            create_private(unfinished, owner_of)
-            with unfinished.open("r+b") as file:
+            with create_private(unfinished, owner_of) as file:
                 file.write(content * _COPIES)
                 file.flush()
                 os.fsync(file.fileno())
@@ -147,7 +146,7 @@ class KeyFile:
         ring = KeyRing(tuple(keys[:MOST_KEYS]), adopting, number=number + 1, settled=True, wrapped=wrapped)
         content = self._encode(ring)
         try:
-            fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC | link_flag(self.path))
             try:
                 for copy in range(_COPIES):
                     os.pwrite(fd, content, copy * _COPY_BYTES)

@@ -6,15 +6,21 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from sqlite_utils import Database
 
 from kiosk import integrity
 from kiosk.events import utc_text
 from kiosk.ports import OutboxRow, ReplayBatch
 from kiosk.store._connection import Connection, rows, scalar
+from kiosk.store._replay_limits import ReplayLimits
 
 MAX_WAITING_REPLAYS = 100
 """Whoever asks more often than a kiosk can answer is not heard."""
+MAX_REMEMBERED_REPLAYS = 1000
+"""Commands answered last whose ids are known; an older one is obeyed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,11 @@ class OutboxTable(Connection):
     _lent_seq = 0
     """Highest ``seq`` handed out for sending since."""
 
+    @cached_property
+    def replay_limits(self) -> ReplayLimits:
+        """What this process has granted."""
+        return ReplayLimits()
+
     def next_pending(self) -> OutboxRow | None:
         found = self._rows(_PENDING, [1])
         return self._row(found[0]) if found else None
@@ -97,18 +108,32 @@ class OutboxTable(Connection):
                 [error, park, seq],
             )
 
-    def request_replay(self, command_id: str, from_seq: int, to_seq: int) -> bool:
-        with self._writing() as db:
+    def request_replay(self, command_id: str, from_seq: int, to_seq: int) -> str | None:
+        # Only looked at first: whoever is refused costs no commit.
+        with self._reading() as db:
             known = scalar(db, "SELECT 1 FROM replays WHERE command_id = ?", [command_id])
             waiting = scalar(db, "SELECT COUNT(*) FROM replays WHERE next_seq <= to_seq")
-            if known or waiting >= MAX_WAITING_REPLAYS:
-                return False
+            events, kept = _reach(db, from_seq, to_seq)
+        if known:
+            return "obeyed before"
+        if not events:
+            return "none of these events is kept"
+        if waiting >= MAX_WAITING_REPLAYS:
+            return f"{MAX_WAITING_REPLAYS} others wait"
+        refusal = self.replay_limits.refusal(events, kept, time.monotonic())
+        if refusal is not None:
+            return refusal
+        if self._space_problem() is not None:
+            return "too little is free on the store's disk"
+        with self._writing() as db:
             db.execute(
                 "INSERT INTO replays (command_id, received_at, next_seq, to_seq) VALUES (?, ?, ?, ?)",
                 [command_id, utc_text(time.time_ns() // 1_000_000), from_seq, to_seq],
             )
             integrity.seal(db, "replays", "command_id = ?", [command_id])
-        return True
+            db.execute(_FORGET_ANSWERED, [MAX_REMEMBERED_REPLAYS])
+        self.replay_limits.grant(events, time.monotonic())
+        return None
 
     def next_replay(self, limit: int) -> ReplayBatch | None:
         with self._reading() as db:
@@ -217,7 +242,21 @@ class OutboxTable(Connection):
         )
 
 
+def _reach(db: Database, from_seq: int, to_seq: int) -> tuple[int, int]:
+    """How many events a range covers at most, 0 where none of it is kept; and how many are kept at most."""
+    (kept,) = rows(db, "SELECT (SELECT MIN(seq) FROM outbox) AS first, (SELECT MAX(seq) FROM outbox) AS last")
+    if scalar(db, "SELECT 1 FROM outbox WHERE seq BETWEEN ? AND ? LIMIT 1", [from_seq, to_seq]) is None:
+        return 0, 0
+    events = min(to_seq, kept["last"]) - max(from_seq, kept["first"]) + 1
+    return events, kept["last"] - kept["first"] + 1
+
+
 _PIECE = 500
+# Rows get ever higher numbers here, whatever the clock says.
+_FORGET_ANSWERED = """
+    DELETE FROM replays
+    WHERE rowid IN (SELECT rowid FROM replays WHERE next_seq > to_seq ORDER BY rowid DESC LIMIT -1 OFFSET ?)
+"""
 _SELECT = (
     "SELECT o.seq, o.event_id, o.topic, o.payload, o.attempts, a.boottime_ms,"  # noqa: S608 - names from the code
     f" {integrity.sound('outbox', 'o')} AS sound"

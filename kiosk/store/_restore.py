@@ -44,11 +44,12 @@ from kiosk.store import _mentions
 from kiosk.store._backups import DAMAGED_KEPT, Backup, Backups
 from kiosk.store._chain import Action, Actor, append, record_head, recorded_head
 from kiosk.store._damage import find_damage, one_line
+from kiosk.store._erasures import erase_again, erase_removed, erase_unseen
 from kiosk.store._files import beside, create_private, open_reading, rename
 from kiosk.store._keys import KeyFile, key_for_upgrade
 from kiosk.store._salvage import MOST_LOST, Reading, highest_seq, open_damaged
 from kiosk.store._sealing import BOUND, Key, Refused
-from kiosk.store._stale import delete_templates
+from kiosk.store._stale import note_stale
 from kiosk.store._wal import WriteAheadLog
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,8 @@ class Restored:
     ``salvaged``: rows by table that the damaged file had beyond the backup. ``lost_events``: ranges of ``seq`` that
     neither had; events in it that were never sent are gone. ``unread``: tables in part unreadable, where more may be
     lost. ``next_seq``: where numbering goes on, ``jumped`` when nothing told how high it had been.
+    ``taken_for_erased``: people of the backup whom the damaged file did not have, when it did not tell whether they
+    were erased.
     """
 
     at: str
@@ -107,6 +110,7 @@ class Restored:
     unread: tuple[str, ...]
     next_seq: int
     jumped: bool
+    taken_for_erased: int = 0
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Restored:
@@ -132,6 +136,11 @@ class Restored:
             parts.append("no event is known to be lost")
         if self.unread:
             parts.append(f"in part unreadable, so that more may be lost since the backup: {', '.join(self.unread)}")
+        if self.taken_for_erased:
+            parts.append(
+                f"people of the backup who were there no more, and are taken for erased: {self.taken_for_erased} "
+                "(`kiosk audit list` has their ids)"
+            )
         if self.jumped:
             parts.append(
                 f"how far numbering had come cannot be read: it goes on at {self.next_seq}, "
@@ -242,8 +251,8 @@ def _newest_good(backups: Backups) -> Backup | None:
 def _prepare(path: Path, keys: KeyFile, problem: str, backup: Backup, signer: EventSigner | None) -> Restored:
     """Build the new store beside the old one; under its final name for that once it is complete."""
     unfinished = beside(path, ".restoring-unfinished")
-    create_private(unfinished, backup.path)
-    shutil.copyfile(backup.path, unfinished)
+    with create_private(unfinished, backup.path) as target, backup.path.open("rb") as source:
+        shutil.copyfileobj(source, target)
     moment = datetime.now(UTC)
     try:
         with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
@@ -273,6 +282,7 @@ def _prepare(path: Path, keys: KeyFile, problem: str, backup: Backup, signer: Ev
                     unread=tuple(merge.unread),
                     next_seq=merge.highest + 1,
                     jumped=merge.jumped,
+                    taken_for_erased=len(merge.taken_for_erased),
                 )
                 integrity.set_mark(db, integrity.RESTORED, asdict(restored))
                 merge.log_restore(restored)
@@ -344,8 +354,11 @@ class Merge:
         self._before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM attendance")
         self._audited_before = self._scalar("SELECT COALESCE(MAX(seq), 0) FROM audit")
         self._unsealable = False
-        self._codes_seen: list[str] = []
-        """Ids of the codes that the damaged file has."""
+        self._subjects_before: dict[str, str] = dict(db.execute("SELECT id, created_at FROM subjects").fetchall())
+        self._seen: dict[str, list[str]] = {"subjects": [], "codes": []}
+        """Ids that the damaged file has."""
+        self.taken_for_erased: list[dict[str, Any]] = []
+        """Receipts."""
         self.highest = 0
         self.jumped = False
         self.salvaged: Counter[str] = Counter()
@@ -357,14 +370,17 @@ class Merge:
         numbers = [self._before, floor, self._scalar("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence")]
         readings: dict[str, Reading] = {}
         if self._damaged is not None:
-            self._take_erasures()
+            # First: nobody who was erased comes back with the backup.
+            readings["audit"] = self._take("audit")
+            readings["erasures"] = self._take_erasures()
             for table in _KEYS:
-                readings[table] = self._take(table)
+                if table not in readings:
+                    readings[table] = self._take(table)
             self._mend(readings)
         self._number(numbers, readings)
 
     def log_restore(self, restored: Restored) -> None:
-        """The last row of the audit log: what has gone before may have lost its end, and then it says so.
+        """A row behind the end of the audit log: what has gone before may have lost its end, and then it says so.
 
         Numbers go on above the end that the damaged file recorded, so that what is lost leaves a gap.
         """
@@ -379,6 +395,13 @@ class Merge:
             "log_complete": end_known and self._scalar("SELECT COUNT(*) FROM audit") == seq,
         }
         append(self._db, Actor.present("daemon"), Action.RESTORE, details)
+        for receipt in self.taken_for_erased:
+            details = {
+                "receipt_id": receipt["receipt_id"],
+                "templates": receipt["templates_erased"],
+                "reason": "restore",
+            }
+            append(self._db, Actor.present("daemon"), Action.REMOVE, details, subject_id=receipt["subject_id"])
 
     def _end_of_audit_known(self) -> bool:
         """Whether the damaged file tells where its audit log ends, or that its version had none.
@@ -426,18 +449,12 @@ class Merge:
             last = seq
         return ranges
 
-    def _take_erasures(self) -> None:
-        """First: nobody who was erased comes back with the backup."""
+    def _take_erasures(self) -> Reading:
         reading = self._reading("erasures")
-        for row in reading.rows():
-            if self._scalar("SELECT COUNT(*) FROM erasures WHERE receipt_id = ?", row["receipt_id"]):
-                continue
-            delete_templates(self._db, "subject_id = ?", [row["subject_id"]])
-            self._db.execute("DELETE FROM codes WHERE subject_id = ?", [row["subject_id"]])
-            self._db.execute("DELETE FROM subjects WHERE id = ?", [row["subject_id"]])
-            _mentions.forget_subject(self._db, SubjectId(row["subject_id"]))
-            # Its bytes may still be in older backups.
-            self._insert("erasures", {**row, "complete": 0})
+        erase_again(self._db, reading.rows(), backup_audit_seq=self._audited_before)
+        if not _is_whole(reading):
+            self.unread.append("erasures")
+        return reading
 
     def _take(self, table: str) -> Reading:
         reading, key = self._reading(table), _KEYS[table]
@@ -447,8 +464,8 @@ class Merge:
         if table == "templates" and reading.columns is not None and "key_id" not in reading.columns:
             rows = self._encrypted(rows)
         for row in map(partial(self._as_now, table, reading.columns), rows):
-            if table == "codes":
-                self._codes_seen.append(row["id"])
+            if table in self._seen:
+                self._seen[table].append(row["id"])
             have = self._db.execute(f"SELECT digest FROM {table} WHERE {key} = ?", [row[key]]).fetchone()  # noqa: S608
             if have is None:
                 self._add(table, row)
@@ -459,7 +476,7 @@ class Merge:
                 self.salvaged[table] += 1
             elif table in _CHANGING:
                 self._update(table, row, [])
-        if not reading.complete or reading.unsound or (table == "templates" and self._unsealable):
+        if not _is_whole(reading) or (table == "templates" and self._unsealable):
             self.unread.append(table)
         return reading
 
@@ -534,7 +551,7 @@ class Merge:
             )
 
     def _mend(self, readings: dict[str, Reading]) -> None:
-        """Templates without their subject, which gets its bare id; codes taken away since the backup, or nobody's;
+        """Templates without their subject, which gets its bare id; people erased and codes taken away since the backup;
         events without their other half.
         """
         self._db.execute(
@@ -542,10 +559,11 @@ class Merge:
             " WHERE subject_id NOT IN (SELECT id FROM subjects) GROUP BY subject_id"
         )
         integrity.seal(self._db, "subjects", "digest IS NULL")
+        self._erase_removed(readings)
         self._drop_codes(readings)
         migrations.name_methods(self._db)
         outbox = readings["outbox"]
-        if not outbox.complete or outbox.unsound:
+        if not _is_whole(outbox):
             # In their order, for each signed event names the one before it.
             lost = "SELECT * FROM attendance WHERE seq NOT IN (SELECT seq FROM outbox) AND seq > ? ORDER BY seq"
             for row in self._dicts(lost):
@@ -554,16 +572,36 @@ class Merge:
             _log_again(self._db, row)
             self.salvaged["attendance"] += 1
 
+    def _erase_removed(self, readings: dict[str, Reading]) -> None:
+        """The receipts may be damaged: then the audit log tells who was erased, and where it does not either, that the
+        damaged file, whose own table of the people was read as a whole, does not have somebody.
+        """
+        with contextlib.suppress(sqlite3.DatabaseError):
+            mark = integrity.mark(self._damaged, integrity.STALE_KEYS) if self._damaged is not None else None
+            if mark is not None:
+                note_stale(self._db, mark["key_ids"])
+        erase_removed(self._db, backup_subjects=self._subjects_before, backup_audit_seq=self._audited_before)
+        told = _is_whole(readings["erasures"]) or self._has_whole_audit()
+        if not told and self._own_first_page and not self._log_unsound and _is_whole(readings["subjects"]):
+            there = {row[0] for row in self._db.execute("SELECT id FROM subjects")}
+            gone = there.intersection(self._subjects_before).difference(self._seen["subjects"])
+            self.taken_for_erased = erase_unseen(self._db, gone)
+
+    def _has_whole_audit(self) -> bool:
+        """Whether nothing is missing up to the end that the damaged file records."""
+        head = self._audit_head(self._damaged)
+        return head is not None and not self._log_unsound and self._scalar("SELECT COUNT(*) FROM audit") >= head[0]
+
     def _drop_codes(self, readings: dict[str, Reading]) -> None:
         """A badge that was lost, and taken away or replaced, must not open again: what the audit log tells of counts,
         and where that has gaps, that the damaged file's own table, read as a whole, has no such code.
         """
         self._db.execute(_DROP_REMOVED_CODES)
-        seen = json.dumps(self._codes_seen)
+        seen = json.dumps(self._seen["codes"])
         self._db.execute(_DROP_REPLACED_CODES, [seen, self._audited_before])
         codes, audit = readings["codes"], readings["audit"]
-        log_is_whole = audit.complete and not audit.unsound and self._end_of_audit_known()
-        table_is_whole = self._own_first_page and codes.complete and not codes.unsound
+        log_is_whole = _is_whole(audit) and self._end_of_audit_known()
+        table_is_whole = self._own_first_page and _is_whole(codes)
         if table_is_whole and not log_is_whole and not self._is_older_than("codes"):
             self._db.execute("DELETE FROM codes WHERE id NOT IN (SELECT value FROM json_each(?))", [seen])
 
@@ -605,6 +643,11 @@ class Merge:
 
     def _scalar(self, sql: str, *params: object) -> Any:  # noqa: ANN401 - whatever the column holds
         return self._db.execute(sql, params).fetchone()[0]
+
+
+def _is_whole(reading: Reading) -> bool:
+    """Whether every row there was could be read, and is as it was written."""
+    return reading.complete and not reading.unsound
 
 
 def _queue_again(db: Database, row: dict[str, Any], signer: EventSigner | None) -> None:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sqlite_utils import Database
 
@@ -108,10 +108,12 @@ def open_damaged(path: Path, backup: Path) -> Iterator[tuple[Database | None, bo
         if not path.exists() or not path.stat().st_size:
             yield None, False
             return
-        create_private(copy, path)
-        shutil.copyfile(path, copy)
-        _apply_log(path, copy)
-        own = _repair(copy, backup)
+        with create_private(copy, path) as target:
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, target)
+            _apply_log(path, target)
+            target.flush()
+            own = _repair(copy, target, backup)
         with _connection(copy) as db:
             yield db, own
     finally:
@@ -150,13 +152,13 @@ def _connection(path: Path) -> Iterator[Database]:
         connection.close()
 
 
-def _apply_log(path: Path, copy: Path) -> None:
+def _apply_log(path: Path, target: BinaryIO) -> None:
     log = WriteAheadLog.read(path)
     if log is None:
         return
     committed = log.committed()
     most_pages = max((frame.pages for frame in committed), default=0)
-    with beside(path, "-wal").open("rb") as source, copy.open("r+b") as target:
+    with beside(path, "-wal").open("rb") as source:
         for frame in committed:
             if 0 < frame.page <= most_pages + 1:
                 source.seek(frame.offset)
@@ -164,8 +166,8 @@ def _apply_log(path: Path, copy: Path) -> None:
                 target.write(source.read(log.page_bytes))
 
 
-def _repair(copy: Path, backup: Path) -> bool:
-    """Make a copy readable; whether its first page could stay."""
+def _repair(copy: Path, target: BinaryIO, backup: Path) -> bool:
+    """Make a copy, open as ``target``, readable; whether its first page could stay."""
     with contextlib.closing(open_reading(backup, still=True).conn) as connection:
         db = Database(connection, execute_plugins=False)
         # An earlier version has fewer.
@@ -176,20 +178,20 @@ def _repair(copy: Path, backup: Path) -> bool:
         source.seek(0)
         first_page = source.read(page_bytes)
     own = _first_page_is_good(copy, header, tables)
-    with copy.open("r+b") as target:
-        if not own:
-            target.write(first_page)
-        target.seek(0, 2)
-        pages = -(-target.tell() // page_bytes)
-        target.truncate(pages * page_bytes)
-        # Journal of the old kind (1, 1): the copy has no log. Then the size, valid for the change counter at 24.
-        for at, content in ((18, b"\x01\x01"), (28, struct.pack(">I", pages))):
-            target.seek(at)
-            target.write(content)
-        target.seek(24)
-        counter = target.read(4)
-        target.seek(92)
-        target.write(counter)
+    if not own:
+        target.seek(0)
+        target.write(first_page)
+    target.seek(0, 2)
+    pages = -(-target.tell() // page_bytes)
+    target.truncate(pages * page_bytes)
+    # Journal of the old kind (1, 1): the copy has no log. Then the size, valid for the change counter at 24.
+    for at, content in ((18, b"\x01\x01"), (28, struct.pack(">I", pages))):
+        target.seek(at)
+        target.write(content)
+    target.seek(24)
+    counter = target.read(4)
+    target.seek(92)
+    target.write(counter)
     return own
 
 

@@ -7,7 +7,6 @@ import logging
 import sqlite3
 import time
 import unicodedata
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from kiosk.events import utc_text
 from kiosk.store._chain import Action
 from kiosk.store._connection import rows, scalar
 from kiosk.store._due import Due, History, due_state, find_due
-from kiosk.store._mentions import forget_subject
+from kiosk.store._erasures import erase_subject
 from kiosk.store._stale import delete_templates
 from kiosk.store._templates import NewTemplate, Templates
 
@@ -252,7 +251,7 @@ class Subjects(Templates):
         return ErasureReceipt(**{**receipt, "complete": self.finish_erasures()})
 
     def _erase(self, db: Database, subject_id: SubjectId, *, reason: str) -> dict[str, Any]:
-        receipt = _erase(db, subject_id)
+        receipt = erase_subject(db, subject_id)
         details = {"receipt_id": receipt["receipt_id"], "templates": receipt["templates_erased"], "reason": reason}
         self._log(db, Action.REMOVE, details, subject_id=subject_id)
         return receipt
@@ -433,28 +432,6 @@ def _write_consent(db: Database, subject_id: str, consent: Consent) -> None:
         " WHERE id = ?",
         [consent.reference, consent.given_at, consent.text_version, consent.until, subject_id],
     )
-
-
-def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
-    receipt: dict[str, Any] = {
-        "receipt_id": str(uuid.uuid4()),
-        "subject_id": subject_id,
-        "erased_at": _now(),
-        "templates_erased": scalar(db, "SELECT COUNT(*) FROM templates WHERE subject_id = ?", [subject_id]),
-        "attendance_kept": scalar(
-            db,
-            "SELECT COUNT(*) FROM attendance WHERE subject_id = ? AND corrects IS NULL AND voids IS NULL",
-            [subject_id],
-        ),
-        "complete": False,
-    }
-    delete_templates(db, "subject_id = ?", [subject_id])
-    db.execute("DELETE FROM codes WHERE subject_id = ?", [subject_id])
-    db.execute("DELETE FROM subjects WHERE id = ?", [subject_id])
-    forget_subject(db, subject_id)
-    db.table("erasures").insert(receipt)
-    integrity.seal(db, "erasures", "receipt_id = ?", [receipt["receipt_id"]])
-    return receipt
 
 
 def _unknown(subject_id: str) -> InputError:

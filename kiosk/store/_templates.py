@@ -25,7 +25,7 @@ from kiosk.store._audit import AuditLog
 from kiosk.store._connection import rows, scalar
 from kiosk.store._keys import KeyRing
 from kiosk.store._sealing import BOUND, Key, Refused
-from kiosk.store._stale import note_stale, stale
+from kiosk.store._stale import name_stale, note_stale, stale
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +218,7 @@ class Templates(AuditLog):
             if not self.keys.exists() and not scalar(db, "SELECT 1 FROM templates LIMIT 1"):
                 return None
             ring = self.keys.read()
+            name_stale(db, [key.id for key in ring.keys])
             if ring.current.id in stale(db):
                 log.info(
                     "%s: the key of the templates changes; copies of the file made before open nothing then",

@@ -614,11 +614,21 @@ class Replays(Surface):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        from kiosk.biometrics import SubjectId
         from kiosk.clock import SystemClock
+        from kiosk.codes import Kind
+        from kiosk.events import EventType, Moment, Origin
         from kiosk.publisher import Publisher
         from kiosk.store import Store
 
         self._store = Store.open(folder / "kiosk.db")
+        ana, moment = SubjectId("E1"), Moment(1_772_438_293_412, synchronized=True, boottime_ms=1000, boot_id="boot")
+        self._store.enroll(ana, [])
+        # So many that the seeds ask for something that is kept.
+        for _ in range(5):
+            self._store.record_code_check_in(
+                ana, Kind.PIN, event_type=EventType.CHECK_IN, moment=moment, origin=Origin("hq", "door-1", "UTC")
+            )
         self._publisher = Publisher(self._store, _NoBroker(), wake=threading.Event(), clock=SystemClock())
 
     def seeds(self) -> list[bytes]:
@@ -648,7 +658,10 @@ class Replays(Surface):
 
     def check(self, data: bytes) -> str:
         from kiosk.ports import Command
+        from kiosk.store._replay_limits import ReplayLimits
 
+        # A day for each.
+        self._store.replay_limits = ReplayLimits()
         self._publisher._hear(Command(data, None))
         batch = self._store.next_replay(1)
         if batch is None:
