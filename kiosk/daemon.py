@@ -98,6 +98,7 @@ def run_daemon(config: Config) -> None:
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         _note_settings(config, pipeline, store)
+        _settle_names(config, store)
         watcher.announce()
         wake = threading.Event()
         heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([] if connection is None else [_PUBLISHER]))
@@ -588,6 +589,18 @@ def _note_settings(config: Config, pipeline: Pipeline, store: Store) -> None:
         log.error("settings not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
 
 
+def _settle_names(config: Config, store: Store) -> None:
+    """Have events hold names only while those may leave the device. Where this fails they are not sent all the same."""
+    allowed = config.mqtt.include_names
+    try:
+        changed = store.settle_event_names(allowed=allowed)
+    except KioskError as error:
+        log.error("names in events not brought up to date: %s", error)  # noqa: TRY400 - told in one line
+        return
+    if changed:
+        log.info("names %s in %s events", "brought up to date" if allowed else "erased", changed)
+
+
 def noted_settings(config: Config) -> dict[str, Any]:
     """The configuration by dotted name, for the audit log. Without what may hold a secret."""
     return dict(_flatten(config)) | {"camera.source": shown_source(config)}
@@ -654,7 +667,14 @@ def _start_publisher(
     if config.mqtt.home_assistant:
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
     broker = MqttBroker(connection, topics, births=tuple(births), on_change=wake.set)
-    publisher = Publisher(store, broker, wake=wake, clock=SystemClock(), beat=lambda: heartbeat.beat(_PUBLISHER))
+    publisher = Publisher(
+        store,
+        broker,
+        wake=wake,
+        clock=SystemClock(),
+        beat=lambda: heartbeat.beat(_PUBLISHER),
+        include_names=config.mqtt.include_names,
+    )
     broker.hear_replays(publisher.obey)
     broker.start()
     stack.callback(broker.stop)

@@ -478,6 +478,14 @@ def discovery_document(topics: Topics, *, version: str) -> dict[str, Any]:
     }
 
 
+def nameless(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event without ``subject.name``, which no signature covers."""
+    subject = event.get("subject")
+    if not isinstance(subject, Mapping):
+        return dict(event)
+    return {**event, "subject": {member: value for member, value in subject.items() if member != "name"}}
+
+
 def encode(document: Mapping[str, Any]) -> bytes:
     """Compact UTF-8 JSON."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

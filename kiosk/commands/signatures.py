@@ -17,7 +17,7 @@ import click
 from kiosk.commands.options import PATH, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.errors import InputError, OutputError, PermissionDeniedError, UsageError
-from kiosk.events import MAX_SEQ, encode
+from kiosk.events import MAX_SEQ, encode, nameless
 from kiosk.signatures import EventSigner, EventVerifier, Finding, PublicKeys, parse_event
 
 _LONGEST_LINE_BYTES = 64 * 1024
@@ -54,7 +54,8 @@ def export(*, config_path: Path | None, verbose: int) -> None:
     config = load(config_path, verbose)
     with open_store(config) as store:
         for payload in store.event_payloads():
-            sys.stdout.buffer.write(encode(payload) + b"\n")
+            event = payload if config.mqtt.include_names else nameless(payload)
+            sys.stdout.buffer.write(encode(event) + b"\n")
         sys.stdout.buffer.flush()
 
 
