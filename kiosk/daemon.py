@@ -59,7 +59,7 @@ from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.signatures import EventSigner
-from kiosk.store import BackupKeeper, KeyFile, KeyRing, Limits, Store, Unsent
+from kiosk.store import BackupKeeper, KeyFile, KeyRing, Limits, RefusedTemplatesError, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,9 @@ class GalleryWatcher:
         self._foreign: str | None = None
         self._day: date | None = None
         self.key_fault: str | None = None
-        """Why the templates cannot be decrypted."""
+        """Why the templates cannot be decrypted; it may name people."""
+        self.key_problem: str | None = None
+        """The same for others to read."""
         self._useless_ring: KeyRing | None = None
         """What the key file held when that was so."""
         self.gallery = Gallery(pipeline.embedder.model_id, ())
@@ -237,9 +239,9 @@ class GalleryWatcher:
             if str(error) != self.key_fault:
                 who = f"only {len(gallery)} subjects loaded before are" if len(gallery) else "nobody is"
                 log.error("%s recognized: %s", who, error)  # noqa: TRY400 - told in one line
-            self.key_fault = str(error)
+            self.key_fault, self.key_problem = str(error), _describe_key_fault(error)
         else:
-            self.key_fault = None
+            self.key_fault = self.key_problem = None
         return gallery
 
     def _still_valid(self) -> Gallery:
@@ -248,6 +250,13 @@ class GalleryWatcher:
         enrolled = {subject for subject, models in self._store.subject_models().items() if model_id in models}
         lapsed = self.gallery.lapsed if today is None else self._store.lapsed(today)
         return self.gallery.restricted(enrolled, lapsed=lapsed)
+
+
+def _describe_key_fault(error: KeyFileError) -> str:
+    """In numbers, without whose templates they are."""
+    if not isinstance(error, RefusedTemplatesError):
+        return str(error)
+    return f"no template can be decrypted (subjects: {error.subjects}); see `kiosk check`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,7 +516,7 @@ class Daemon:
             problems.append(Problem(part="reader", what=code_fault))
         with suppress(KioskError):
             self._unsent = self._store.unsent()
-        store_fault = self._store_fault or self._watcher.key_fault or self._store.condition().fault or self.book.fault
+        store_fault = self._store_fault or self._watcher.key_problem or self._store.condition().fault or self.book.fault
         if store_fault is not None:
             problems.append(Problem(part="store", what=store_fault))
         if self._unsent.parked:

@@ -21,7 +21,7 @@ from kiosk.store._subjects import (
     Subject,
     TemplateInfo,
 )
-from kiosk.store._templates import NewTemplate, describe_refused
+from kiosk.store._templates import NewTemplate, RefusedTemplatesError, describe_refused
 
 __all__ = [
     "MAX_REJECTIONS",
@@ -44,6 +44,7 @@ __all__ = [
     "NewTemplate",
     "OutboxCounts",
     "Presence",
+    "RefusedTemplatesError",
     "RejectionRow",
     "Restored",
     "RunningDaemon",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from types import TracebackType
@@ -96,7 +97,8 @@ class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Co
         fault, restored, unsent = self._trouble.fault or self.backup_fault, None, 0
         try:
             last = self.last_restore()
-            restored = None if last is None else last.describe()
+            # What was damaged may name a subject, in the mark of an earlier version.
+            restored = None if last is None else replace(last, problem="see `kiosk check`").describe()
             fault = fault or self.refusal()
             waiting = self.unsent()
             unsent = waiting.pending + waiting.parked
