@@ -78,6 +78,8 @@ _PUBLISHER = "publisher"
 # Where the configuration names no password file.
 _PASSWORD_CREDENTIAL = "mqtt-password"  # noqa: S105 its name
 _SIGNING_CREDENTIAL = "event-signing-key"
+_SIGNING_KEY = "mqtt.signing_key"
+"""In the noted settings: the fingerprint of the public key, null while nothing is signed."""
 
 
 def run_daemon(config: Config) -> None:
@@ -592,10 +594,12 @@ def _start_keeper(stack: ExitStack, config: Config, store: Store) -> None:
 
 def _note_settings(config: Config, pipeline: Pipeline, store: Store) -> None:
     """Have the audit log tell what decides from now on. On a full disk the next start does: the door stays open."""
+    settings, before = noted_settings(config, store.signer), {}
     try:
-        store.note_settings(noted_settings(config), pipeline.embedder.model_id)
+        before = store.note_settings(settings, pipeline.embedder.model_id)
     except KioskError as error:
         log.error("settings not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
+    _tell_signing(before.get(_SIGNING_KEY), settings[_SIGNING_KEY])
 
 
 def _settle_names(config: Config, store: Store) -> None:
@@ -610,9 +614,24 @@ def _settle_names(config: Config, store: Store) -> None:
         log.info("names %s in %s events", "brought up to date" if allowed else "erased", changed)
 
 
-def noted_settings(config: Config) -> dict[str, Any]:
-    """The configuration by dotted name, for the audit log. Without what may hold a secret."""
-    return dict(_flatten(config)) | {"camera.source": shown_source(config)}
+def noted_settings(config: Config, signer: EventSigner | None) -> dict[str, Any]:
+    """The configuration by dotted name, for the audit log. Without what may hold a secret.
+
+    Whether events are signed need not stand in it, for the key may be a credential: so its fingerprint is there, too.
+    """
+    signing = None if signer is None else signer.fingerprint()
+    return dict(_flatten(config)) | {"camera.source": shown_source(config), _SIGNING_KEY: signing}
+
+
+def _tell_signing(before: str | None, now: str | None) -> None:
+    """With which key events are signed; whether that is another one than at the start before, or none any more."""
+    if now is None:
+        if before is not None:
+            log.warning("events are not signed any more; until this start they were, with the key %s", before)
+    elif before in {None, now}:
+        log.info("events are signed with the key %s", now)
+    else:
+        log.warning("events are signed with another key, %s, than until this start, %s", now, before)
 
 
 def _flatten(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:

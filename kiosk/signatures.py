@@ -118,6 +118,13 @@ class EventSigner:
 
         return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
+    def fingerprint(self) -> str:
+        """Of the public key: SHA-256, hex, as ``openssl pkey -pubin -outform DER | sha256sum`` computes it."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        der = self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(der).hexdigest()
+
     def sign(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """The event with its ``signature`` (Base64) as the last member."""
         bare = {name: value for name, value in event.items() if name != "signature"}
