@@ -20,7 +20,7 @@ from broker import Subscriber, listening, wait_for
 from command_line import Kiosk
 from hypothesis import given
 from hypothesis import strategies as st
-from runner import assert_one_line_error, copy_store, enroll_people
+from runner import assert_one_line_error, copy_store, enroll_people, run_in_process
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Reason, SubjectId, Verdict
 from kiosk.codes import Kind
@@ -418,6 +418,12 @@ def test_numbers_that_json_knows_in_several_forms_are_the_same(store: Store, key
     for ours, theirs in (('"checked": false', '"checked": 0'), ('"frames": 5', '"frames": true')):
         assert text.count(ours)
         assert troubles(keys, [parse_event(text.replace(ours, theirs))]) == [(1, Trouble.FORGED)]
+
+
+def test_a_file_that_fails_while_it_is_read_is_named(public_key: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # It opens, and its first page cannot be read.
+    assert run_in_process("events", "verify", "--public-key", str(public_key), "/proc/self/mem") == 65
+    assert "/proc/self/mem: cannot be read" in assert_one_line_error(capsys.readouterr().err)
 
 
 def test_events_of_others_are_told_in_short(keys: PublicKeys) -> None:

@@ -95,9 +95,13 @@ def verify(
         raise UsageError(f"--device {device!r}: write it like hq/door-1")
     intake = _Intake(PublicKeys.load(keys), device)
     with ExitStack() as stack:
-        for stream in [_open(file, stack) for file in files] or [sys.stdin.buffer]:
-            for line in _lines(stream):
-                intake.take(line)
+        streams = [(str(file), _open(file, stack)) for file in files] or [("standard input", sys.stdin.buffer)]
+        for name, stream in streams:
+            try:
+                for line in _lines(stream):
+                    intake.take(line)
+            except OSError as error:
+                raise InputError(f"{name}: cannot be read: {error.strerror}") from error
     verifier = intake.only()
     findings = verifier.findings(last_seq=last_seq)
     if as_json:
