@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import signal
 import threading
 import time
@@ -20,7 +19,7 @@ from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
 from kiosk.badges import BadgeFinder
 from kiosk.biometrics import Frame, SubjectId
-from kiosk.camera import open_camera
+from kiosk.camera import open_camera, shown_source
 from kiosk.clock import SystemClock
 from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
@@ -620,7 +619,7 @@ def noted_settings(config: Config, signer: EventSigner | None) -> dict[str, Any]
     Whether events are signed need not stand in it, for the key may be a credential: so its fingerprint is there, too.
     """
     signing = None if signer is None else signer.fingerprint()
-    return dict(_flatten(config)) | {"camera.source": shown_source(config), _SIGNING_KEY: signing}
+    return dict(_flatten(config)) | {"camera.source": shown_source(config.camera.source), _SIGNING_KEY: signing}
 
 
 def _tell_signing(before: str | None, now: str | None) -> None:
@@ -642,11 +641,6 @@ def _flatten(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flatten(value, f"{prefix}{name}.")
         elif field.repr:
             yield f"{prefix}{name}", plain[name]
-
-
-def shown_source(config: Config) -> str:
-    """Where pictures come from, without a login and password that an address may hold."""
-    return re.sub(r"://.*@", "://***@", str(config.camera.source)).partition("?")[0]
 
 
 def broker_settings(config: Config) -> BrokerSettings:

@@ -533,6 +533,6 @@ def test_no_secret_of_the_configuration_is_noted(kiosk: Kiosk) -> None:
         mqtt={"username": "canary", "password_file": str(kiosk.folder / "password")},
     )
     noted = noted_settings(load(kiosk.config, {}), None)
-    assert noted["camera.source"] == "rtsp://***@10.0.0.7/stream"
+    assert noted["camera.source"] == "rtsp://10.0.0.7/***"
     assert "canary" not in json.dumps(noted)
     assert noted["mqtt.host"] == "localhost"
