@@ -322,6 +322,7 @@ class Daemon:
         self._health: HealthReporter | None = None
         self._told_s: dict[str, float] = {}
         self._ready = False
+        self._doubtful = False
         self._attempts = 0
         self._next_look_s = 0.0
         self._next_housekeeping_s = 0.0
@@ -531,16 +532,27 @@ class Daemon:
         return problems
 
     def _prune(self) -> None:
-        """Under a clock nobody has set, what looks old may be new."""
+        """Under a clock nobody has set, or one that has leapt, what looks old may be new."""
         retention, now_ms = self._retention, self._clock.utc_ms()
-        synchronized = self._clock.synchronized()
-        if synchronized or retention.rejected_days == 0:
+        believed = self._clock.synchronized() and not self._doubts_clock(now_ms)
+        if believed or retention.rejected_days == 0:
             self._store.prune_rejections(retention.rejected_days, now_ms=now_ms)
-        if not synchronized:
+        if not believed:
             return
         deleted = self._store.prune(retention.attendance_days, now_ms=now_ms)
         if deleted:
             log.info("%s events older than %s days deleted", deleted, retention.attendance_days)
+
+    def _doubts_clock(self, now_ms: int) -> bool:
+        leap = self._store.doubt(now_ms)
+        if leap is not None and not self._doubtful:
+            log.warning(
+                "the clock is %s days ahead of when it was last believed; nothing is deleted for its age until it has "
+                "gone on like that for a week (a wrong time? `date`, `timedatectl`)",
+                leap.days,
+            )
+        self._doubtful = leap is not None
+        return self._doubtful
 
 
 def open_configured_camera(config: Config) -> Camera:

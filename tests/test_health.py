@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Kiosk
-from test_store import embedding
+from test_store import ANA, DAY_MS, NOW_MS, check_in, embedding, reject
 
 from kiosk import integrity
 from kiosk.attendance import AttendanceBook, AttendanceSettings
@@ -99,6 +99,25 @@ def test_a_restore_of_an_earlier_version_is_told_without_whom_it_named(store: St
     assert told is not None
     assert "3 of attendance" in told
     assert "canary" not in json.dumps(told)
+
+
+def test_nothing_is_deleted_by_a_clock_that_has_leapt(
+    kiosk: Kiosk, samples: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kiosk.configure()
+    now_ms = [NOW_MS]
+    monkeypatch.setattr(SystemClock, "utc_ms", lambda _: now_ms[0])
+    monkeypatch.setattr(SystemClock, "synchronized", lambda _: True)
+    with Store.open(kiosk.store) as store:
+        store.enroll(ANA, [])
+        store.mark_sent([check_in(store).seq])
+        reject(store, ANA)
+        daemon = build_daemon(kiosk, store, samples)
+        for leap_days, kept in ((0, 1), (400, 1), (401, 1), (408, 0)):
+            now_ms[0] = NOW_MS + leap_days * DAY_MS
+            daemon._prune()
+            assert (len(store.attendance()), len(store.rejections())) == (kept, kept), leap_days
+    assert caplog.text.count("the clock is 400 days ahead") == caplog.text.count("ahead of when") == 1
 
 
 @pytest.mark.parametrize(

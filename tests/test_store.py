@@ -647,6 +647,34 @@ def test_prune_does_not_believe_an_unset_clock(store: Store) -> None:
     assert store.prune(5, now_ms=NOW_MS + 20 * DAY_MS) == 2
 
 
+def test_a_clock_that_leaps_is_believed_after_a_week(store: Store) -> None:
+    store.enroll(ANA, [])
+    check_in(store)
+
+    def leap(days: float) -> int | None:
+        found = store.doubt(NOW_MS + round(days * DAY_MS))
+        return None if found is None else found.days
+
+    # A year with the kiosk, not always on, and a month without.
+    assert [leap(days) for days in (*range(0, 366, 15), 365, 395)] == [None] * 27
+    # A leap that is mended within the week leaves no trace.
+    assert [leap(days) for days in (760, 765, 396, 760)] == [365, 370, None, 364]
+    assert [leap(days) for days in (763, 766.9, 767, 768)] == [367, 370, None, None]
+    # After forty days without power: a week later.
+    assert [leap(808 + days) for days in (0, 1, 6.9, 7.1, 8)] == [40, 41, 46, None, None]
+
+
+def test_at_first_a_clock_is_held_against_the_newest_event(store: Store) -> None:
+    store.enroll(ANA, [])
+    check_in(store, at=moment(NOW_MS + 900 * DAY_MS, synchronized=False))
+    assert store.doubt(NOW_MS - 900 * DAY_MS) is None
+    with store._writing() as db:
+        integrity.clear_mark(db, integrity.CLOCK_BELIEVED)
+    check_in(store)
+    assert store.doubt(NOW_MS + 31 * DAY_MS) is not None
+    assert store.doubt(NOW_MS + 30 * DAY_MS) is None
+
+
 def test_prune_takes_nothing_young_for_old_when_the_first_boot_did_not_know_the_time(store: Store) -> None:
     store.enroll(ANA, [])
     for _ in range(3):

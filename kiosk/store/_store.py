@@ -14,6 +14,7 @@ from kiosk.biometrics import ModelId
 from kiosk.errors import KeyFileError, KioskError
 from kiosk.gallery import Gallery
 from kiosk.signatures import EventSigner
+from kiosk.store._age import Age
 from kiosk.store._attendance import Attendance
 from kiosk.store._audit import AuditLog
 from kiosk.store._calibrations import Calibrations
@@ -26,7 +27,7 @@ from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Codes, AuditLog):
+class Store(Subjects, Attendance, Rejections, Calibrations, CorrectionsTable, Age, Codes, AuditLog):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
