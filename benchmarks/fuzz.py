@@ -39,6 +39,7 @@ SHARES = {
     "photo": 22,
     "camera": 8,
     "video": 8,
+    "badge": 6,
     "config": 14,
     "secrets": 4,
     "command": 10,

@@ -6,13 +6,13 @@ Colours are those of Okabe and Ito, told apart by people with any colour vision;
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kiosk.errors import OutputError
+from kiosk.files import write_private
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -300,11 +301,10 @@ def _new_figure(height_in: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
+    """For nobody but the owner to read: what a decision rests on names people."""
+    picture = BytesIO()
+    figure.savefig(picture, format=path.suffix.lower().removeprefix("."))
     try:
-        figure.savefig(part, format=path.suffix.lower().removeprefix("."))
-        part.replace(path)
+        write_private(path, picture.getvalue())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another place") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import signal
 import threading
 import time
@@ -20,7 +19,7 @@ from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
 from kiosk.badges import BadgeFinder
 from kiosk.biometrics import Frame, SubjectId
-from kiosk.camera import open_camera
+from kiosk.camera import open_camera, shown_source
 from kiosk.clock import SystemClock
 from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
@@ -61,7 +60,7 @@ from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.signatures import EventSigner, find_signer
-from kiosk.store import BackupKeeper, KeyFile, KeyRing, Limits, Store, Unsent
+from kiosk.store import BackupKeeper, KeyFile, KeyRing, Limits, RefusedTemplatesError, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +78,8 @@ _RECOGNITION = "recognition"
 _PUBLISHER = "publisher"
 # Where the configuration names no password file.
 _PASSWORD_CREDENTIAL = "mqtt-password"  # noqa: S105 its name
+_SIGNING_KEY = "mqtt.signing_key"
+"""In the noted settings: the fingerprint of the public key, null while nothing is signed."""
 
 
 def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
@@ -101,6 +102,7 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
         watcher = GalleryWatcher(config, pipeline, store)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         _note_settings(config, pipeline, store)
+        _settle_names(config, store)
         watcher.announce()
         wake = threading.Event()
         heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([] if connection is None else [_PUBLISHER]))
@@ -150,7 +152,9 @@ class GalleryWatcher:
         self._foreign: str | None = None
         self._day: date | None = None
         self.key_fault: str | None = None
-        """Why the templates cannot be decrypted."""
+        """Why the templates cannot be decrypted; it may name people."""
+        self.key_problem: str | None = None
+        """The same for others to read."""
         self._useless_ring: KeyRing | None = None
         """What the key file held when that was so."""
         self.gallery = Gallery(pipeline.embedder.model_id, ())
@@ -244,9 +248,9 @@ class GalleryWatcher:
             if str(error) != self.key_fault:
                 who = f"only {len(gallery)} subjects loaded before are" if len(gallery) else "nobody is"
                 log.error("%s recognized: %s", who, error)  # noqa: TRY400 - told in one line
-            self.key_fault = str(error)
+            self.key_fault, self.key_problem = str(error), _describe_key_fault(error)
         else:
-            self.key_fault = None
+            self.key_fault = self.key_problem = None
         return gallery
 
     def _still_valid(self) -> Gallery:
@@ -255,6 +259,13 @@ class GalleryWatcher:
         enrolled = {subject for subject, models in self._store.subject_models().items() if model_id in models}
         lapsed = self.gallery.lapsed if today is None else self._store.lapsed(today)
         return self.gallery.restricted(enrolled, lapsed=lapsed)
+
+
+def _describe_key_fault(error: KeyFileError) -> str:
+    """In numbers, without whose templates they are."""
+    if not isinstance(error, RefusedTemplatesError):
+        return str(error)
+    return f"no template can be decrypted (subjects: {error.subjects}); see `kiosk check`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +333,7 @@ class Daemon:
         self._connected: Callable[[], bool | None] = lambda: None
         self._told_s: dict[str, float] = {}
         self._ready = False
+        self._doubtful = False
         self._attempts = 0
         self._next_look_s = 0.0
         self._next_housekeeping_s = 0.0
@@ -533,7 +545,7 @@ class Daemon:
             problems.append(Problem(part="reader", what=code_fault))
         with suppress(KioskError):
             self._unsent = self._store.unsent()
-        store_fault = self._store_fault or self._watcher.key_fault or self._store.condition().fault or self.book.fault
+        store_fault = self._store_fault or self._watcher.key_problem or self._store.condition().fault or self.book.fault
         if store_fault is not None:
             problems.append(Problem(part="store", what=store_fault))
         if self._unsent.parked:
@@ -547,16 +559,27 @@ class Daemon:
         return problems
 
     def _prune(self) -> None:
-        """Under a clock nobody has set, what looks old may be new."""
+        """Under a clock nobody has set, or one that has leapt, what looks old may be new."""
         retention, now_ms = self._retention, self._clock.utc_ms()
-        synchronized = self._clock.synchronized()
-        if synchronized or retention.rejected_days == 0:
+        believed = self._clock.synchronized() and not self._doubts_clock(now_ms)
+        if believed or retention.rejected_days == 0:
             self._store.prune_rejections(retention.rejected_days, now_ms=now_ms)
-        if not synchronized:
+        if not believed:
             return
         deleted = self._store.prune(retention.attendance_days, now_ms=now_ms)
         if deleted:
             log.info("%s events older than %s days deleted", deleted, retention.attendance_days)
+
+    def _doubts_clock(self, now_ms: int) -> bool:
+        leap = self._store.doubt(now_ms)
+        if leap is not None and not self._doubtful:
+            log.warning(
+                "the clock is %s days ahead of when it was last believed; nothing is deleted for its age until it has "
+                "gone on like that for a week (a wrong time? `date`, `timedatectl`)",
+                leap.days,
+            )
+        self._doubtful = leap is not None
+        return self._doubtful
 
 
 def open_configured_camera(config: Config) -> Camera:
@@ -609,15 +632,44 @@ def _start_keeper(stack: ExitStack, config: Config, store: Store) -> None:
 
 def _note_settings(config: Config, pipeline: Pipeline, store: Store) -> None:
     """Have the audit log tell what decides from now on. On a full disk the next start does: the door stays open."""
+    settings, before = noted_settings(config, store.signer), {}
     try:
-        store.note_settings(noted_settings(config), pipeline.embedder.model_id)
+        before = store.note_settings(settings, pipeline.embedder.model_id)
     except KioskError as error:
         log.error("settings not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
+    _tell_signing(before.get(_SIGNING_KEY), settings[_SIGNING_KEY])
 
 
-def noted_settings(config: Config) -> dict[str, Any]:
-    """The configuration by dotted name, for the audit log. Without what may hold a secret."""
-    return dict(_flatten(config)) | {"camera.source": shown_source(config)}
+def _settle_names(config: Config, store: Store) -> None:
+    """Have events hold names only while those may leave the device. Where this fails they are not sent all the same."""
+    allowed = config.mqtt.include_names
+    try:
+        changed = store.settle_event_names(allowed=allowed)
+    except KioskError as error:
+        log.error("names in events not brought up to date: %s", error)  # noqa: TRY400 - told in one line
+        return
+    if changed:
+        log.info("names %s in %s events", "brought up to date" if allowed else "erased", changed)
+
+
+def noted_settings(config: Config, signer: EventSigner | None) -> dict[str, Any]:
+    """The configuration by dotted name, for the audit log. Without what may hold a secret.
+
+    Whether events are signed need not stand in it, for the key may be a credential: so its fingerprint is there, too.
+    """
+    signing = None if signer is None else signer.fingerprint()
+    return dict(_flatten(config)) | {"camera.source": shown_source(config.camera.source), _SIGNING_KEY: signing}
+
+
+def _tell_signing(before: str | None, now: str | None) -> None:
+    """With which key events are signed; whether that is another one than at the start before, or none any more."""
+    if now is None:
+        if before is not None:
+            log.warning("events are not signed any more; until this start they were, with the key %s", before)
+    elif before in {None, now}:
+        log.info("events are signed with the key %s", now)
+    else:
+        log.warning("events are signed with another key, %s, than until this start, %s", now, before)
 
 
 def _flatten(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -628,11 +680,6 @@ def _flatten(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flatten(value, f"{prefix}{name}.")
         elif field.repr:
             yield f"{prefix}{name}", plain[name]
-
-
-def shown_source(config: Config) -> str:
-    """Where pictures come from, without a login and password that an address may hold."""
-    return re.sub(r"://.*@", "://***@", str(config.camera.source)).partition("?")[0]
 
 
 def broker_settings(config: Config) -> BrokerSettings:
@@ -676,7 +723,14 @@ def _start_publisher(
     if config.mqtt.home_assistant:
         births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
     broker = MqttBroker(connection, topics, births=tuple(births), on_change=wake.set)
-    publisher = Publisher(store, broker, wake=wake, clock=SystemClock(), beat=lambda: heartbeat.beat(_PUBLISHER))
+    publisher = Publisher(
+        store,
+        broker,
+        wake=wake,
+        clock=SystemClock(),
+        beat=lambda: heartbeat.beat(_PUBLISHER),
+        include_names=config.mqtt.include_names,
+    )
     broker.hear_replays(publisher.obey)
     broker.start()
     stack.callback(broker.stop)

@@ -15,6 +15,7 @@ import numpy as np
 from kiosk.biometrics import FaceReport, Image, Verdict
 from kiosk.errors import OutputError, UsageError
 from kiosk.evidence import advise, describe_quality, explain_outcome, gather_evidence
+from kiosk.files import write_private
 from kiosk.opencv import cv2
 
 Colour = tuple[int, int, int]
@@ -134,14 +135,14 @@ def check_plot_path(path: Path | None) -> None:
 
 
 def write_image(path: Path, image: Image) -> None:
-    """Encode by the name's ending and write.
+    """Encode by the name's ending and write, for nobody but the owner to read: faces, and whose they are.
 
     Raises:
         OutputError: the file cannot be written.
     """
     _, data = cv2.imencode(path.suffix.lower(), image)
     try:
-        path.write_bytes(data.tobytes())
+        write_private(path, data.tobytes())
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
 

@@ -12,7 +12,15 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from kiosk.biometrics import Decision, ModelId, Reason, SubjectId
 
@@ -43,6 +51,18 @@ Uuid = Annotated[
     str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", json_schema_extra={"format": "uuid"})
 ]
 Score = Annotated[float, Field(ge=-1, le=1)]
+
+
+_FOLDERS = re.compile(r"(?<![\w:/.])/(?!dev/)(?:[^/:;\n]*/)+")
+
+
+def without_folders(text: str) -> str:
+    """``/home/ada/kiosk.db: no space left`` → ``kiosk.db: no space left``: the way to a file may name a person."""
+    return _FOLDERS.sub("", text)
+
+
+Words = Annotated[str, AfterValidator(without_folders)]
+"""About the kiosk's own state, for whoever may read `health`: no id, no name, and of a path only its end."""
 
 
 class EventType(StrEnum):
@@ -292,10 +312,10 @@ class RejectedEvent(_Signable):
 
 
 class Problem(_Document):
-    """Something that needs somebody's attention. ``what`` is one line; it names no person."""
+    """Something that needs somebody's attention. ``what`` is one line; it names no person, and no folder."""
 
     part: Literal["camera", "reader", "store", "outbox", "broker", "clock"]
-    what: str
+    what: Words
 
 
 class FrameHealth(_Document):
@@ -310,7 +330,7 @@ class FrameHealth(_Document):
 class CameraHealth(_Document):
     """Counted since the start."""
 
-    fault: str | None = Field(description="why no pictures come, null while all is well")
+    fault: Words | None = Field(description="why no pictures come, null while all is well")
     reconnects: int = Field(ge=0)
     stalls: int = Field(ge=0, description="times pictures stayed away")
     last_frame_age_s: float | None
@@ -325,10 +345,10 @@ class OutboxHealth(_Document):
 
 
 class StoreHealth(_Document):
-    fault: str | None = Field(description="why check-ins are or would be refused, null while all is well")
+    fault: Words | None = Field(description="why check-ins are or would be refused, null while all is well")
     free_mib: int = Field(description="free on its disk; -1 where nobody can tell")
     last_backup_at: str | None = Field(description="UTC; null without a backup")
-    restored: str | None = Field(description="what the last restore from a backup did, null when there was none")
+    restored: Words | None = Field(description="what the last restore from a backup did, null when there was none")
 
 
 class Health(_Document):
@@ -536,6 +556,14 @@ def discovery_document(topics: Topics, *, version: str) -> dict[str, Any]:
         "payload_not_available": OFFLINE.decode(),
         "qos": 1,
     }
+
+
+def nameless(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event without ``subject.name``, which no signature covers."""
+    subject = event.get("subject")
+    if not isinstance(subject, Mapping):
+        return dict(event)
+    return {**event, "subject": {member: value for member, value in subject.items() if member != "name"}}
 
 
 def encode(document: Mapping[str, Any]) -> bytes:

@@ -101,6 +101,9 @@ keys or copies are left to drop."""
 CODE_FAILURES = "code_failures"
 """Mark: the last wrong codes, each with the number it was for and when, by the clock of which boot."""
 
+CLOCK_BELIEVED = "clock_believed"
+"""Mark: ``at_ms``, when the clock was believed last for deleting what is old; ``doubted_ms``: since when it is not."""
+
 _DIGEST_BYTES = 16
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kiosk.errors import KioskError
-from kiosk.events import ReplayCommand, encode
+from kiosk.events import ReplayCommand, encode, nameless
 from kiosk.ports import Broker, Clock, Command, Message, Outbox, OutboxRow, Outcome, Receipt, ReplayBatch
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,8 @@ class Publisher:
     """The sending thread.
 
     ``wake`` is set by others after a commit and when the broker's connection comes or goes. ``beat`` is called while
-    the thread gets on: before each message, and about every second while there is none.
+    the thread gets on: before each message, and about every second while there is none. ``include_names``: send the
+    names that events hold; otherwise those committed while that was allowed go without them, too.
     """
 
     def __init__(
@@ -98,12 +99,14 @@ class Publisher:
         wake: threading.Event,
         clock: Clock,
         beat: Callable[[], None] = lambda: None,
+        include_names: bool = False,
     ) -> None:
         self._outbox = outbox
         self._broker = broker
         self._wake = wake
         self._clock = clock
         self._beat = beat
+        self._include_names = include_names
         self._side: deque[tuple[float, str, Mapping[str, Any]]] = deque(maxlen=_SIDE_CHANNEL_LENGTH)
         self._commands: deque[Command] = deque(maxlen=_MAX_COMMANDS)
         self._stopping = threading.Event()
@@ -299,7 +302,7 @@ class Publisher:
 
     def _publish(self, rows: Sequence[OutboxRow], replayed: Sequence[bool]) -> list[Receipt]:
         messages = [
-            Message(row.topic, encode({**row.payload, "replayed": late}))
+            Message(row.topic, encode({**self._allowed(row.payload), "replayed": late}))
             for row, late in zip(rows, replayed, strict=True)
         ]
         self._behind = len(rows) == _WINDOW
@@ -318,6 +321,9 @@ class Publisher:
             self._last_outcome = failed[1].outcome
             self._window = 1
         return receipts
+
+    def _allowed(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        return event if self._include_names else nameless(event)
 
     def _note_progress(self) -> None:
         """Sent, and noted as sent: a store that cannot note it must not make us send it without a pause."""

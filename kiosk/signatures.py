@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _NOT_COVERED = frozenset({"signature", "replayed"})
 """Of an event: itself, and what is decided anew whenever it is sent."""
 _CREDENTIAL = "event-signing-key"
+_MAX_SEQ = 2**53
 _LARGEST_BYTES = 64 * 1024
 """Of a key file; that of Ed25519 has 119."""
 
@@ -58,10 +59,13 @@ def parse_event(text: str | bytes) -> dict[str, Any]:
     """An event as it was received.
 
     Raises:
-        ValueError: no JSON object; or one that two readers may understand differently: a name in it comes twice.
+        ValueError: no JSON object in UTF-8; or one that two readers may understand differently: a name comes twice.
     """
     try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+        # By itself json takes UTF-16 as well, and half a character.
+        document = json.loads(
+            text if isinstance(text, str) else text.decode(), object_pairs_hook=_unique, parse_constant=_no_number
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(document, dict):
@@ -115,6 +119,13 @@ class EventSigner:
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
         return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    def fingerprint(self) -> str:
+        """Of the public key: SHA-256, hex, as ``openssl pkey -pubin -outform DER | sha256sum`` computes it."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        der = self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(der).hexdigest()
 
     def sign(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """The event with its ``signature`` (Base64) as the last member."""
@@ -226,9 +237,11 @@ class EventVerifier:
         """Of the verified ones: rejected events, which are in no chain."""
 
     def take(self, line: int, event: Mapping[str, Any]) -> None:
-        seq = event.get("seq")
-        number = seq if isinstance(seq, int) and not isinstance(seq, bool) else None
-        if "signature" not in event:
+        number = _number(event)
+        if number is None and "seq" in event:
+            # 5.0 is signed like 5, and without a number an event would be in no chain.
+            self._tell(line, None, Trouble.FORGED, "its seq is not written as a kiosk writes it")
+        elif "signature" not in event:
             self._note_unsigned(line, number, event)
         elif not self._keys.verify(event):
             self._tell(line, number, Trouble.FORGED, "not signed with this key, or altered afterwards")
@@ -298,6 +311,11 @@ class EventVerifier:
 
     def _tell(self, line: int, seq: int | None, trouble: Trouble, message: str) -> None:
         self._findings.append(Finding(line, seq, trouble, message))
+
+
+def _number(event: Mapping[str, Any]) -> int | None:
+    seq = event.get("seq")
+    return seq if isinstance(seq, int) and not isinstance(seq, bool) and 1 <= seq <= _MAX_SEQ else None
 
 
 def _gaps(links: Mapping[int, _Link]) -> Iterable[Finding]:

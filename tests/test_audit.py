@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import pwd
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,10 @@ from kiosk import integrity, migrations
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.clip import Scene, write_clip
 from kiosk.config import load
-from kiosk.daemon import noted_settings
+from kiosk.daemon import _note_settings, noted_settings
 from kiosk.errors import InputError, StoreError
+from kiosk.pipeline import build_pipeline
+from kiosk.signatures import EventSigner
 from kiosk.store import Action, AuditProblem, AuditRow, Consent, NewTemplate, Store, chain_hash
 from kiosk.store._damage import find_damage
 
@@ -120,6 +125,41 @@ def test_settings_and_model_are_noted_when_they_change_and_only_then(path: Path)
     assert rows[2].detail()["digest"] != rows[0].detail()["digest"]
     assert rows[3].detail() == {"model": "m2", "before": "m1"}
     assert {row.process for row in rows} == {"daemon"}
+
+
+def test_another_signing_key_and_none_are_noted_and_told(
+    kiosk: Kiosk, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kiosk.configure()
+    config, first, second = load(kiosk.config, {}), EventSigner.generate(), EventSigner.generate()
+    pipeline = build_pipeline(config)
+    caplog.set_level(logging.INFO, "kiosk.daemon")
+    a, b, told = first.fingerprint(), second.fingerprint(), []
+    for signer in (None, first, first, second, None, None):
+        caplog.clear()
+        with Store.open(path, signer=signer) as store:
+            _note_settings(config, pipeline, store)
+        told.append([(record.levelname, record.getMessage().partition(" key ")[0]) for record in caplog.records])
+    signed = ("INFO", "events are signed with the")
+    assert told == [
+        [],
+        [signed],
+        [signed],
+        [("WARNING", f"events are signed with another key, {b}, than until this start, {a}")],
+        [("WARNING", "events are not signed any more; until this start they were, with the")],
+        [],
+    ]
+    changes = [row.detail()["changed"] for row in store_rows(path) if "changed" in row.detail()]
+    assert changes == [{"mqtt.signing_key": change} for change in ([None, a], [a, b], [b, None])]
+
+
+def test_a_fingerprint_is_what_openssl_computes(tmp_path: Path) -> None:
+    signer, public = EventSigner.generate(), tmp_path / "door-1.pub"
+    public.write_bytes(signer.public_pem())
+    der = subprocess.run(
+        ["openssl", "pkey", "-pubin", "-in", public, "-outform", "DER"], capture_output=True, check=True
+    ).stdout
+    assert hashlib.sha256(der).hexdigest() == signer.fingerprint()
 
 
 def store_rows(path: Path) -> list[AuditRow]:
@@ -492,7 +532,7 @@ def test_no_secret_of_the_configuration_is_noted(kiosk: Kiosk) -> None:
         camera={"source": "rtsp://canary:canary@10.0.0.7/stream?token=canary"},
         mqtt={"username": "canary", "password_file": str(kiosk.folder / "password")},
     )
-    noted = noted_settings(load(kiosk.config, {}))
-    assert noted["camera.source"] == "rtsp://***@10.0.0.7/stream"
+    noted = noted_settings(load(kiosk.config, {}), None)
+    assert noted["camera.source"] == "rtsp://10.0.0.7/***"
     assert "canary" not in json.dumps(noted)
     assert noted["mqtt.host"] == "localhost"

@@ -17,7 +17,7 @@ import pytest
 from mjpeg import Fault, MjpegServer, number_of, numbered
 
 from kiosk.biometrics import Frame
-from kiosk.camera import LiveCamera, OpenedCamera, open_camera
+from kiosk.camera import LiveCamera, OpenedCamera, open_camera, shown_source
 from kiosk.clip import Scene, write_clip
 from kiosk.clock import SystemClock
 from kiosk.errors import CameraError
@@ -137,7 +137,7 @@ def test_stall_is_told_in_time_and_recovered_from(server: MjpegServer) -> None:
         server.stall()
         assert _wait_until(lambda: camera.fault is not None) < 1.5
         assert camera.read(0.05) is None
-        assert server.url in str(camera.fault)
+        assert camera.name in str(camera.fault)
         server.resume()
         _wait_until(lambda: camera.read(0.1) is not None, 15)
         assert camera.fault is None
@@ -221,13 +221,37 @@ def test_stream_is_turned(server: MjpegServer, rotate: Literal[0, 90, 180, 270],
         ("ftp://camera/clip", "ftp:// is not supported; use rtsp://"),
         ("file:///etc/passwd", "file:// is not supported"),
         ("rtsp://", "unknown host"),
-        ("http://[", "http://[: not a valid address"),
+        ("http://[", "http://***: not a valid address"),
         ("rtsp://127.0.0.1:99999/", "not a valid address"),
-        ("http://camera.invalid/", "http://camera.invalid/: unknown host"),
+        ("http://camera.invalid/", "http://camera.invalid: unknown host"),
     ],
 )
 def test_nothing_there(source: int | str, told: str) -> None:
     _not_opened(source, told)
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("rtsp://10.0.0.7:554", "rtsp://10.0.0.7:554"),
+        ("rtsp://10.0.0.7/", "rtsp://10.0.0.7"),
+        ("rtsp://10.0.0.7/user=admin_password=secret", "rtsp://10.0.0.7/***"),
+        ("http://cam.local:80/secret?token=secret#secret", "http://cam.local:80/***"),
+        ("http://cam.local?token=secret", "http://cam.local/***"),
+        ("rtsp://admin:secret@[fe80::1]:554/live", "rtsp://[fe80::1]:554/***"),
+        ("rtsp://admin:secret@cam", "rtsp://cam/***"),
+        # Whichever of these is the host, none of the rest is shown.
+        ("rtsp://admin:se/cret@cam/live", "rtsp://***"),
+        ("rtsp://admin:se@cret@cam/live", "rtsp://***"),
+        ("rtsp://cam/admin:secret@live", "rtsp://***"),
+        ("rtsp://admin:secret", "rtsp://***"),
+        ("rtsp://cam:554\nsecret", "rtsp://***"),
+        ("/srv/clips/a?b.avi", "/srv/clips/a?b.avi"),
+        (2, "2"),
+    ],
+)
+def test_an_address_is_shown_without_anything_a_login_could_be_in(source: int | str, shown: str) -> None:
+    assert shown_source(source) == shown
 
 
 @pytest.mark.parametrize("address", ["rtsp://{}/live", "http://{}/camera.mjpg"])
@@ -238,7 +262,7 @@ def test_nobody_listens(address: str) -> None:
         place = f"127.0.0.1:{reserved.getsockname()[1]}"
         took_s = _not_opened(address.format(place), "connection refused; is the camera on")
         assert took_s < 2
-        message = f"{address.format('***@' + place)}: connection refused"
+        message = f"{address.partition('{')[0]}{place}/***: connection refused"
         _not_opened(address.format(f"admin:secret@{place}") + "?token=secret", message)
 
 

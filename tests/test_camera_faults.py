@@ -16,7 +16,7 @@ from mjpeg import Fault, MjpegServer, number_of
 from rtsp import RtspServer
 
 from kiosk.biometrics import Image
-from kiosk.camera import LiveCamera, _grabber, _live, open_camera
+from kiosk.camera import LiveCamera, _grabber, _live, open_camera, shown_source
 from kiosk.camera._pictures import BLACK, FROZEN, WHITE, PictureWatch
 from kiosk.opencv import cv2
 
@@ -317,7 +317,7 @@ def test_changed_size_is_told_once_and_delivered_as_it_is(
     assert camera.fault is None
     assert server.connections == connections
     told = [record.getMessage() for record in caplog.records if "size" in record.getMessage()]
-    assert told == [f"{server.url}: the picture's size has changed from 64 × 48 to 48 × 64"]
+    assert told == [f"{shown_source(server.url)}: the picture's size has changed from 64 × 48 to 48 × 64"]
 
 
 def test_single_damaged_picture_is_passed_over(server: MjpegServer, camera: LiveCamera) -> None:

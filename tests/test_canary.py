@@ -279,3 +279,10 @@ def test_a_name_leaves_the_device_only_where_it_is_configured(
     assert not any(canaries.found_in(message.payload) for message in others)
     for event in events:
         assert not canaries.found_in(event.payload.replace(NAME.encode(), b""))
+    # Switched off again, it goes out of what was recorded meanwhile.
+    kiosk.configure(mqtt={"include_names": False})
+    with _daemon(kiosk, log) as process:
+        assert process.wait(60) == 0, log.read_text()
+    with Store.open(kiosk.store, writable=False) as store:
+        assert store.named_events() == 0
+        assert {event["subject"]["id"] for event in store.event_payloads()} == {"E1"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from command_line import Kiosk
-from runner import assert_one_line_error, copy_store, dump, enroll_people
+from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process
 
 from kiosk.opencv import cv2
 
@@ -261,3 +263,37 @@ def test_consent_is_stored_with_its_date(kiosk: Kiosk, samples: Path) -> None:
     dated = kiosk("enroll", "obama", photo, "--consent-date", "2026-03-02")
     assert dated.returncode == 64
     assert "--consent" in assert_one_line_error(dated.stderr)
+
+
+# --- names that stand in no command line
+
+
+def test_a_name_is_read_from_standard_input(kiosk: Kiosk, samples: Path) -> None:
+    name = "조 바이든"
+    result = kiosk("enroll", "E1", "--name", "-", samples / "biden.jpg", stdin=f"{name}\nnot read\n")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert kiosk("subjects", "add", "E2", "--name", "-", stdin=name).returncode == 0
+    assert kiosk("subjects", "rename", "E1", "-", stdin="  Joe Biden \r\n").returncode == 0
+    assert {key: subject["name"] for key, subject in _listed(kiosk).items()} == {"E1": "Joe Biden", "E2": name}
+
+
+def test_no_name_on_standard_input_changes_nothing(kiosk: Kiosk) -> None:
+    assert kiosk("subjects", "add", "E1", "--name", "Ada").returncode == 0
+    for stdin in ("", "\n", "x" * 300, "a\x07b"):
+        result = kiosk("subjects", "rename", "E1", "-", stdin=stdin)
+        assert result.returncode == 65
+        assert "name" in assert_one_line_error(result.stderr)
+    assert _listed(kiosk)["E1"]["name"] == "Ada"
+
+
+def test_on_a_terminal_it_is_asked_for(
+    kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "wb", buffering=0) as keyboard, os.fdopen(theirs, encoding="utf-8") as terminal:
+        keyboard.write(b"Ada Lovelace\n")
+        monkeypatch.setattr(sys, "stdin", terminal)
+        monkeypatch.setenv("KIOSK_STORE__PATH", str(kiosk.store))
+        assert run_in_process("subjects", "add", "E1", "--name", "-") == 0
+    assert "name:" in capsys.readouterr().err
+    assert _listed(kiosk)["E1"]["name"] == "Ada Lovelace"

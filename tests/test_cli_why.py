@@ -173,6 +173,7 @@ def test_plot(home: Kiosk, rejected: dict[str, str], tmp_path: Path) -> None:
         picture = cv2.imread(str(plot))
         assert picture is not None
         assert picture.std() > 20
+        assert plot.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_plot_that_cannot_be_written(home: Kiosk, tmp_path: Path) -> None:

@@ -178,6 +178,14 @@ def test_pictures_are_written_by_the_names_ending(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes().startswith(magic)
 
 
+def test_faces_are_for_their_owner_only_also_in_the_place_of_an_older_picture(tmp_path: Path) -> None:
+    for left_behind in ("out.png", "out.png.part"):
+        (tmp_path / left_behind).write_bytes(b"")
+        (tmp_path / left_behind).chmod(0o644)
+    write_image(tmp_path / "out.png", _blank())
+    assert [(file.name, file.stat().st_mode & 0o777) for file in tmp_path.iterdir()] == [("out.png", 0o600)]
+
+
 def test_a_plot_that_cannot_be_written_is_refused_early(tmp_path: Path) -> None:
     check_plot_path(None)
     check_plot_path(tmp_path / "a.PNG")

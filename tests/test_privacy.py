@@ -89,6 +89,18 @@ def test_one_persons_data_and_nobody_elses(filled: Kiosk) -> None:
         assert f'"{word}' not in text, word
 
 
+def test_names_in_events_are_counted_whatever_the_setting_is_today(filled: Kiosk) -> None:
+    with Store.open(filled.store) as store:
+        check_in(store, "ana", include_name=True)
+    (outbox,) = [holding for holding in report(filled)[0]["holdings"] if holding["name"] == "outbox"]
+    assert (outbox["count"], outbox["what"]) == (5, "the events, 1 of them with the name")
+    exported = filled("events", "export")
+    assert (exported.returncode, len(exported.stdout.splitlines())) == (0, 5)
+    assert "Canary Ana" not in exported.stdout
+    filled.configure(mqtt={"include_names": True})
+    assert filled("events", "export").stdout.count("Canary Ana") == 1
+
+
 def test_templates_only_where_they_are_asked_for(filled: Kiosk) -> None:
     templates = report(filled, "--subject", "ana", "--templates")[0]["templates"]
     found = [np.frombuffer(base64.b64decode(one["embedding_base64"]), "<f4") for one in templates]

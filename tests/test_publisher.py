@@ -37,12 +37,12 @@ SCHEMAS = Path(__file__).resolve().parent.parent / "docs" / "schemas"
 class Kiosk:
     """Store, broker connection and publisher wired as the daemon does it."""
 
-    def __init__(self, path: Path, settings: BrokerSettings) -> None:
+    def __init__(self, path: Path, settings: BrokerSettings, *, include_names: bool = False) -> None:
         self.wake = threading.Event()
         self.store = Store.open(path)
         self.store.enroll(ANA, [], name="Ana")
         self.broker = MqttBroker(settings, TOPICS, on_change=self.wake.set)
-        self.publisher = Publisher(self.store, self.broker, wake=self.wake, clock=CLOCK)
+        self.publisher = Publisher(self.store, self.broker, wake=self.wake, clock=CLOCK, include_names=include_names)
         self.broker.hear_replays(self.publisher.obey)
 
     def start(self) -> None:
@@ -86,12 +86,14 @@ Starter = Callable[..., Kiosk]
 def start(tmp_path: Path) -> Iterator[Starter]:
     started: list[Kiosk] = []
 
-    def start(mosquitto: Mosquitto, username: str | None = None, password: str = "") -> Kiosk:
+    def start(
+        mosquitto: Mosquitto, username: str | None = None, password: str = "", *, include_names: bool = False
+    ) -> Kiosk:
         password_file = tmp_path / "secret"
         password_file.write_text(password)
         password_file.chmod(0o600)
         settings = BrokerSettings("127.0.0.1", mosquitto.port, username, password_file)
-        started.append(Kiosk(tmp_path / "kiosk.db", settings))
+        started.append(Kiosk(tmp_path / "kiosk.db", settings, include_names=include_names))
         started[-1].start()
         return started[-1]
 
@@ -318,9 +320,30 @@ def test_a_replay_goes_on_after_a_restart_and_gives_way_to_what_is_new(tmp_path:
         assert [message.json()["replayed"] for message in messages if message.json()["seq"] != seq] == [True] * 7
 
 
+def test_names_go_out_while_they_may_and_never_again_afterwards(tmp_path: Path, start: Starter) -> None:
+    with listening(tmp_path, TOPICS.attendance) as (mosquitto, subscriber):
+        kiosk = start(mosquitto, include_names=True)
+        kiosk.check_in(name="Canary Old")
+        first = subscriber.wait_for(ATTENDANCE)[0]
+        assert first.json()["subject"] == {"id": ANA, "name": "Canary Old"}
+        kiosk.store.rename_subject(ANA, "Canary New")
+        assert kiosk.store.request_replay("renamed", 1, 1)
+        kiosk.wake.set()
+        again = subscriber.wait_for(ATTENDANCE, 2)[1]
+        assert again.json()["subject"] == {"id": ANA, "name": "Canary New"}
+        kiosk.publisher.stop()
+        kiosk.check_in(name="Canary New")
+        kiosk.stop()
+        kiosk = start(mosquitto)
+        assert kiosk.store.request_replay("without", 1, 1)
+        kiosk.wake.set()
+        for message in subscriber.wait_for(ATTENDANCE, 4)[2:]:
+            assert valid(message, "attendance")["subject"] == {"id": ANA}
+
+
 def test_an_event_too_large_for_the_broker_is_set_aside_and_the_others_arrive(tmp_path: Path, start: Starter) -> None:
     with Mosquitto(tmp_path, extra="max_packet_size 700") as mosquitto:
-        kiosk = start(mosquitto)
+        kiosk = start(mosquitto, include_names=True)
         with Subscriber(mosquitto.port, TOPICS.attendance) as subscriber:
             first = kiosk.check_in()
             (large,) = kiosk.check_in(name="N" * 200)

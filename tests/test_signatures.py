@@ -20,10 +20,11 @@ from broker import Subscriber, listening, wait_for
 from command_line import Kiosk
 from hypothesis import given
 from hypothesis import strategies as st
-from runner import assert_one_line_error, copy_store, enroll_people
+from runner import assert_one_line_error, copy_store, enroll_people, run_in_process
 
 from kiosk.biometrics import Candidate, Decision, ModelId, Reason, SubjectId, Verdict
 from kiosk.codes import Kind
+from kiosk.commands.signatures import _Intake
 from kiosk.demo import write_scenes
 from kiosk.errors import ConfigError, InputError
 from kiosk.events import AttendanceEvent, EventType, Moment, Origin, RejectedEvent, TimeCorrection
@@ -382,6 +383,67 @@ def test_whatever_is_altered_shows(store: Store, keys: PublicKeys) -> None:
     assert troubles(keys, [first, other]) == [(2, Trouble.FORGED)]
 
 
+@pytest.mark.parametrize(
+    "seq", ["2.0", "2e0", "20e-1", "0.2E+1", "-0", "null", '"2"', "true", "[2]", "9" * 400, "\\u0032"]
+)
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_number_written_otherwise_takes_no_event_out_of_the_chain(
+    store: Store, keys: PublicKeys, seq: str, *, signed: bool
+) -> None:
+    check_in(store, 3)
+    one, two, three = events(store)
+    text = json.dumps(two if signed else {name: two[name] for name in two if name != "signature"})
+    altered = text.replace('"seq": 2,', f'"seq": {seq},')
+    assert altered != text
+    try:
+        received = [one, parse_event(altered), three]
+    except ValueError:
+        assert seq.startswith("\\")
+        return
+    verifier = EventVerifier(keys)
+    for line, event in enumerate(received, 1):
+        verifier.take(line, event)
+    assert (2, Trouble.FORGED) in [(finding.line, finding.trouble) for finding in verifier.findings()]
+    assert (verifier.verified, verifier.without_number) == (2, 0)
+
+
+def test_numbers_that_json_knows_in_several_forms_are_the_same(store: Store, keys: PublicKeys) -> None:
+    """As they are to a consumer in JavaScript: nothing is altered."""
+    check_in(store, 1)
+    (event,) = events(store)
+    text = json.dumps(event)
+    for ours, theirs in (('"frames": 5', '"frames": 5.0'), ("0.62", "62e-2"), ('"seq"', '"s\\u0065q"')):
+        assert text.count(ours)
+        assert troubles(keys, [parse_event(text.replace(ours, theirs))]) == []
+    for ours, theirs in (('"checked": false', '"checked": 0'), ('"frames": 5', '"frames": true')):
+        assert text.count(ours)
+        assert troubles(keys, [parse_event(text.replace(ours, theirs))]) == [(1, Trouble.FORGED)]
+
+
+def test_a_file_that_fails_while_it_is_read_is_named(public_key: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # It opens, and its first page cannot be read.
+    assert run_in_process("events", "verify", "--public-key", str(public_key), "/proc/self/mem") == 65
+    assert "/proc/self/mem: cannot be read" in assert_one_line_error(capsys.readouterr().err)
+
+
+def test_events_of_others_are_told_in_short(keys: PublicKeys) -> None:
+    def refusal(*names: object) -> str:
+        intake = _Intake(keys, None)
+        for name in names:
+            intake.take(json.dumps({"site": "hq", "device": name}).encode())
+        with pytest.raises(InputError) as refused:
+            intake.only()
+        return str(refused.value)
+
+    assert (
+        refusal("door-1", "d" * 64) == f"these are events of 2 kiosks (hq/{'d' * 64}, hq/door-1); name one by --device"
+    )
+    assert len(refusal(*(f"{number}{'d' * 60}" for number in range(100)))) < 5 * 82 + 100
+    # No kiosk is called so.
+    for name in ("d" * 65, 7, None, "a/b", "\n", "\x1b[2J"):
+        assert refusal(name) == "there are no events to verify"
+
+
 def test_whatever_is_withheld_shows(store: Store, keys: PublicKeys) -> None:
     check_in(store, 6)
     signed = events(store)
@@ -456,9 +518,20 @@ def test_nothing_received_breaks_the_parser(text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"seq":1,"seq":2}', '{"subject":{"id":"a","id":"b"}}', "[]", '{"seq":NaN}', '{"a":' * 100_000]
+    "text",
+    [
+        '{"seq":1,"seq":2}',
+        '{"seq":1,"s\\u0065q":2}',
+        '{"subject":{"id":"a","id":"b"}}',
+        "[]",
+        '{"seq":NaN}',
+        '{"a":' * 100_000,
+        '{"seq":1}'.encode("utf-16"),
+        '{"seq":1}'.encode("utf-8-sig"),
+        b'{"site":"\xed\xa0\xbd"}',
+    ],
 )
-def test_ambiguous_documents_are_no_events(text: str) -> None:
+def test_ambiguous_documents_are_no_events(text: str | bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any
         parse_event(text)
 

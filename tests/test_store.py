@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from kiosk import integrity
 from kiosk.biometrics import Candidate, Decision, FrameEvidence, ModelId, Quality, Reason, SubjectId, Verdict
 from kiosk.errors import InputError, PermissionDeniedError, StoreError, UnavailableError
 from kiosk.events import AttendanceEvent, EventType, Moment, Origin, RejectedEvent, rejected_event, utc_text
@@ -29,7 +30,7 @@ MODEL = ModelId("test-int8@abcdef")
 ORIGIN = Origin("hq", "door-1", "UTC")
 DAY_MS = 86_400_000
 NOW_MS = 1_772_438_293_412
-ANA = SubjectId("E1")
+ANA, BEN = SubjectId("E1"), SubjectId("E2")
 
 
 def embedding(seed: int, size: int = 128) -> np.ndarray:
@@ -391,6 +392,55 @@ def test_removal_takes_the_name_out_of_waiting_events_and_keeps_the_row(store: S
     assert [row.subject_id for row in store.attendance()] == [ANA]
 
 
+@pytest.mark.parametrize("name", ["Ana", 'A "name": Ana', "Ana\u2028\u00fc"])
+def test_names_in_events_are_erased_when_they_may_not_leave_any_more(store: Store, path: Path, name: str) -> None:
+    store.enroll(ANA, [template()], name=name)
+    named = [check_in(store, include_name=True).payload() for _ in range(3)]
+    bare = check_in(store).payload()
+    assert store.settle_event_names(allowed=True) == 0
+    assert (store.named_events(), list(store.event_payloads())) == (3, [*named, bare])
+    store.rename_subject(ANA, "Canary Name")
+    assert b"Canary Name" in file_bytes(path)
+    assert store.settle_event_names(allowed=False) == 3
+    assert store.named_events() == 0
+    assert list(store.event_payloads()) == [event | {"subject": {"id": ANA}} for event in [*named, bare]]
+    store.rename_subject(ANA, None)
+    store.checkpoint()
+    assert b"Canary Name" not in file_bytes(path)
+    assert store.integrity_problem() is None
+
+
+def test_events_hold_the_name_a_subject_has_now(store: Store, path: Path) -> None:
+    store.enroll(ANA, [template()], name="Canary Old")
+    store.enroll(BEN, [template(2)], name="Ben")
+    for subject in (ANA, BEN):
+        check_in(store, subject, include_name=True)
+    check_in(store)
+
+    def names() -> list[str | None]:
+        return [event["subject"].get("name") for event in store.event_payloads()]
+
+    store.rename_subject(ANA, "Canary New")
+    assert names() == ["Canary New", "Ben", None]
+    store.enroll(ANA, [], name="Canary Newer")
+    assert names() == ["Canary Newer", "Ben", None]
+    store.rename_subject(ANA, None)
+    assert names() == [None, "Ben", None]
+    store.checkpoint()
+    assert b"Canary" not in file_bytes(path)
+    assert store.integrity_problem() is None
+
+
+def test_an_old_name_that_a_restore_brought_back_is_renewed(store: Store) -> None:
+    store.enroll(ANA, [template()], name="Ana")
+    check_in(store, include_name=True)
+    with store._writing() as db:
+        db.execute("UPDATE subjects SET name = 'Anna'")
+        integrity.seal(db, "subjects")
+    assert store.settle_event_names(allowed=True) == 1
+    assert next(store.event_payloads())["subject"] == {"id": ANA, "name": "Anna"}
+
+
 def test_removal_survives_reopening_without_commit(path: Path) -> None:
     with Store.open(path) as store:
         store.enroll(ANA, [template()])
@@ -596,6 +646,34 @@ def test_prune_does_not_believe_an_unset_clock(store: Store) -> None:
     assert store.prune(5, now_ms=NOW_MS + 9 * DAY_MS) == 1  # the trusted one; nothing later vouches for the other
     store.mark_sent([check_in(store, at=moment(NOW_MS + 9 * DAY_MS)).seq])
     assert store.prune(5, now_ms=NOW_MS + 20 * DAY_MS) == 2
+
+
+def test_a_clock_that_leaps_is_believed_after_a_week(store: Store) -> None:
+    store.enroll(ANA, [])
+    check_in(store)
+
+    def leap(days: float) -> int | None:
+        found = store.doubt(NOW_MS + round(days * DAY_MS))
+        return None if found is None else found.days
+
+    # A year with the kiosk, not always on, and a month without.
+    assert [leap(days) for days in (*range(0, 366, 15), 365, 395)] == [None] * 27
+    # A leap that is mended within the week leaves no trace.
+    assert [leap(days) for days in (760, 765, 396, 760)] == [365, 370, None, 364]
+    assert [leap(days) for days in (763, 766.9, 767, 768)] == [367, 370, None, None]
+    # After forty days without power: a week later.
+    assert [leap(808 + days) for days in (0, 1, 6.9, 7.1, 8)] == [40, 41, 46, None, None]
+
+
+def test_at_first_a_clock_is_held_against_the_newest_event(store: Store) -> None:
+    store.enroll(ANA, [])
+    check_in(store, at=moment(NOW_MS + 900 * DAY_MS, synchronized=False))
+    assert store.doubt(NOW_MS - 900 * DAY_MS) is None
+    with store._writing() as db:
+        integrity.clear_mark(db, integrity.CLOCK_BELIEVED)
+    check_in(store)
+    assert store.doubt(NOW_MS + 31 * DAY_MS) is not None
+    assert store.doubt(NOW_MS + 30 * DAY_MS) is None
 
 
 def test_prune_takes_nothing_young_for_old_when_the_first_boot_did_not_know_the_time(store: Store) -> None:

@@ -9,10 +9,10 @@ from typing import Literal
 from kiosk.camera._live import LiveCamera
 from kiosk.camera._media import FolderMedia, Media, VideoMedia
 from kiosk.camera._replay import ReplayCamera
-from kiosk.camera._sources import STREAM_SCHEMES, DeviceSource, LiveSource, StreamSource
+from kiosk.camera._sources import STREAM_SCHEMES, DeviceSource, LiveSource, StreamSource, shown_address
 from kiosk.errors import CameraError
 
-__all__ = ["LiveCamera", "OpenedCamera", "ReplayCamera", "open_camera"]
+__all__ = ["LiveCamera", "OpenedCamera", "ReplayCamera", "open_camera", "shown_source"]
 
 OpenedCamera = LiveCamera | ReplayCamera
 
@@ -56,6 +56,12 @@ def open_camera(
         camera = ReplayCamera(_media(Path(source), fps), rotate=rotate, loop=loop, pace=pace)  # type: ignore[arg-type]
     camera.start()
     return camera
+
+
+def shown_source(source: int | str) -> str:
+    """Where pictures come from, in messages: of an address no more than scheme, host and port."""
+    text = str(source)
+    return shown_address(text) if _SCHEME.match(text) else text
 
 
 def _live_source(

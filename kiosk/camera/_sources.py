@@ -18,11 +18,28 @@ STREAM_SCHEMES = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 """Address schemes that are supported, with the port each means when none is given."""
 
 _DEVICE_FILE = re.compile(r"/dev/video([0-9]{1,3})")
-_CREDENTIALS = re.compile(r"://.*@")
+_ADDRESS = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<login>[^/?#@]*@)?"
+    r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]{1,5})?(?P<rest>[/?#][^@]*)?",
+    re.DOTALL,
+)
 _PROBE_TIMEOUT_S = 1.0
 _MJPEG_CODECS = frozenset({cv2.VideoWriter.fourcc(*"MJPG"), cv2.VideoWriter.fourcc(*"mjpg")})
 # Beyond this, uncompressed pictures do not fit through USB 2 at a useful rate.
 _MAX_RAW_PIXELS = 640 * 480
+
+
+def shown_address(address: str) -> str:
+    """``rtsp://user:password@10.0.0.7:554/live`` → ``rtsp://10.0.0.7:554/***``: for messages.
+
+    Cameras take logins in path and query as well, so all but scheme, host and port is hidden; and those, too, where it
+    is not certain which part they are.
+    """
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        return f"{address.partition('://')[0]}://***"
+    hidden = found["login"] or (found["rest"] or "/") != "/"
+    return f"{found['scheme']}{found['host']}{found['port'] or ''}{'/***' if hidden else ''}"
 
 
 class Capture(Protocol):
@@ -129,7 +146,7 @@ class StreamSource:
 
     @property
     def name(self) -> str:
-        return _CREDENTIALS.sub("://***@", self.url).partition("?")[0]
+        return shown_address(self.url)
 
     def open(self) -> Capture | None:
         try:

@@ -16,6 +16,7 @@ import click
 
 from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
+from kiosk.camera import shown_source
 from kiosk.clock import SystemClock
 from kiosk.code_reader import open_device
 from kiosk.codes import StoredCode
@@ -24,7 +25,7 @@ from kiosk.commands.options import common_options, count, json_option, load, pri
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.commands.web_settings import bind, web_settings
 from kiosk.config import Config
-from kiosk.daemon import broker_settings, event_signer, open_configured_camera, shown_source, store_limits
+from kiosk.daemon import broker_settings, event_signer, open_configured_camera, store_limits
 from kiosk.errors import (
     BrokerError,
     CameraError,
@@ -277,7 +278,7 @@ def _describe_connection(settings: BrokerSettings, *, signed: bool) -> Finding:
 
 
 def _try_camera(config: Config) -> str:
-    shown = shown_source(config)
+    shown = shown_source(config.camera.source)
     with closing(open_configured_camera(config)) as camera:
         deadline_s = time.monotonic() + _FIRST_FRAME_S
         while time.monotonic() < deadline_s:

@@ -13,6 +13,7 @@ import click
 
 from kiosk.biometrics import Embedding, SubjectId
 from kiosk.commands.documents import quality_document
+from kiosk.commands.names import read_name
 from kiosk.commands.options import DATE, PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
@@ -52,7 +53,12 @@ class Enrollment:
 @click.command("enroll")
 @click.argument("subject_id", required=False)
 @click.argument("images", type=PATH, nargs=-1, metavar="IMAGE...")
-@click.option("--name", help="The person's name, any text. Default: the id. A name given again replaces the old one.")
+@click.option(
+    "--name",
+    callback=read_name,
+    help="The person's name, any text; - reads it from standard input. Default: the id. A name given again replaces "
+    "the old one.",
+)
 @click.option(
     "--from-dir",
     "folder",

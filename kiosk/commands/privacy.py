@@ -110,6 +110,7 @@ def _origin(config: Config) -> dict[str, Any]:
 
 def _holdings(store: Store, config: Config) -> Iterator[_Holding]:
     counts, settings = store.row_counts(), config.store
+    named = store.named_events()
     recognition = "to recognize people who are enrolled"
     yield _Holding("subjects", counts["subjects"], "id, name, consent", recognition, _kept_people(config))
     yield _Holding(
@@ -137,8 +138,8 @@ def _holdings(store: Store, config: Config) -> Iterator[_Holding]:
     yield _Holding(
         "outbox",
         counts["outbox"],
-        "the events as sent" + (", with names" if config.mqtt.include_names else ", without names"),
-        f"to send them to the broker {config.mqtt.host}" if config.mqtt.enabled else "nothing is sent (mqtt.enabled)",
+        f"the events, {named or 'none'} of them with the name",
+        _sending(config),
         "as long as the attendance",
     )
     yield _Holding(
@@ -172,6 +173,13 @@ def _holdings(store: Store, config: Config) -> Iterator[_Holding]:
         "what may still be recovered from them",
         "the newest 2, until the next erasure",
     )
+
+
+def _sending(config: Config) -> str:
+    if not config.mqtt.enabled:
+        return "nothing is sent (mqtt.enabled)"
+    names = "with names" if config.mqtt.include_names else "without names"
+    return f"to send them to the broker {config.mqtt.host}, {names} (mqtt.include_names)"
 
 
 def _kept_people(config: Config) -> str:

@@ -17,11 +17,13 @@ import click
 from kiosk.commands.options import PATH, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.errors import InputError, OutputError, PermissionDeniedError, UsageError
-from kiosk.events import MAX_SEQ, encode
+from kiosk.events import MAX_SEQ, encode, nameless
 from kiosk.signatures import EventSigner, EventVerifier, Finding, PublicKeys, parse_event
 
 _LONGEST_LINE_BYTES = 64 * 1024
 _SHOWN_DEVICES = 5
+_SHOWN_LENGTH = 80
+_ID = r"[A-Za-z0-9._-]{1,64}"
 
 
 @click.command("keygen")
@@ -54,7 +56,8 @@ def export(*, config_path: Path | None, verbose: int) -> None:
     config = load(config_path, verbose)
     with open_store(config) as store:
         for payload in store.event_payloads():
-            sys.stdout.buffer.write(encode(payload) + b"\n")
+            event = payload if config.mqtt.include_names else nameless(payload)
+            sys.stdout.buffer.write(encode(event) + b"\n")
         sys.stdout.buffer.flush()
 
 
@@ -88,13 +91,17 @@ def verify(
     What was cut off at the end does not show in the events. Compare the last one, which is told with its time, with
     what the kiosk says, or give that to --last-seq.
     """
-    if device is not None and re.fullmatch(r"[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,64}", device) is None:
+    if device is not None and re.fullmatch(f"{_ID}/{_ID}", device) is None:
         raise UsageError(f"--device {device!r}: write it like hq/door-1")
     intake = _Intake(PublicKeys.load(keys), device)
     with ExitStack() as stack:
-        for stream in [_open(file, stack) for file in files] or [sys.stdin.buffer]:
-            for line in _lines(stream):
-                intake.take(line)
+        streams = [(str(file), _open(file, stack)) for file in files] or [("standard input", sys.stdin.buffer)]
+        for name, stream in streams:
+            try:
+                for line in _lines(stream):
+                    intake.take(line)
+            except OSError as error:
+                raise InputError(f"{name}: cannot be read: {error.strerror}") from error
     verifier = intake.only()
     findings = verifier.findings(last_seq=last_seq)
     if as_json:
@@ -130,8 +137,10 @@ class _Intake:
         except ValueError as error:
             self._unreadable.append((self._line, f"no event: {_one_line(error)}"))
             return
-        device = f"{event.get('site')}/{event.get('device')}"
-        if self._device in {None, device}:
+        device = _device(event)
+        if device is None:
+            self._unreadable.append((self._line, "no event: says of no kiosk (site, device) that it is its"))
+        elif self._device in {None, device}:
             self._verifiers.setdefault(device, EventVerifier(self._keys)).take(self._line, event)
 
     def only(self) -> EventVerifier:
@@ -141,7 +150,7 @@ class _Intake:
             InputError: there are none, or they are of several.
         """
         if len(self._verifiers) > 1:
-            shown = ", ".join(sorted(map(ascii, self._verifiers))[:_SHOWN_DEVICES])
+            shown = ", ".join(name[:_SHOWN_LENGTH] for name in sorted(self._verifiers)[:_SHOWN_DEVICES])
             raise InputError(f"these are events of {len(self._verifiers)} kiosks ({shown}); name one by --device")
         verifier = next(iter(self._verifiers.values()), None)
         if verifier is None:
@@ -149,6 +158,14 @@ class _Intake:
         for line, why in self._unreadable:
             verifier.unreadable(line, why)
         return verifier
+
+
+def _device(event: dict[str, Any]) -> str | None:
+    """Which kiosk an event says it is of: ``hq/door-1``; None where no kiosk can be called so."""
+    names = event.get("site"), event.get("device")
+    if not all(isinstance(name, str) and re.fullmatch(_ID, name) for name in names):
+        return None
+    return "/".join(map(str, names))
 
 
 def _open(file: Path, stack: ExitStack) -> BinaryIO:

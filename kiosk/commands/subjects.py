@@ -14,6 +14,7 @@ import click
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.clock import SystemClock
 from kiosk.codes import Kind, StoredCode
+from kiosk.commands.names import read_name
 from kiosk.commands.options import DATE, PATH, ask, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
@@ -88,7 +89,7 @@ def show(*, subject_id: str, as_json: bool, config_path: Path | None, verbose: i
 
 @command.command("add")
 @click.argument("subject_id")
-@click.option("--name", help="Shown in lists. Default: the id.")
+@click.option("--name", callback=read_name, help="Shown in lists; - reads it from standard input. Default: the id.")
 @common_options
 def add(*, subject_id: str, name: str | None, config_path: Path | None, verbose: int) -> None:
     """Add a person without a photo: for who is not to be recognized by the face.
@@ -151,10 +152,10 @@ def code(
 
 @command.command("rename")
 @click.argument("subject_id")
-@click.argument("name")
+@click.argument("name", callback=read_name)
 @common_options
 def rename(*, subject_id: str, name: str, config_path: Path | None, verbose: int) -> None:
-    """Give a person another name; the id stays."""
+    """Give a person another name; the id stays. NAME - reads it from standard input."""
     config = load(config_path, verbose)
     with open_store(config) as reader:
         find_subject(reader, subject_id)

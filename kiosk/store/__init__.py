@@ -22,7 +22,7 @@ from kiosk.store._subjects import (
     TemplateInfo,
     check_name,
 )
-from kiosk.store._templates import NewTemplate, describe_refused
+from kiosk.store._templates import NewTemplate, RefusedTemplatesError, describe_refused
 
 __all__ = [
     "MAX_REJECTIONS",
@@ -46,6 +46,7 @@ __all__ = [
     "OutboxCounts",
     "Outline",
     "Presence",
+    "RefusedTemplatesError",
     "RejectionRow",
     "Restored",
     "RunningDaemon",

@@ -108,16 +108,19 @@ class AuditLog(Connection):
             problems.append(AuditProblem(noted[0], noted[0], "is not the one whose hash was kept"))
         return AuditVerdict(len(found), last, tuple(problems))
 
-    def note_settings(self, settings: Mapping[str, Any], model_id: ModelId) -> None:
+    def note_settings(self, settings: Mapping[str, Any], model_id: ModelId) -> dict[str, Any]:
         """Log what is configured from now on, where it differs from what was noted last.
 
         ``settings``: by dotted name, no secret among them. Without effect while nothing has changed.
+
+        Returns:
+            What was noted last, empty at the first time.
         """
         with self._reading() as db:
             noted = integrity.mark(db, integrity.NOTED) or {}
         now = {"settings": dict(settings), "model": model_id}
         if noted == now:
-            return
+            return dict(settings)
         with self._writing() as db:
             before = noted.get("settings")
             if before != now["settings"]:
@@ -125,6 +128,7 @@ class AuditLog(Connection):
             if noted.get("model") != model_id:
                 self._log(db, Action.USE_MODEL, {"model": model_id, "before": noted.get("model")})
             integrity.set_mark(db, integrity.NOTED, now)
+        return before or {}
 
     @contextlib.contextmanager
     def log_model(

@@ -76,20 +76,19 @@ def _find(db: Database, path: Path) -> str | None:
 
 
 def _row_problem(db: Database) -> str | None:
-    found = [
-        f"row {number} of {table}{_owner(db, table, number)}"
-        for table in integrity.COLUMNS
-        for number in integrity.damaged_rows(db, table)
-    ]
+    """The first one and how many more; whose templates they are goes to the log alone, for `health` tells the rest."""
+    damaged = {table: integrity.damaged_rows(db, table) for table in integrity.COLUMNS}
+    if damaged["templates"]:
+        owners = sorted({_owner(db, number) for number in damaged["templates"]})
+        logger.warning("damaged templates are of: %s", ", ".join(map(ascii, owners)))
+    found = [f"row {number} of {table}" for table, numbers in damaged.items() for number in numbers]
     rest = f" and {len(found) - 1} more rows" if len(found) > 1 else ""
     return f"{found[0]}{rest} differs from what was written" if found else None
 
 
-def _owner(db: Database, table: str, number: int) -> str:
-    if table != "templates":
-        return ""
+def _owner(db: Database, number: int) -> str:
     (subject,) = db.execute("SELECT CAST(subject_id AS BLOB) FROM templates WHERE id = ?", [number]).fetchone()
-    return f" (subject {bytes(subject or b'').decode('utf-8', 'replace')!a})"
+    return bytes(subject or b"").decode("utf-8", "replace")
 
 
 def _numbering_problem(db: Database) -> str | None:

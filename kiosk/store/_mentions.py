@@ -13,6 +13,7 @@ from kiosk.errors import StoreError
 from kiosk.events import encode
 from kiosk.evidence import erase_mentions, mentioned_subjects
 from kiosk.packing import pack, unpack, unpack_text
+from kiosk.store._event_names import settle_names
 
 _MENTIONING = (
     ("rejections", "SELECT number FROM rejections WHERE mentions(evidence, :mention)", "number"),
@@ -36,10 +37,10 @@ def without_erased(db: Database, evidence: dict[str, Any]) -> dict[str, Any]:
 
 
 def forget_subject(db: Database, subject_id: SubjectId) -> None:
-    """Take a subject out of decisions about others, the name out of events, and what somebody gave as the reason of a
-    correction. The caller holds the transaction.
+    """Take a subject that is enrolled no more out of decisions about others, the name out of events, and what somebody
+    gave as the reason of a correction. The caller holds the transaction.
     """
-    _erase_name(db, subject_id)
+    settle_names(db, subject_id)
     _erase_reasons(db, subject_id)
     mention = encode({"subject_id": subject_id}).decode().strip("{}")
     for table, select, key in _MENTIONING:
@@ -50,17 +51,6 @@ def forget_subject(db: Database, subject_id: SubjectId) -> None:
             erase_mentions(evidence, {subject_id})
             db.execute(f"UPDATE {table} SET evidence = ? WHERE {key} = ?", [pack(evidence), number])  # noqa: S608
             integrity.seal(db, table, f"{key} = ?", [number])
-
-
-def _erase_name(db: Database, subject_id: SubjectId) -> None:
-    """Events hold the name where the kiosk was configured to send it.
-
-    Of a row that is damaged nothing is left, and it stays damaged: a restore makes it anew from the attendance log.
-    """
-    theirs = "seq IN (SELECT seq FROM attendance WHERE subject_id = ?)"
-    nameless = f"CASE WHEN {integrity.sound('outbox')} THEN json_remove(payload, '$.subject.name') ELSE '{{}}' END"
-    db.execute(f"UPDATE outbox SET payload = {nameless} WHERE {theirs}", [subject_id])  # noqa: S608 - our own words
-    integrity.seal(db, "outbox", f"{theirs} AND payload <> '{{}}'", [subject_id])
 
 
 def _erase_reasons(db: Database, subject_id: SubjectId) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from kiosk.biometrics import ModelId
 from kiosk.errors import KeyFileError, KioskError
 from kiosk.gallery import Gallery
 from kiosk.signatures import EventSigner
+from kiosk.store._age import Age
 from kiosk.store._audit import AuditLog
 from kiosk.store._calibrations import Calibrations
 from kiosk.store._codes import Codes
@@ -25,7 +27,7 @@ from kiosk.store._rejections import Rejections
 from kiosk.store._subjects import Subjects
 
 
-class Store(Subjects, ManualEntries, Rejections, Calibrations, CorrectionsTable, Codes, AuditLog):
+class Store(Subjects, ManualEntries, Rejections, Calibrations, CorrectionsTable, Age, Codes, AuditLog):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod
@@ -96,7 +98,8 @@ class Store(Subjects, ManualEntries, Rejections, Calibrations, CorrectionsTable,
         fault, restored, unsent = self._trouble.fault or self.backup_fault, None, 0
         try:
             last = self.last_restore()
-            restored = None if last is None else last.describe()
+            # What was damaged may name a subject, in the mark of an earlier version.
+            restored = None if last is None else replace(last, problem="see `kiosk check`").describe()
             fault = fault or self.refusal()
             waiting = self.unsent()
             unsent = waiting.pending + waiting.parked

@@ -24,6 +24,7 @@ from kiosk.store._chain import Action
 from kiosk.store._connection import rows, scalar
 from kiosk.store._due import Due, History, due_state, find_due
 from kiosk.store._erasures import erase_subject
+from kiosk.store._event_names import count_names, settle_names, settle_some
 from kiosk.store._stale import delete_templates
 from kiosk.store._templates import NewTemplate, Templates
 
@@ -138,6 +139,8 @@ class Subjects(Templates):
                 db.execute("INSERT INTO subjects (id, created_at) VALUES (?, ?)", [subject_id, now])
             if name is not None:
                 db.execute("UPDATE subjects SET name = ? WHERE id = ?", [name, subject_id])
+            if renamed:
+                settle_names(db, subject_id)
             if consent is not None:
                 _write_consent(db, subject_id, consent)
             integrity.seal(db, "subjects", "id = ?", [subject_id])
@@ -227,14 +230,42 @@ class Subjects(Templates):
         return Subject(**found[0]) if found else None
 
     def rename_subject(self, subject_id: str, name: str | None) -> None:
-        """Raises InputError: no such subject, or the name is not acceptable."""
+        """Give a subject another name, or none. Events that hold the old one hold the new one from now on.
+
+        Raises:
+            InputError: no such subject, or the name is not acceptable.
+        """
         check_name(name)
         with self._writing() as db:
             if not db.execute("UPDATE subjects SET name = ? WHERE id = ?", [name, subject_id]).rowcount:
                 raise _unknown(subject_id)
             integrity.seal(db, "subjects", "id = ?", [subject_id])
+            settle_names(db, SubjectId(subject_id))
             # Neither the old name nor the new one.
             self._log(db, Action.RENAME, {}, subject_id=subject_id)
+
+    def named_events(self) -> int:
+        """How many of the events that are kept hold a name."""
+        with self._reading() as db:
+            return count_names(db)
+
+    def settle_event_names(self, *, allowed: bool) -> int:
+        """Erase all names from events, where they may not leave the device (any more); where they may, have old ones
+        that a restore has brought back be the present ones.
+
+        Returns:
+            How many events were changed. Nothing to change costs a look at all of them.
+        """
+        after = changed = 0
+        while True:
+            with self._writing() as db:
+                seqs = settle_some(db, after=after, allowed=allowed)
+            if not seqs:
+                break
+            after, changed = seqs[-1], changed + len(seqs)
+        if changed:
+            self.checkpoint()
+        return changed
 
     def remove_subject(self, subject_id: str) -> ErasureReceipt:
         """Erase a subject: name, consent and templates, from the bytes of the files.

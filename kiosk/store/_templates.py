@@ -44,6 +44,14 @@ class NewTemplate:
     source_sha256: str | None = None
 
 
+class RefusedTemplatesError(KeyFileError):
+    """None of the templates can be decrypted. ``subjects``: how many people's; the message names them."""
+
+    def __init__(self, refused: Mapping[SubjectId, int]) -> None:
+        super().__init__(describe_refused(refused))
+        self.subjects = len(refused)
+
+
 class Templates(AuditLog):
     """The table ``templates``, and the key of what is in it."""
 
@@ -61,7 +69,7 @@ class Templates(AuditLog):
         self._tell_damaged_templates()
         found, refused = self._unsealed("model_id = ?", [model_id])
         if refused and not found:
-            raise KeyFileError(describe_refused(refused))
+            raise RefusedTemplatesError(refused)
         self._tell_refused(refused)
         return [
             Template(SubjectId(row["subject_id"]), ModelId(row["model_id"]), _embedding(embedding))

@@ -340,6 +340,98 @@ class Videos(Surface):
         return TAKEN
 
 
+class Badges(Surface):
+    """``code.camera: true``: patterns before the camera, as they lie in its picture.
+
+    An input is a pattern of modules and how it is held: width (2 bytes), turn, noise and pixels a module (1 each), and
+    the modules row by row, eight in a byte.
+    """
+
+    name = "badge"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        from kiosk.badges import BadgeFinder
+
+        self._new_finder = BadgeFinder
+
+    def seeds(self) -> list[bytes]:
+        """Badges of ours, and codes of all other sizes and kinds: text, bytes, digits, kanji, parts of a series."""
+        import segno
+
+        codes = [segno.make_qr(token, error=error) for token in _TOKENS for error in "LQH"]
+        codes += [segno.make_qr("A" * length, error="L") for length in (1, 100, 1000, 4000)]
+        codes += [segno.make_qr(content) for content in ("0123456789", "漢字", b"\xff\xfe\x00", "WIFI:S:a;P:b;;")]
+        codes += [segno.make_qr("ä" * 40, eci=True), *segno.make_sequence("part of it", symbol_count=3, version=5)]
+        codes.append(segno.make_micro("1234"))
+        return [self._pattern(np.array([list(row) for row in code.matrix_iter(border=4)])) for code in codes]
+
+    def damaged(self, rng: random.Random, seeds: list[bytes]) -> bytes:
+        if rng.random() < 0.3:
+            return self._pattern(_finder_sheet(rng), turn=rng.choice([0, 0, 30, 200]), noise=rng.choice([0, 0, 9, 60]))
+        seed = rng.choice(seeds)
+        if rng.random() < 0.5:
+            # Held well, so that it is the decoder that meets the damage.
+            modules = bytearray(seed[5:])
+            for _ in range(rng.choice([1, 5, 20, 80])):
+                modules[rng.randrange(len(modules))] ^= 1 << rng.randrange(8)
+            return seed[:5] + bytes(modules)
+        held = bytes([rng.randrange(256), rng.choice([0, 8, 16, 60]), rng.randrange(1, 16)])
+        return seed[:2] + held + mutate(seed[5:], rng, self.mutators())
+
+    @staticmethod
+    def _pattern(modules: Any, *, turn: int = 0, noise: int = 4, px: int = 0) -> bytes:
+        width = modules.shape[1]
+        px = px or max(1, min(15, 600 // max(modules.shape)))
+        return width.to_bytes(2, "big") + bytes([turn, noise, px]) + np.packbits(modules > 0).tobytes()
+
+    def check(self, data: bytes) -> str:
+        token = self._new_finder().find(_held_before_a_camera(data), 0.0)
+        if token is None:
+            return REFUSED
+        if token not in _TOKENS:
+            raise Defect(f"a token that nobody has: {token}")
+        return TAKEN
+
+
+_TOKENS = ("0123456789abcdef" * 2, "f" * 32, "00112233445566778899aabbccddeeff")
+
+
+def _finder_sheet(rng: random.Random) -> Any:
+    """A sheet of what the detector looks for first: the squares in three corners of a code."""
+    square = np.ones((7, 7), np.uint8)
+    square[1:6, 1:6] = 0
+    square[2:5, 2:5] = 1
+    times = rng.choice([1, 1, 2, 3])
+    square = np.kron(square, np.ones((times, times), np.uint8))
+    width, height = rng.choice([(320, 180), (640, 360), (1280, 720), (160, 90)])
+    sheet = np.zeros((height, width), np.uint8)
+    step = square.shape[0] + rng.choice([1, 2, 4, 9])
+    for top in range(1, height - square.shape[0], step):
+        for left in range(1, width - square.shape[1], step):
+            if rng.random() < 0.95:
+                sheet[top : top + square.shape[0], left : left + square.shape[1]] = square
+    return sheet
+
+
+def _held_before_a_camera(data: bytes) -> Any:
+    """A picture of 1280 x 720 in which the modules are black on a white sheet."""
+    from kiosk.opencv import cv2
+
+    width, turn, noise, px = int.from_bytes(data[:2], "big") % 1281 or 1, *data[2:5].ljust(3, b"\1")
+    bits = np.unpackbits(np.frombuffer(data[5:], np.uint8))[: width * 720]
+    rows = max(len(bits) // width, 1)
+    modules = np.resize(bits, (rows, width)) if len(bits) else np.zeros((rows, width), np.uint8)
+    sheet = np.kron(1 - modules, np.full((max(px % 16, 1),) * 2, 255, np.uint8))[:720, :1280].astype(np.uint8)
+    canvas = np.full((720, 1280), 110, np.uint8)
+    top, left = (720 - sheet.shape[0]) // 2, (1280 - sheet.shape[1]) // 2
+    canvas[top : top + sheet.shape[0], left : left + sheet.shape[1]] = sheet
+    turned = cv2.getRotationMatrix2D((640, 360), turn * 360 / 256, 1.0)
+    canvas = cv2.warpAffine(canvas, turned, (1280, 720), borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
+    grain = np.random.default_rng(len(data)).normal(0, noise, canvas.shape) if noise else 0
+    return cv2.cvtColor(np.clip(canvas + grain, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+
+
 # Texts
 
 
@@ -1077,6 +1169,7 @@ SURFACES: dict[str, type[Surface]] = {
         Photos,
         CameraStream,
         Videos,
+        Badges,
         Configurations,
         Secrets,
         Commands,

@@ -21,6 +21,7 @@ COUNTS = {
     "photo": 120,
     "camera": 15,
     "video": 60,
+    "badge": 40,
     "config": 100,
     "secrets": 40,
     "command": 60,

@@ -1,0 +1,26 @@
+"""Files that show people."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file, or put a new one in the place of one, that only its owner may read (0600).
+
+    Raises:
+        OSError: it cannot be written; what was there before is left.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            # One that was left behind.
+            os.fchmod(file.fileno(), 0o600)
+            file.write(content)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
