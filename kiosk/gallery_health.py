@@ -251,8 +251,11 @@ class _Matter:
         faces = self.faces[list(members)]
         groups: list[tuple[list[int], float]] = [([0], 1.0)]
         group_of = [0]
+        block = self.faces[:0]
         for number in range(1, len(members)):
-            scores = faces[:number] @ faces[number]
+            if number % _BLOCK == 1:
+                block = faces[number : number + _BLOCK] @ faces[: number + _BLOCK].T
+            scores = block[(number - 1) % _BLOCK, :number]
             best = int(scores.argmax())
             if scores[best] >= same_picture_score:
                 numbers, lowest = groups[group_of[best]]
@@ -293,23 +296,26 @@ def _misfits(matter: _Matter, nearest: _Nearest, limits: Limits) -> Iterator[Fin
 
 def _alike(matter: _Matter, nearest: _Nearest, rule: DecisionRule) -> Iterator[Finding]:
     """Each pair once, with the template that comes nearest to being taken for the other."""
-    pairs: dict[tuple[SubjectId, SubjectId], tuple[float, float, int]] = {}
+    pairs: dict[tuple[SubjectId, SubjectId], tuple[float, float, StoredTemplate]] = {}
     for number, rank, threshold in _reaching(nearest.scores, len(matter.gallery) - 1, rule):
-        subject = matter.rows[number].subject_id
+        row = matter.rows[number]
         other = matter.gallery.subjects[int(nearest.columns[number, rank])]
-        pair = (min(subject, other), max(subject, other))
+        pair = (min(row.subject_id, other), max(row.subject_id, other))
         score = float(nearest.scores[number, rank])
         if pair not in pairs or score - threshold > pairs[pair][0] - pairs[pair][1]:
-            pairs[pair] = (score, threshold, _id(matter.rows[number]))
-    for (one, other), (score, threshold, number) in pairs.items():
-        told = f"scores {score:.3f} with {other}, and {threshold:.3f} is enough to be taken for one another"
+            pairs[pair] = (score, threshold, row)
+    for (one, other), (score, threshold, row) in pairs.items():
+        told = (
+            f"looks like {other}: template {_id(row)} of {row.subject_id} scores {score:.3f} with "
+            f"{other if row.subject_id == one else one}, and {threshold:.3f} is enough to be taken for one another"
+        )
         steps = (
             Step(f"kiosk subjects remove {other}", "they are one person"),
             Step(f"kiosk enroll {one} PHOTO...", "they are two: better photos of both, taken at the door"),
             Step(f"kiosk subjects code {one}", "that does not help (twins): a PIN or badge"),
         )
         figures = {"score": _rounded(score), "threshold": _rounded(threshold)}
-        yield Finding(Issue.ALIKE, one, told, steps, (number,), other, figures)
+        yield Finding(Issue.ALIKE, one, told, steps, (_id(row),), other, figures)
 
 
 def _reaching(scores: Scores, others: int, rule: DecisionRule) -> Iterator[tuple[int, int, float]]:
