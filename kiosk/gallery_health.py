@@ -34,7 +34,7 @@ ENOUGH_TEMPLATES = 3
 CONSENT_DAYS = 30
 """Before its end a consent is told of, as `kiosk check` does."""
 
-# Rows of the similarity matrix at a time: 20 MB with 10,000 subjects.
+# Pictures of one subject that are compared at a time.
 _BLOCK = 512
 
 Figures = Mapping[str, float | int | str | None]
@@ -215,18 +215,7 @@ class _Matter:
 
     def nearest(self) -> _Nearest:
         """Each template searched for among all other subjects, as a stranger's would be."""
-        depth = min(SEARCH_DEPTH, len(self.gallery) - 1)
-        scores, columns = np.empty((len(self.rows), depth), np.float32), np.empty((len(self.rows), depth), np.intp)
-        for start in range(0, len(self.rows) if depth else 0, _BLOCK):
-            part = slice(start, start + _BLOCK)
-            similar = self.faces[part] @ self.gallery.matrix.T
-            similar[np.arange(len(similar)), self.column[part]] = -np.inf
-            best = np.argpartition(similar, -depth, axis=1)[:, -depth:]
-            found = np.take_along_axis(similar, best, axis=1)
-            order = np.argsort(-found, axis=1, kind="stable")
-            scores[part] = np.take_along_axis(found, order, axis=1)
-            columns[part] = np.take_along_axis(best, order, axis=1)
-        return _Nearest(scores, columns)
+        return _Nearest(*self.gallery.search_many(self.faces, self.column, min(SEARCH_DEPTH, len(self.gallery) - 1)))
 
     def own_scores(self) -> Scores:
         """Each template's score with the others of its subject, fused; NaN where there is no other: (n,)."""
