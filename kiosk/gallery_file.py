@@ -46,7 +46,9 @@ _Figure = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, revalidate_instances="always"
+    )
 
 
 class Scrypt(_Record):

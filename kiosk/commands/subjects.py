@@ -13,7 +13,7 @@ import click
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.clock import SystemClock
 from kiosk.codes import Kind, StoredCode
-from kiosk.commands import gallery_audit
+from kiosk.commands import gallery_audit, transfer
 from kiosk.commands.options import DATE, PATH, ask, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
@@ -285,7 +285,7 @@ def remove(
         tell_receipts(config, [receipt], fault)
 
 
-for _subcommand in (gallery_audit.command,):
+for _subcommand in (gallery_audit.command, transfer.export_command, transfer.import_command):
     command.add_command(_subcommand)
 
 

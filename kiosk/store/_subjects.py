@@ -121,7 +121,7 @@ class Subjects(Templates):
         """
         parse_subject_id(subject_id)
         check_name(name)
-        now = _now()
+        now = now_text()
         with self._writing() as db:
             known = rows(db, "SELECT name FROM subjects WHERE id = ?", [subject_id])
             new = not known
@@ -451,7 +451,7 @@ def _erase(db: Database, subject_id: SubjectId) -> dict[str, Any]:
     receipt: dict[str, Any] = {
         "receipt_id": str(uuid.uuid4()),
         "subject_id": subject_id,
-        "erased_at": _now(),
+        "erased_at": now_text(),
         "templates_erased": scalar(db, "SELECT COUNT(*) FROM templates WHERE subject_id = ?", [subject_id]),
         "attendance_kept": scalar(
             db, "SELECT COUNT(*) FROM attendance WHERE subject_id = ? AND corrects IS NULL", [subject_id]
@@ -476,5 +476,5 @@ def _shown(text: str) -> str:
     return ascii(text if len(text) <= 70 else text[:67] + "...")
 
 
-def _now() -> str:
+def now_text() -> str:
     return utc_text(time.time_ns() // 1_000_000)

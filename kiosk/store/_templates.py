@@ -143,12 +143,18 @@ class Templates(AuditLog):
         self, db: Database, subject_id: SubjectId, templates: Sequence[NewTemplate], now: str
     ) -> None:
         """The caller holds the transaction."""
+        self._insert_all(db, [(subject_id, template) for template in templates], now)
+
+    def _insert_all(self, db: Database, templates: Sequence[tuple[SubjectId, NewTemplate]], now: str) -> None:
+        """Of several subjects. The caller holds the transaction."""
         if not templates:
             return
         key = self._sealing_key(db)
-        for template in templates:
+        first: int = scalar(db, "SELECT COALESCE(MAX(id), 0) + 1 FROM templates")
+        inserted = []
+        for number, (subject_id, template) in enumerate(templates, first):
             row: dict[str, Any] = {
-                "id": scalar(db, "SELECT COALESCE(MAX(id), 0) + 1 FROM templates"),
+                "id": number,
                 "subject_id": subject_id,
                 "model_id": template.model_id,
                 "quality": None if template.quality is None else json.dumps(asdict(template.quality)),
@@ -157,11 +163,13 @@ class Templates(AuditLog):
                 "key_id": key.id,
             }
             row["embedding"] = key.seal(_blob(template.embedding), row)
-            db.execute(
-                f"INSERT INTO templates ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",  # noqa: S608 - names from above
-                list(row.values()),
-            )
-            integrity.seal(db, "templates", "id = ?", [row["id"]])
+            inserted.append(row)
+        names = list(inserted[0])
+        db.conn.executemany(
+            f"INSERT INTO templates ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",  # noqa: S608 - names from above
+            [list(row.values()) for row in inserted],
+        )
+        integrity.seal(db, "templates", "id >= ?", [first])
 
     def _sealing_key(self, db: Database) -> Key:
         """The key for something new; made with the first template. The caller holds the store's lock.
