@@ -116,8 +116,8 @@ def check_erased(plan: Plan, header: Header, erasures: Mapping[SubjectId, Erasur
         last = max(erasures[one].at for one in found)
         raise InputError(
             f"{_some(found)} {'was' if len(found) == 1 else 'were'} erased here (last at {last}), and nothing in the "
-            "file shows that they agreed anew since; nothing was imported: --leave-out ID leaves somebody out, --bring-back "
-            "imports all the same, once they have agreed"
+            "file shows that they agreed anew since; nothing was imported: --leave-out ID leaves somebody out, "
+            "--bring-back imports all the same, once they have agreed"
         )
 
 
