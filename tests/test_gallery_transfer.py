@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 from command_line import Kiosk
 from numpy.typing import NDArray
 from runner import assert_one_line_error, dump, enroll_people, run_in_process
+from test_store import ORIGIN, check_in, moment
 
 from kiosk import gallery_file
 from kiosk.biometrics import ModelId, Quality, SubjectId
@@ -28,6 +30,7 @@ from kiosk.codes import Kind
 from kiosk.commands.gallery_audit import look
 from kiosk.config import load
 from kiosk.errors import StoreError
+from kiosk.events import EventType
 from kiosk.gallery_file import open_gallery
 from kiosk.pipeline import build_rule
 from kiosk.store import Action, Consent, NewTemplate, Store
@@ -307,7 +310,7 @@ def test_who_is_here_with_other_templates(a: Home, b: Home) -> None:
     for option in ("--merge", "--replace", "--leave-out"):
         assert option in line
     assert "exclude each other" in b.refuses(file, "--merge", "--replace", code=64)
-    assert b.take(file, "--leave-out", "E1").startswith("2 subjects imported with 4 templates, 2 of them new; 1 were")
+    assert b.take(file, "--leave-out", "E1").startswith("2 subjects imported with 3 templates, 2 of them new; 1 were")
     assert b.templates() == {"E1": 1, "E2": 3, "E3": 1, "E4": 2}
     assert "nobody in the file is called E9" in b.refuses(file, "--leave-out", "E9")
 
@@ -376,8 +379,6 @@ def test_consents_that_do_not_hold(a: Home, b: Home) -> None:
     text = late.read_bytes()
     _, people = open_gallery("x", text, PASSWORD)
     ended = people[0].consent.model_copy(update={"until": yesterday})  # type: ignore[union-attr]
-    from dataclasses import replace
-
     origin = gallery_file.Origin("2026-03-02T08:00:00Z", clock_synchronized=True, site="hq", device="d", kiosk="0")
     late.write_bytes(gallery_file.seal_gallery([replace(people[0], consent=ended)], MODEL, DIM, origin, PASSWORD))
     assert f"the consent of E7 (on {yesterday}) has ended" in b.refuses(late)
@@ -492,8 +493,6 @@ def test_what_fails_half_way_leaves_nothing(a: Home, b: Home, monkeypatch: pytes
 
 
 def test_a_name_that_is_none_is_refused(a: Home, b: Home) -> None:
-    from dataclasses import replace
-
     file, _ = a.export("E1", "E2")
     header, people = open_gallery("x", file.read_bytes(), PASSWORD)
     origin = gallery_file.Origin(header.exported_at, clock_synchronized=True, site="hq", device="d", kiosk="0")
@@ -634,6 +633,10 @@ def test_the_audit_tells_what_is_there_and_what_could_not_be_looked_at(a: Home, 
     misfit = found["misfit", "E5"]
     command = next(step["command"] for step in misfit["steps"] if "--template" in step["command"])
     assert a(*command.split()[1:], "--yes") == f"template {misfit['templates'][0]} of E5 erased; 2 templates left\n"
+    with a.store(writable=False) as store:
+        assert len(store.keys.read().keys) == 1
+        assert (store.audit_rows()[-1].action, store.audit_rows()[-1].subject_id) == (Action.DROP_TEMPLATES, "E5")
+    assert "goes with SUBJECT_ID" in a("subjects", "remove", "--due", "--template", "1", code=64)
     assert "has no template 4711" in a("subjects", "remove", "E5", "--template", "4711", "--yes", code=65)
     assert "misfit" not in {one["issue"] for one in json.loads(a("subjects", "audit", "--json"))["findings"]}
     assert b("subjects", "audit").startswith("0 subjects")
@@ -647,10 +650,6 @@ def test_a_gallery_with_nothing_wrong_is_called_that(b: Home) -> None:
 
 
 def test_who_comes_by_code_only_is_told_where_the_kiosk_was_in_use(b: Home) -> None:
-    from test_store import ORIGIN, check_in, moment
-
-    from kiosk.events import EventType
-
     start = datetime.now(UTC) - timedelta(days=40)
     b.enroll({"face": photos(1), "code": photos(2), "never": photos(3)})
     with b.store() as store, store._writing() as db:

@@ -24,7 +24,7 @@ from kiosk.store import Store, Subject
 
 @click.group("subjects")
 def command() -> None:
-    """List, add, rename, re-enroll or remove people; codes, consent."""
+    """List, add, rename, audit, move or remove people; codes, consent."""
 
 
 @command.command("list")

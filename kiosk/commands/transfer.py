@@ -125,7 +125,9 @@ def export_command(
     "--leave-out", "left_out", multiple=True, metavar="ID", help="Do not import this person; once for each of several."
 )
 @click.option(
-    "--force", is_flag=True, help="Import although a face is enrolled under another id, or looks like nobody's."
+    "--force",
+    is_flag=True,
+    help="Import although a face is enrolled under another id, or is not that of who is here under its id.",
 )
 @click.option("--bring-back", is_flag=True, help="Import also who was erased here and has agreed anew.")
 @json_option
