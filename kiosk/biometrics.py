@@ -158,6 +158,19 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredTemplate(Template):
+    """A template with all that the store has of it.
+
+    ``quality``: its photo's; None where nobody measured it. ``source_sha256``: of the photo's file. ``created_at``:
+    when it was enrolled, here or where it was imported from.
+    """
+
+    quality: Quality | None = None
+    source_sha256: str | None = None
+    created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A subject and its best score (cosine similarity, −1…1) against a probe."""
 

@@ -16,6 +16,9 @@ from kiosk.biometrics import Candidate, Embedding, ModelId, SubjectId, Template
 SEARCH_DEPTH = 11
 """Candidates of a search: the first, and as many again as the threshold's crowd takes in (``kiosk.thresholds``)."""
 
+# Rows of a similarity matrix at a time: 20 MB with 10,000 subjects.
+_BLOCK = 512
+
 
 class Gallery:
     """Immutable; a change of the store builds a new one.
@@ -102,6 +105,29 @@ class Gallery:
         best = np.argpartition(-scores, k - 1)[:k]
         best = best[np.argsort(-scores[best], kind="stable")]
         return tuple(Candidate(self.subjects[i], float(scores[i])) for i in best)
+
+    def search_many(
+        self, probes: NDArray[np.float32], own: NDArray[np.intp], k: int = SEARCH_DEPTH
+    ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """Each probe of (n, embedding_dim) among all subjects but the one in column ``own[i]`` (-1: among all).
+
+        Returns:
+            Scores (n, k), highest first, and the subjects' columns (n, k); fewer where there are fewer subjects. A
+            score of -inf is the own subject's.
+        """
+        depth = min(k, len(self))
+        scores, columns = np.empty((len(probes), depth), np.float32), np.empty((len(probes), depth), np.intp)
+        for start in range(0, len(probes) if depth else 0, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            similar = probes[part] @ self.matrix.T
+            mine = np.flatnonzero(own[part] >= 0)
+            similar[mine, own[part][mine]] = -np.inf
+            best = np.argpartition(similar, -depth, axis=1)[:, -depth:]
+            found = np.take_along_axis(similar, best, axis=1)
+            order = np.argsort(-found, axis=1, kind="stable")
+            scores[part] = np.take_along_axis(found, order, axis=1)
+            columns[part] = np.take_along_axis(best, order, axis=1)
+        return scores, columns
 
     def score(self, subject_id: SubjectId, probe: Embedding) -> float:
         """The score of one subject."""

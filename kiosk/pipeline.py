@@ -40,6 +40,46 @@ _LOWEST_LIVE_SCORE, _HIGHEST_LIVE_SCORE = 0.05, 0.95
 
 
 @dataclass(frozen=True, slots=True)
+class Yardstick:
+    """The scores by which photos are held to show one person, or one moment; no network is loaded to know them.
+
+    ``alignment``: of the crops in use; error rates hold for the crops they were measured with. ``configured_score``:
+    ``match.threshold`` where it is a number; stands in for error rates that nobody has measured.
+    """
+
+    bundle: Bundle
+    alignment: str
+    configured_score: float | None = None
+
+    @property
+    def same_face_score(self) -> float:
+        """Below it two embeddings are of different people, whatever else speaks for one."""
+        return self._comparison_score(_SAME_FACE_FMR)
+
+    @property
+    def same_picture_score(self) -> float:
+        """From it on two photos of a person show nearly the same picture."""
+        return 1 - _SAME_PICTURE_SHARE * (1 - self._comparison_score(_VERIFICATION_FMR))
+
+    def duplicate_rule(self, gallery: Gallery) -> DecisionRule:
+        """By it a new face counts as one that is enrolled already."""
+        score = self._stand_in_score
+        if score is not None:
+            return DecisionRule(score, margin=0.0)
+        search = self.bundle.search_scores()
+        threshold = search.threshold(gallery.subjects_by_templates, _DUPLICATE_FPIR) + gallery.score_shift
+        return DecisionRule(threshold, 0.0, search.crowd_size, search.crowd_weight)
+
+    def _comparison_score(self, fmr: float) -> float:
+        score = self._stand_in_score
+        return self.bundle.verification_threshold(fmr) if score is None else score
+
+    @property
+    def _stand_in_score(self) -> float | None:
+        return None if _measured(self.bundle, self.alignment) else self.configured_score
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """The loaded models, and the scores that decide."""
 
@@ -64,30 +104,21 @@ class Pipeline:
 
     @property
     def same_face_score(self) -> float:
-        """Below it two embeddings are of different people, whatever else speaks for one."""
-        return self._comparison_score(_SAME_FACE_FMR)
+        """As :attr:`Yardstick.same_face_score`."""
+        return self._yardstick.same_face_score
 
     @property
     def same_picture_score(self) -> float:
-        """From it on two photos of a person show nearly the same picture."""
-        return 1 - _SAME_PICTURE_SHARE * (1 - self._comparison_score(_VERIFICATION_FMR))
-
-    def _comparison_score(self, fmr: float) -> float:
-        score = self._stand_in_score
-        return self.bundle.verification_threshold(fmr) if score is None else score
+        """As :attr:`Yardstick.same_picture_score`."""
+        return self._yardstick.same_picture_score
 
     def duplicate_rule(self, gallery: Gallery) -> DecisionRule:
-        """By it a new face counts as one that is enrolled already."""
-        score = self._stand_in_score
-        if score is not None:
-            return DecisionRule(score, margin=0.0)
-        search = self.bundle.search_scores()
-        threshold = search.threshold(gallery.subjects_by_templates, _DUPLICATE_FPIR) + gallery.score_shift
-        return DecisionRule(threshold, 0.0, search.crowd_size, search.crowd_weight)
+        """As :meth:`Yardstick.duplicate_rule`."""
+        return self._yardstick.duplicate_rule(gallery)
 
     @property
-    def _stand_in_score(self) -> float | None:
-        return None if _measured(self.bundle, self.embedder.alignment) else self.configured_score
+    def _yardstick(self) -> Yardstick:
+        return Yardstick(self.bundle, self.embedder.alignment, self.configured_score)
 
 
 def models_folder(config: Config) -> Path:
@@ -175,6 +206,17 @@ def build_pipeline(config: Config) -> Pipeline:
     gates = build_gate(config, PROBE_GATE), build_gate(config, ENROLLMENT_GATE)
     score = None if config.match.threshold == "auto" else config.match.threshold
     return Pipeline(bundle, build_detector(config), build_embedder(config, bundle), *gates, score)
+
+
+def build_yardstick(config: Config, bundle: Bundle) -> Yardstick:
+    """What the pipeline would judge photos by.
+
+    Raises:
+        ConfigError: the threshold is to follow from error rates that nobody has measured.
+    """
+    check_threshold(config, bundle)
+    score = None if config.match.threshold == "auto" else config.match.threshold
+    return Yardstick(bundle, _other_alignment(config) or bundle.manifest.alignment, score)
 
 
 def build_gate(config: Config, measured: QualityGate) -> QualityGate:

@@ -8,6 +8,7 @@ from datetime import date
 
 import click
 
+from kiosk.biometrics import SubjectId
 from kiosk.clock import SystemClock
 from kiosk.commands.options import ask, count, print_json
 from kiosk.commands.stores import open_store
@@ -43,6 +44,25 @@ def remove_due(config: Config, *, yes: bool, as_json: bool) -> None:
     tell_receipts(config, receipts, fault)
     if not due:
         click.echo("nobody is due")
+
+
+def remove_template(config: Config, subject_id: SubjectId, template_id: int, *, yes: bool, as_json: bool) -> None:
+    """Ask, and erase one template; the person stays.
+
+    Raises:
+        InputError: there is no such template, or the answer is no.
+    """
+    if not yes and not ask(f"Erase template {template_id} of {subject_id}? This cannot be undone."):
+        raise InputError(f"template {template_id} of {subject_id} was not removed (--yes removes without asking)")
+    with open_store(config, writable=True) as store:
+        left = store.drop_template(subject_id, template_id)
+        complete = store.purge()
+        fault = store.purge_fault
+    tell_fault(fault)
+    if as_json:
+        print_json({"subject_id": subject_id, "template": template_id, "templates_left": left, "complete": complete})
+        return
+    click.echo(f"template {template_id} of {subject_id} erased; {count(left, 'template')} left")
 
 
 def _show(due: Sequence[Due], today: date) -> None:

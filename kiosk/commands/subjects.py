@@ -14,6 +14,7 @@ import click
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.clock import SystemClock
 from kiosk.codes import Kind, StoredCode
+from kiosk.commands import gallery_audit, transfer
 from kiosk.commands.names import read_name
 from kiosk.commands.options import DATE, PATH, ask, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
@@ -25,7 +26,7 @@ from kiosk.store import Store, Subject
 
 @click.group("subjects")
 def command() -> None:
-    """List, add, rename, re-enroll or remove people; codes, consent."""
+    """List, add, rename, audit, move or remove people; codes, consent."""
 
 
 @command.command("list")
@@ -231,11 +232,24 @@ def reenroll(
     is_flag=True,
     help="Erase everybody who is due: whose consent has ended, or who was not seen for privacy.unseen_days.",
 )
+@click.option(
+    "--template",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Erase only this template of the person (`kiosk subjects show` and `audit` number them).",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @common_options
 def remove(
-    *, subject_id: str | None, due: bool, yes: bool, as_json: bool, config_path: Path | None, verbose: int
+    *,
+    subject_id: str | None,
+    due: bool,
+    template: int | None,
+    yes: bool,
+    as_json: bool,
+    config_path: Path | None,
+    verbose: int,
 ) -> None:
     """Erase a person: name, templates and codes, also from the file's bytes.
 
@@ -244,16 +258,21 @@ def remove(
 
     --due first shows who is due and why; nobody is while the clock is not known to follow a time server (exit code 69).
     """
-    from kiosk.commands.erasure import remove_due, tell_fault, tell_receipts
+    from kiosk.commands.erasure import remove_due, remove_template, tell_fault, tell_receipts
 
     if due == (subject_id is not None):
         raise UsageError("subjects remove: say whom: SUBJECT_ID, or --due for everybody who is due")
+    if due and template is not None:
+        raise UsageError("subjects remove: --template goes with SUBJECT_ID, not with --due")
     config = load(config_path, verbose)
     if subject_id is None:
         remove_due(config, yes=yes, as_json=as_json)
         return
     with open_store(config) as reader:
         subject = find_subject(reader, subject_id)
+    if template is not None:
+        remove_template(config, subject.id, template, yes=yes, as_json=as_json)
+        return
     if not yes:
         _confirm(subject)
     with open_store(config, writable=True) as store:
@@ -263,6 +282,10 @@ def remove(
         print_json(asdict(receipt))
     else:
         tell_receipts(config, [receipt], fault)
+
+
+for _subcommand in (gallery_audit.command, transfer.export_command, transfer.import_command):
+    command.add_command(_subcommand)
 
 
 def _confirm(subject: Subject) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from sqlite_utils import Database
 
 from kiosk import integrity
 from kiosk.biometrics import ModelId
-from kiosk.store._chain import COLUMNS, Action, Actor, append, chain_hash, recorded_head
+from kiosk.store._chain import COLUMNS, Action, Actor, Entry, append, append_all, chain_hash, recorded_head
 from kiosk.store._connection import Connection, rows, time_text
 
 
@@ -155,6 +155,10 @@ class AuditLog(Connection):
     def _log(self, db: Database, action: Action, details: Mapping[str, Any], *, subject_id: str | None = None) -> None:
         """Add a row, in the transaction of the change it tells of."""
         append(db, Actor.present(self.process), action, details, subject_id=subject_id)
+
+    def _log_all(self, db: Database, entries: Sequence[Entry]) -> None:
+        """Add many of one moment."""
+        append_all(db, Actor.present(self.process), entries)
 
 
 @contextlib.contextmanager

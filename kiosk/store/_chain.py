@@ -12,7 +12,7 @@ import json
 import os
 import pwd
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -43,6 +43,8 @@ class Action(StrEnum):
     ADD_EVENT = "add_event"
     VOID_EVENT = "void_event"
     DROP_TEMPLATES = "drop_templates"
+    EXPORT = "export"
+    IMPORT = "import"
     CALIBRATE = "calibrate"
     RESET_CALIBRATION = "reset_calibration"
     INSTALL_MODEL = "install_model"
@@ -74,6 +76,15 @@ class Actor:
         return cls(uid, login, _plain(os.environ.get("SUDO_USER")), process)
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row to be written."""
+
+    action: Action
+    details: Mapping[str, Any]
+    subject_id: str | None = None
+
+
 def append(
     db: Database, actor: Actor, action: Action, details: Mapping[str, Any], *, subject_id: str | None = None
 ) -> None:
@@ -82,43 +93,27 @@ def append(
     What was done to the rows since that end was recorded stays visible: the new row's hash follows from the record, not
     from what the last row says now.
     """
+    append_all(db, actor, [Entry(action, details, subject_id)])
+
+
+def append_all(db: Database, actor: Actor, entries: Sequence[Entry]) -> None:
+    """Add rows of one moment, as :func:`append` does one."""
     last = db.execute("SELECT COALESCE(MAX(seq), 0) FROM audit").fetchone()[0]
     head = recorded_head(db)
-    if head is None:
-        head = _insert(db, actor, Action.END_LOST, "{}", before=(last, _hash_of(db, last)))
-        last = head[0]
-    text = json.dumps(details, sort_keys=True, separators=(",", ":"))
-    _insert(db, actor, action, text, before=(max(head[0], last), head[1]), subject_id=subject_id)
-
-
-def _insert(
-    db: Database,
-    actor: Actor,
-    action: Action,
-    details: str,
-    *,
-    before: tuple[int, str],
-    subject_id: str | None = None,
-) -> tuple[int, str]:
-    """``before``: the number behind which the row is put, and the hash it follows from. Returns the new end."""
-    seq, previous = before
-    values: list[Any] = [
-        seq + 1,
-        utc_text(time.time_ns() // 1_000_000),
-        int(SystemClock().synchronized()),
-        actor.uid,
-        actor.login,
-        actor.sudo_user,
-        actor.process,
-        action.value,
-        subject_id,
-        details,
-    ]
-    values.append(chain_hash(previous, values))
-    db.execute(f"INSERT INTO audit ({COLUMNS}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - our own names
-    integrity.seal(db, "audit", "seq = ?", [seq + 1])
-    record_head(db, seq + 1, values[-1])
-    return seq + 1, values[-1]
+    lost = [] if head is not None else [Entry(Action.END_LOST, {})]
+    seq, previous = (last, _hash_of(db, last)) if head is None else (max(head[0], last), head[1])
+    first, at = seq + 1, [utc_text(time.time_ns() // 1_000_000), int(SystemClock().synchronized())]
+    rows = []
+    for entry in [*lost, *entries]:
+        seq += 1
+        text = json.dumps(entry.details, sort_keys=True, separators=(",", ":"))
+        who = [actor.uid, actor.login, actor.sudo_user, actor.process]
+        values: list[Any] = [seq, *at, *who, entry.action.value, entry.subject_id, text]
+        previous = chain_hash(previous, values)
+        rows.append([*values, previous])
+    db.conn.executemany(f"INSERT INTO audit ({COLUMNS}) VALUES ({', '.join('?' * len(rows[0]))})", rows)  # noqa: S608 - our own names
+    integrity.seal(db, "audit", "seq >= ?", [first])
+    record_head(db, seq, previous)
 
 
 def chain_hash(previous: str, values: Iterable[object]) -> str:

@@ -53,15 +53,20 @@ class History:
         self._last_seqs: dict[str, int] = {row["subject_id"]: row["last"] for row in rows(db, _LAST_SEQS)}
         self._created: dict[str, str] = {row["id"]: row["created_at"] for row in rows(db, _CREATED)}
 
-    def unseen_days(self, subject_id: SubjectId) -> int:
-        """For how many days, at least, the kiosk saw others and not this subject."""
+    def unseen_days(self, subject_id: SubjectId, *, after_seq: int | None = None) -> int:
+        """For how many days, at least, the kiosk saw others and not this subject.
+
+        ``after_seq``: the event of this number is taken for the subject's last; None: its last one of any kind.
+        """
         since = self._since(subject_id)
         if since is None:
             return 0
-        seen_at_seq = self._last_seqs.get(subject_id, 0)
-        days = [date.fromisoformat(day) for day, last in self._days if last > seen_at_seq and day >= since[:10]]
-        steps = ((after - before).days for before, after in pairwise(days))
-        return sum(step for step in steps if step <= IDLE_DAYS)
+        seen_at_seq = self._last_seqs.get(subject_id, 0) if after_seq is None else after_seq
+        return _counted(day for day, last in self._days if last > seen_at_seq and day >= since[:10])
+
+    def watched_days(self) -> int:
+        """For how many days the log tells that the kiosk was in use; nobody can be found unseen for longer."""
+        return _counted(day for day, _ in self._days)
 
     def _since(self, subject_id: SubjectId) -> str | None:
         """The latest enrollment, consent or restore (UTC); None: nothing tells when that was."""
@@ -101,6 +106,12 @@ def due_state(db: Database, subject_id: SubjectId) -> tuple[object, ...]:
         scalar(db, "SELECT MAX(id) FROM templates WHERE subject_id = ?", [subject_id]),
         scalar(db, "SELECT MAX(seq) FROM audit WHERE CAST(subject_id AS BLOB) = CAST(? AS BLOB)", [subject_id]),
     )
+
+
+def _counted(days: Iterable[str]) -> int:
+    """From the first of these days to the last, without the pauses that were too long."""
+    steps = ((after - before).days for before, after in pairwise(map(date.fromisoformat, days)))
+    return sum(step for step in steps if step <= IDLE_DAYS)
 
 
 def _contacts(audit: Iterable[AuditRow]) -> tuple[dict[str, str | None], str | None, str | None]:

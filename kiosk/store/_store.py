@@ -23,11 +23,12 @@ from kiosk.store._files import free_bytes
 from kiosk.store._keys import KeyFile
 from kiosk.store._limits import DEFAULT_LIMITS, WARN_SHARE, Limits, StoreCondition
 from kiosk.store._manual import ManualEntries
+from kiosk.store._recognitions import Recognitions
 from kiosk.store._rejections import Rejections
-from kiosk.store._subjects import Subjects
+from kiosk.store._transfers import Transfers
 
 
-class Store(Subjects, ManualEntries, Rejections, Calibrations, CorrectionsTable, Age, Codes, AuditLog):
+class Store(Transfers, ManualEntries, Recognitions, Rejections, Calibrations, CorrectionsTable, Age, Codes, AuditLog):
     """Thread-safe. Open it with :meth:`open`; use it as a context manager or call :meth:`close`."""
 
     @classmethod

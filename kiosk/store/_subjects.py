@@ -124,7 +124,7 @@ class Subjects(Templates):
         """
         parse_subject_id(subject_id)
         check_name(name)
-        now = _now()
+        now = now_text()
         with self._writing() as db:
             if verify is not None:
                 verify()
@@ -414,6 +414,25 @@ class Subjects(Templates):
                 self._log(db, Action.DROP_TEMPLATES, {"kept": model_id, "dropped": dropped})
         return dropped
 
+    def drop_template(self, subject_id: str, template_id: int) -> int:
+        """Erase one template from the bytes of the database; how many the subject has left, over all models.
+
+        It is gone from the write-ahead log and the backups, too, once :meth:`purge` has returned True.
+
+        Raises:
+            InputError: the subject has no template of that number.
+        """
+        with self._writing() as db:
+            where, params = "id = ? AND subject_id = ?", [template_id, subject_id]
+            model_id = scalar(db, f"SELECT model_id FROM templates WHERE {where}", params)  # noqa: S608
+            if model_id is None:
+                raise InputError(
+                    f"{subject_id} has no template {template_id}; `kiosk subjects show {subject_id}` numbers them"
+                )
+            delete_templates(db, where, params)
+            self._log(db, Action.DROP_TEMPLATES, {"dropped": {model_id: 1}}, subject_id=subject_id)
+            return int(scalar(db, "SELECT COUNT(*) FROM templates WHERE subject_id = ?", [subject_id]))
+
     def template_infos(self, subject_id: str) -> list[TemplateInfo]:
         found = self._rows(
             "SELECT id, model_id, created_at, quality, source_sha256 FROM templates WHERE subject_id = ? ORDER BY id",
@@ -474,5 +493,5 @@ def _shown(text: str) -> str:
     return ascii(text if len(text) <= 70 else text[:67] + "...")
 
 
-def _now() -> str:
+def now_text() -> str:
     return utc_text(time.time_ns() // 1_000_000)

@@ -12,14 +12,14 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from sqlite_utils import Database
 
 from kiosk import integrity
-from kiosk.biometrics import Embedding, ModelId, Quality, SubjectId, Template
+from kiosk.biometrics import Embedding, ModelId, Quality, StoredTemplate, SubjectId, Template
 from kiosk.errors import KeyFileError, StoreError
 from kiosk.store._audit import AuditLog
 from kiosk.store._connection import rows, scalar
@@ -36,12 +36,16 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class NewTemplate:
-    """An embedding to be stored, with how good its photo was and which photo it was."""
+    """An embedding to be stored, with how good its photo was and which photo it was.
+
+    ``created_at``: when it was enrolled, where that was elsewhere; None: now.
+    """
 
     model_id: ModelId
     embedding: Embedding
     quality: Quality | None = None
     source_sha256: str | None = None
+    created_at: str | None = None
 
 
 class RefusedTemplatesError(KeyFileError):
@@ -75,6 +79,34 @@ class Templates(AuditLog):
             Template(SubjectId(row["subject_id"]), ModelId(row["model_id"]), _embedding(embedding))
             for row, embedding in found
         ]
+
+    def stored_templates(self) -> tuple[list[StoredTemplate], dict[SubjectId, list[int]]]:
+        """All templates of all models with all there is to know of each; and the numbers of those of each subject that
+        are damaged or cannot be decrypted.
+
+        Raises:
+            KeyFileError: their key cannot be had.
+        """
+        there = self._rows("SELECT id, CAST(subject_id AS BLOB) AS subject_id FROM templates ORDER BY id")
+        found, _ = self._unsealed("TRUE", [])
+        readable = {row["id"] for row, _ in found}
+        unreadable: dict[SubjectId, list[int]] = {}
+        for row in there:
+            if row["id"] not in readable:
+                subject_id = SubjectId(bytes(row["subject_id"]).decode("utf-8", "backslashreplace"))
+                unreadable.setdefault(subject_id, []).append(row["id"])
+        return [
+            StoredTemplate(
+                SubjectId(row["subject_id"]),
+                ModelId(row["model_id"]),
+                _embedding(embedding),
+                row["id"],
+                _quality(row["quality"]),
+                row["source_sha256"],
+                row["created_at"],
+            )
+            for row, embedding in found
+        ], unreadable
 
     def damaged_templates(self) -> list[str]:
         """Whose templates are not as they were enrolled; an id may be damaged itself."""
@@ -119,25 +151,33 @@ class Templates(AuditLog):
         self, db: Database, subject_id: SubjectId, templates: Sequence[NewTemplate], now: str
     ) -> None:
         """The caller holds the transaction."""
+        self._insert_all(db, [(subject_id, template) for template in templates], now)
+
+    def _insert_all(self, db: Database, templates: Sequence[tuple[SubjectId, NewTemplate]], now: str) -> None:
+        """Of several subjects. The caller holds the transaction."""
         if not templates:
             return
         key = self._sealing_key(db)
-        for template in templates:
+        first: int = scalar(db, "SELECT COALESCE(MAX(id), 0) + 1 FROM templates")
+        inserted = []
+        for number, (subject_id, template) in enumerate(templates, first):
             row: dict[str, Any] = {
-                "id": scalar(db, "SELECT COALESCE(MAX(id), 0) + 1 FROM templates"),
+                "id": number,
                 "subject_id": subject_id,
                 "model_id": template.model_id,
                 "quality": None if template.quality is None else json.dumps(asdict(template.quality)),
                 "source_sha256": template.source_sha256,
-                "created_at": now,
+                "created_at": template.created_at or now,
                 "key_id": key.id,
             }
             row["embedding"] = key.seal(_blob(template.embedding), row)
-            db.execute(
-                f"INSERT INTO templates ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",  # noqa: S608 - names from above
-                list(row.values()),
-            )
-            integrity.seal(db, "templates", "id = ?", [row["id"]])
+            inserted.append(row)
+        names = list(inserted[0])
+        db.conn.executemany(
+            f"INSERT INTO templates ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",  # noqa: S608 - names from above
+            [list(row.values()) for row in inserted],
+        )
+        integrity.seal(db, "templates", "id >= ?", [first])
 
     def _sealing_key(self, db: Database) -> Key:
         """The key for something new; made with the first template. The caller holds the store's lock.
@@ -316,6 +356,17 @@ def _blob(embedding: Embedding) -> bytes:
     if embedding.ndim != 1 or not np.isfinite(embedding).all():
         raise ValueError(f"not an embedding: shape {embedding.shape}")
     return embedding.astype("<f4").tobytes()
+
+
+def _quality(text: str | None) -> Quality | None:
+    """What a version measured, as far as this one knows it; None where it measured nothing that can be compared."""
+    known = {field.name for field in fields(Quality)}
+    figures = {name: value for name, value in json.loads(text or "{}").items() if name in known}
+    # Before there was a contrast, sharpness had another scale.
+    if figures.get("contrast") is None:
+        return None
+    # Judged by whoever asks, by the limits of today.
+    return Quality(**{**figures, "failure": None})
 
 
 def _embedding(blob: bytes) -> Embedding:
