@@ -33,7 +33,9 @@ from kiosk.errors import (
     PermissionDeniedError,
     StoreError,
 )
+from kiosk.events import HEALTH, Topics, utc_text
 from kiosk.gallery import Readiness
+from kiosk.health import trial_health
 from kiosk.hosts import is_loopback
 from kiosk.mqtt import BrokerSettings, check_broker
 from kiosk.pipeline import (
@@ -81,8 +83,9 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
 
     Tries config, model, detector, camera, key (of the templates), store, backups, outbox, broker, clock, pad
     (presentation attack detection) and code (the second way in), one line each; of disk, restore, consent and erasure
-    (who is due) it tells where there is something to tell. Exit code 0: the kiosk would run and the broker answers it.
-    Warnings do not count against it: events that the broker does not take are one.
+    (who is due) it tells where there is something to tell. Exit code 0: the kiosk would run and the broker takes what
+    it says: it gets a health document that tells what it is for, and no event. Warnings do not count against it: events
+    that wait are one.
     """
     findings = list(_examine(config_path, verbose))
     failed = [finding for finding in findings if finding.status is Status.FAIL]
@@ -210,10 +213,18 @@ class Doctor:
             return
         settings = broker_settings(self._config)
         signed = event_signer(self._config) is not None
-        problem = check_broker(settings)
+        problem = check_broker(settings, self._trial())
         if problem is not None:
             raise BrokerError(problem)
         yield _describe_connection(settings, signed=signed)
+
+    def _trial(self) -> tuple[str, bytes]:
+        """A topic of this kiosk and what to say there: the broker's rules refuse it as they would an event."""
+        device, clock = self._config.device, SystemClock()
+        document = trial_health(
+            device.site, device.id, at=utc_text(clock.utc_ms()), clock_synchronized=clock.synchronized()
+        )
+        return Topics(self._config.mqtt.topic_root, device.site, device.id).below(HEALTH), document.encode()
 
     def _check_clock(self) -> Iterator[Finding]:
         if SystemClock().synchronized():
