@@ -94,6 +94,8 @@ NOTED = "noted"
 """Mark: the settings and the model that the daemon last noted in the audit log."""
 STALE_KEYS = "stale_keys"
 """Mark: ``key_ids`` that sealed templates which have been erased since. There while keys or copies are left to drop."""
+COPY = "copy"
+"""Mark: ``taken_at``; this file is a backup, and no store that goes on. A restore takes it away."""
 CODE_FAILURES = "code_failures"
 """Mark: the last wrong codes, each with the number it was for and when, by the clock of which boot."""
 

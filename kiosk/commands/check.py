@@ -95,7 +95,7 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
         for finding in findings:
             click.echo(f"{finding.status.upper():<4}  {finding.name:<9}  {finding.message}")
     if failed:
-        click.echo(f"kiosk: not ready: {', '.join(finding.name for finding in failed)} failed", err=True)
+        click.echo(f"kiosk: not ready: {', '.join(dict.fromkeys(finding.name for finding in failed))} failed", err=True)
         ctx.exit(failed[0].exit_code)
 
 
@@ -103,8 +103,8 @@ def _examine(config_path: Path | None, verbose: int) -> Iterator[Finding]:
     try:
         config = load(config_path, verbose)
     except ConfigError as error:
-        message = "; ".join(str(error).splitlines())
-        yield Finding("config", Status.FAIL, message, error.exit_code)
+        for problem in str(error).splitlines():
+            yield Finding("config", Status.FAIL, problem, error.exit_code)
         return
     yield Finding("config", Status.OK, f"{config.device.site}/{config.device.id}, time zone {config.device.timezone}")
     doctor = Doctor(config)
@@ -175,6 +175,9 @@ class Doctor:
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise PermissionDeniedError(f"{path}: cannot be written; run as its owner, or change store.path")
         with open_store(self._config) as store:
+            copied = store.copy_problem()
+            if copied is not None:
+                raise StoreError(copied)
             key = _describe_key(store)
             yield key
             if key.status is not Status.FAIL:
@@ -332,7 +335,12 @@ def _describe_key(store: Store) -> Finding:
         return Finding("key", Status.FAIL, f"{path}: {describe_refused(refused)}", KeyFileError.exit_code)
     if store.keys.open_to_others():
         return Finding("key", Status.WARN, f"{path}: others may read it: chmod 600 {path}")
-    sealed = "sealed with the master key" if ring.wrapped else "not sealed: who has the whole card can use it"
+    if ring.wrapped:
+        sealed = "sealed with the master key"
+    elif store.keys.master_file is not None:
+        sealed = f"will be sealed with {store.keys.master_file} at the next start or enrollment"
+    else:
+        sealed = "not sealed: who has the whole card can use it"
     changing = f"; {len(ring.keys)} keys, a running kiosk drops the old ones" if len(ring.keys) > 1 else ""
     return Finding("key", Status.OK, f"{path}: {sealed}; all templates can be decrypted{changing}")
 

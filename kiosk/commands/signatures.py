@@ -75,10 +75,22 @@ def export(*, config_path: Path | None, verbose: int) -> None:
     type=click.IntRange(1, MAX_SEQ),
     help="How far the kiosk has come (last_seq of `kiosk outbox list --json`), so that events cut off at the end show.",
 )
+@click.option(
+    "--from-seq",
+    metavar="N",
+    type=click.IntRange(1, MAX_SEQ),
+    help="Begin at this number: the first that was signed, as the kiosk tells, where signing was turned on later.",
+)
 @click.argument("files", nargs=-1, type=PATH)
 @json_option
 def verify(
-    *, keys: tuple[Path, ...], device: str | None, last_seq: int | None, files: tuple[Path, ...], as_json: bool
+    *,
+    keys: tuple[Path, ...],
+    device: str | None,
+    last_seq: int | None,
+    from_seq: int | None,
+    files: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Verify received events: who signed them, and whether any is missing.
 
@@ -90,7 +102,7 @@ def verify(
     """
     if device is not None and re.fullmatch(r"[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,64}", device) is None:
         raise UsageError(f"--device {device!r}: write it like hq/door-1")
-    intake = _Intake(PublicKeys.load(keys), device)
+    intake = _Intake(PublicKeys.load(keys), device, from_seq or 0)
     with ExitStack() as stack:
         for stream in [_open(file, stack) for file in files] or [sys.stdin.buffer]:
             for line in _lines(stream):
@@ -110,7 +122,8 @@ def verify(
 class _Intake:
     """Sorts lines by the kiosk they claim to be of."""
 
-    def __init__(self, keys: PublicKeys, device: str | None) -> None:
+    def __init__(self, keys: PublicKeys, device: str | None, from_seq: int) -> None:
+        self._from_seq = from_seq
         self._keys = keys
         self._device = device
         self._verifiers: dict[str, EventVerifier] = {}
@@ -132,7 +145,15 @@ class _Intake:
             return
         device = f"{event.get('site')}/{event.get('device')}"
         if self._device in {None, device}:
-            self._verifiers.setdefault(device, EventVerifier(self._keys)).take(self._line, event)
+            self._take_from(device, event)
+
+    def _take_from(self, device: str, event: dict[str, Any]) -> None:
+        """Leave out numbers below the first, and what has none (rejected events) as long as only such have come."""
+        seq = event.get("seq")
+        begun = device in self._verifiers
+        if (isinstance(seq, int) and seq < self._from_seq) or (seq is None and self._from_seq and not begun):
+            return
+        self._verifiers.setdefault(device, EventVerifier(self._keys)).take(self._line, event)
 
     def only(self) -> EventVerifier:
         """What became of the one kiosk's events.

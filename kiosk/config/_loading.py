@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,8 +134,26 @@ class _Loading:
         source = _nearest(path, self._variables)
         if source is not None:
             self._complain_of_variable(source, problem)
+            return
+        # A rule about several fields: those that the message names may come from the environment, one or all.
+        named = self._fields_named(path, problem) if detail["type"] == "value_error" else []
+        variables = [self._variables[field] for field in named if field in self._variables]
+        told = f"{_dotted(path)}: {problem}"
+        if variables and path not in self._guides and not any(field in self._document.lines for field in named):
+            self._complain_of_variable(variables[0], told)
+        elif variables:
+            told += f" ({' and '.join(variables)} in the environment)"
+            self._complain_of_file(_nearest(path, self._document.lines), told)
         else:
-            self._complain_of_file(_nearest(path, self._document.lines), f"{_dotted(path)}: {problem}")
+            self._complain_of_file(_nearest(path, self._document.lines), told)
+
+    def _fields_named(self, path: FieldPath, problem: str) -> list[FieldPath]:
+        """Fields that a message about ``path`` names: in full, or of its own section by the last part."""
+        section = path[:-1] if path in self._guides else path
+        words = set(re.findall(r"[a-z_.]+", problem))
+        return [
+            field for field in self._guides if _dotted(field) in words or (field[:-1] == section and field[-1] in words)
+        ]
 
     def _field_path(self, location: Iterable[int | str]) -> FieldPath:
         """Pydantic's location without the names of the union branches it tried."""

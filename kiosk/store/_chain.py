@@ -41,6 +41,7 @@ class Action(StrEnum):
     CODE = "code"
     REMOVE_CODE = "remove_code"
     DROP_TEMPLATES = "drop_templates"
+    REKEY = "rekey"
     CALIBRATE = "calibrate"
     RESET_CALIBRATION = "reset_calibration"
     INSTALL_MODEL = "install_model"

@@ -29,7 +29,7 @@ from kiosk.errors import KioskError, PermissionDeniedError, StoreError, Unavaila
 from kiosk.events import utc_text
 from kiosk.signatures import EventSigner
 from kiosk.store import _mentions
-from kiosk.store._backups import Backups
+from kiosk.store._backups import Backups, is_backup
 from kiosk.store._chain import Process
 from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, free_bytes
@@ -138,6 +138,11 @@ class Connection:
     def _open(self, *, verified: bool = False) -> None:
         if self.path.is_dir():
             raise StoreError(f"{self.path}: this is a folder, not a database file; {_FIX}")
+        if is_backup(self.path):
+            raise StoreError(
+                f"{self.path}: this is a backup, no store, and must stay as it is; copy it elsewhere to look into it, "
+                "to restore it see docs/reliability.md"
+            )
         if self.writable:
             self._open_lock_file()
         elif not self.path.is_file():
@@ -246,6 +251,11 @@ class Connection:
         with self._reading() as db:
             document = integrity.mark(db, integrity.RESTORED)
         return None if document is None else Restored.of(document)
+
+    def copy_problem(self) -> str | None:
+        """That this file is a backup put in place of the store; None where it is a store."""
+        with self._reading() as db:
+            return copy_problem(db, self.path)
 
     @contextlib.contextmanager
     def daemon_lock(self, model_id: str = "") -> Iterator[None]:
@@ -383,6 +393,7 @@ class Connection:
             _mentions.install(db)
             version = migrations.check(db, self.path)
             if self.writable:
+                _refuse_copy(db, self.path)
                 for pragma in (f"PRAGMA page_size = {PAGE_BYTES}", "PRAGMA journal_mode = WAL", *_PRAGMAS):
                     db.execute(pragma)
                 self._upgrade(db, version)
@@ -467,6 +478,24 @@ def scalar(db: Database, sql: str, params: Params = ()) -> Any:  # noqa: ANN401 
     """First column of the first row, None without a row."""
     row = db.conn.execute(sql, params).fetchone()
     return None if row is None else row[0]
+
+
+def _refuse_copy(db: Database, path: Path) -> None:
+    """A backup in place of the store would give out numbers a second time."""
+    problem = copy_problem(db, path)
+    if problem is not None:
+        raise StoreError(problem)
+
+
+def copy_problem(db: Database, path: Path) -> str | None:
+    """That a file is a backup, and how it becomes a store; None where it is a store."""
+    copy = integrity.mark(db, integrity.COPY)
+    if copy is None:
+        return None
+    return (
+        f"{path}: this is a backup of {copy['taken_at']} in place of the store, and would give numbers out again; "
+        f"move it away, and `kiosk run` restores the newest file in {Backups(path).folder} (docs/reliability.md)"
+    )
 
 
 def time_text(moment: datetime | None) -> str | None:
