@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -215,8 +216,11 @@ class Doctor:
             yield Finding("broker", Status.WARN, "mqtt.enabled is false: events are stored and never sent")
             return
         settings = broker_settings(self._config)
-        signed = event_signer(self._config) is not None
-        problem = check_broker(settings, self._trial())
+        with _said("kiosk.credentials") as said:
+            signed = event_signer(self._config) is not None
+            problem = check_broker(settings, self._trial())
+        for text in said:
+            yield Finding("broker", Status.WARN, text)
         if problem is not None:
             raise BrokerError(problem)
         yield _describe_connection(settings, signed=signed)
@@ -263,6 +267,22 @@ class Doctor:
             yield Finding("code", Status.WARN, message)
         else:
             yield Finding("code", Status.OK, f"{message}; {count(len(codes), 'code')}")
+
+
+@contextmanager
+def _said(name: str) -> Iterator[list[str]]:
+    """What a module would log meanwhile, for the table."""
+    texts: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield texts
+    finally:
+        logger.propagate = True
+        logger.removeHandler(handler)
 
 
 def _describe_connection(settings: BrokerSettings, *, signed: bool) -> Finding:

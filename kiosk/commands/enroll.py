@@ -269,6 +269,9 @@ def _check_usage(subject_id: str | None, images: tuple[Path, ...], name: str | N
         raise UsageError("enroll: --from-dir takes ids from the folder names; leave out SUBJECT_ID, IMAGE and --name")
     if folder is None and subject_id is None:
         raise UsageError("enroll: say who: SUBJECT_ID IMAGE..., or --from-dir DIR; see `kiosk enroll --help`")
+    if folder is None and subject_id is not None and is_photo(Path(subject_id)):
+        photos = " ".join(map(str, (subject_id, *images)))
+        raise UsageError(f"enroll: no id given: kiosk enroll ID {photos}")
     if folder is None and not images:
         raise UsageError(f"enroll: no photo given; kiosk enroll {subject_id} PHOTO...")
 

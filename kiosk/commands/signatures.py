@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import click
 
-from kiosk.commands.options import PATH, common_options, count, json_option, load, print_json
+from kiosk.commands.options import PATH, WholeNumber, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
-from kiosk.errors import InputError, OutputError, PermissionDeniedError, UsageError
+from kiosk.errors import InputError, InputPermissionError, OutputError, PermissionDeniedError, UsageError
 from kiosk.events import MAX_SEQ, encode
 from kiosk.signatures import EventSigner, EventVerifier, Finding, PublicKeys, parse_event
 
@@ -72,13 +72,13 @@ def export(*, config_path: Path | None, verbose: int) -> None:
 @click.option(
     "--last-seq",
     metavar="N",
-    type=click.IntRange(1, MAX_SEQ),
+    type=WholeNumber(1, MAX_SEQ),
     help="How far the kiosk has come (last_seq of `kiosk outbox list --json`), so that events cut off at the end show.",
 )
 @click.option(
     "--from-seq",
     metavar="N",
-    type=click.IntRange(1, MAX_SEQ),
+    type=WholeNumber(1, MAX_SEQ),
     help="Begin at this number: the first that was signed, as the kiosk tells, where signing was turned on later.",
 )
 @click.argument("files", nargs=-1, type=PATH)
@@ -175,6 +175,8 @@ class _Intake:
 def _open(file: Path, stack: ExitStack) -> BinaryIO:
     try:
         return stack.enter_context(file.open("rb"))
+    except PermissionError as error:
+        raise InputPermissionError(f"{file}: may not be read by this user; change its permissions") from error
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}") from error
 

@@ -21,7 +21,7 @@ from kiosk.config._fields import (
 )
 from kiosk.config._models import Config
 from kiosk.config._reading import Document, Tree, YamlProblem, parse_document, parse_scalar, shown
-from kiosk.errors import ConfigError
+from kiosk.errors import ConfigError, ConfigPermissionError
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
 
     Raises:
         ConfigError: with every problem, one a line, each with its file and line or its variable.
+        ConfigPermissionError: the file may not be read; nothing else is looked at.
     """
     return _Loading(_find(path, environ)).run(environ)
 
@@ -201,7 +202,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_MAX_READ_BYTES)
     except PermissionError:
-        raise YamlProblem(None, "may not be read by this user; change its owner or permissions") from None
+        raise ConfigPermissionError(f"{path}: may not be read by this user; change its owner or permissions") from None
     except (OSError, ValueError) as error:
         raise YamlProblem(None, f"cannot be read: {getattr(error, 'strerror', None) or 'not a file name'}") from None
 

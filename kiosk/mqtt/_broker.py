@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from kiosk.errors import BrokerError, ConfigError
+from kiosk.errors import BrokerError, ConfigError, ConfigPermissionError
 from kiosk.events import OFFLINE, ONLINE, Topics
 from kiosk.mqtt._problems import refused_write
 from kiosk.mqtt._session import Session
@@ -169,12 +169,17 @@ def check_broker(
     """Try to log in under a client id of its own. None when that works, else the reason in one line.
 
     ``trial``: a full topic and a document to be published there, not retained; that it is refused is a reason, too.
+
+    Raises:
+        ConfigPermissionError: the password may not be read by this user.
     """
     session = Session(settings, f"kiosk-check-{secrets.token_hex(4)}")
     try:
         check_files(settings)
         session.open(timeout_s)
         (receipt,) = [Receipt(Outcome.SENT)] if trial is None else session.publish([trial], timeout_s=timeout_s)
+    except ConfigPermissionError:
+        raise
     except (BrokerError, ConfigError) as error:
         return str(error)
     finally:
