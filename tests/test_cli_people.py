@@ -261,3 +261,17 @@ def test_consent_is_stored_with_its_date(kiosk: Kiosk, samples: Path) -> None:
     dated = kiosk("enroll", "obama", photo, "--consent-date", "2026-03-02")
     assert dated.returncode == 64
     assert "--consent" in assert_one_line_error(dated.stderr)
+
+
+def test_a_new_store_is_told_of_for_its_path_may_be_mistyped(kiosk: Kiosk) -> None:
+    begun = kiosk("subjects", "add", "E1")
+    assert (begun.returncode, begun.stderr) == (0, f"note: a new store was begun: {kiosk.store}\n")
+    assert kiosk("subjects", "add", "E2").stderr == ""
+
+
+def test_events_of_nobody_are_told_of(kiosk: Kiosk) -> None:
+    assert kiosk("subjects", "add", "E1").returncode == 0
+    assert kiosk("events", "--subject", "E1").stderr == ""
+    nobody = kiosk("events", "--subject", "NOPE", "--json")
+    assert json.loads(nobody.stdout) == {"events": []}
+    assert nobody.stderr == "note: nobody NOPE is enrolled, and there is no event of theirs\n"

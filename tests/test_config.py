@@ -471,8 +471,9 @@ def test_file_of_somebody_else(file: Path, unprivileged: Callable[[], None]) -> 
     file.write_text("")
     file.chmod(0)
     unprivileged()
-    with pytest.raises(ConfigError, match=r"config\.yaml: may not be read by this user"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: may not be read by this user") as caught:
         load(file, _NO_ENVIRONMENT)
+    assert caught.value.exit_code == 77
 
 
 @pytest.fixture

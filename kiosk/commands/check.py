@@ -114,6 +114,9 @@ def _examine(config_path: Path | None, verbose: int) -> Iterator[Finding]:
             yield from probe()
         except KioskError as error:
             yield Finding(name, Status.FAIL, str(error), error.exit_code)
+        except PermissionError as error:
+            message = f"{error.filename}: permission denied; run as the user who owns it"
+            yield Finding(name, Status.FAIL, message, PermissionDeniedError.exit_code)
 
 
 class Doctor:

@@ -132,6 +132,8 @@ class Connection:
         """Why the last attempt to take a backup failed, as long as none has succeeded since."""
         self.purge_fault: str | None = None
         """What was in the way of the last attempt to leave no trace of what was erased."""
+        self.created = False
+        """Whether this opening began a new store."""
         self.restored: Restored | None = None
         """What this opening had to restore from a backup."""
 
@@ -365,6 +367,7 @@ class Connection:
             # One that is there is not opened here: closing it would end the locks that an open connection holds.
             if not self.path.exists():
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                self.created = True
             elif not os.access(self.path, os.W_OK, effective_ids=True):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
@@ -537,7 +540,8 @@ def _read_owner(fd: int) -> RunningDaemon:
 
 
 def _os_problem(path: Path, error: OSError) -> KioskError:
-    what = f"{path}: {(error.strerror or str(error)).lower()}; {_FIX}"
+    owner = "run as its owner, or " if error.errno in {errno.EACCES, errno.EPERM} else ""
+    what = f"{path}: {(error.strerror or str(error)).lower()}; {owner}{_FIX}"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return PermissionDeniedError(what)
     return StoreError(what)
@@ -550,7 +554,7 @@ def _code(error: sqlite3.DatabaseError) -> int:
 def _sqlite_problem(path: Path, error: sqlite3.DatabaseError) -> KioskError:
     match _code(error):
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
-            return PermissionDeniedError(f"{path}: {error}; {_FIX}")
+            return PermissionDeniedError(f"{path}: {error}; run as its owner, or {_FIX}")
         case sqlite3.SQLITE_NOTADB:
             return StoreError(f"{path}: this is not an SQLite database; {_FIX}")
         case sqlite3.SQLITE_CORRUPT:
