@@ -49,7 +49,9 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 @cli.command("build")
 @click.argument("name", type=click.Choice(_NAMES))
-@click.option("--weights", type=_PATH, help="Weights file to use instead of a download; for pad, the folder of both.")
+@click.option(
+    "--weights", type=_PATH, help="Weights file to use instead of a download; for pad, the folder with its two files."
+)
 @click.option("--source", help="Which publisher's file to download, e.g. deepface; the first known by default.")
 @click.option("--calibration", type=_PATH, help="Folder of photos with faces, 150 or more.")
 @click.option("--crops", is_flag=True, help="--calibration holds aligned crops of the model's input size: used as is.")

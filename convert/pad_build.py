@@ -26,7 +26,7 @@ from kiosk import __version__
 from kiosk.align import cut_surroundings
 from kiosk.biometrics import Image
 from kiosk.detector import BlazeFaceDetector
-from kiosk.errors import InputError, OutputError
+from kiosk.errors import InputError, OutputError, UnavailableError
 from kiosk.pad import (
     MANIFEST,
     PadBundle,
@@ -92,6 +92,11 @@ NETWORKS = (
     ),
 )
 
+_BY_HAND = (
+    f"pad is made of two files, {' and '.join(network.weights.file for network in NETWORKS)}: fetch both from "
+    f"{(NETWORKS[0].weights.url or '').rpartition('/')[0]}/ into one folder, and give that with --weights"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class PadParity:
@@ -111,8 +116,15 @@ def find_pad_weights(folder: Path | None) -> list[Path]:
         UnavailableError, OutputError: see ``convert.weights.fetch``.
     """
     if folder is None:
-        return [fetch(network.weights, cache_folder()) for network in NETWORKS]
+        try:
+            return [fetch(network.weights, cache_folder()) for network in NETWORKS]
+        except UnavailableError as error:
+            raise UnavailableError(f"{str(error).partition(';')[0]}; {_BY_HAND}") from error
     paths = [folder / network.weights.file for network in NETWORKS]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        what = "is no folder" if not folder.is_dir() else f"{' and '.join(missing)} not in it"
+        raise InputError(f"{folder}: {what}; {_BY_HAND}")
     for path, network in zip(paths, NETWORKS, strict=True):
         if sha256_of(path) != network.weights.sha256:
             raise InputError(f"{path}: SHA-256 is not that of the published file; fetch it again")

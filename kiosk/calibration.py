@@ -142,10 +142,13 @@ def calibrate(
     Raises:
         InputError: too few people or searches to say anything.
     """
-    people = len(set(searches.people))
-    if people < _LEAST_PEOPLE or len(searches.scores) < _LEAST_SEARCHES:
+    people, photos = len(set(searches.people)), len(searches.scores)
+    if people < _LEAST_PEOPLE or photos < _LEAST_SEARCHES:
+        if not people:
+            # So few that none was searched: told are those there are.
+            people, photos = len(gallery), gallery.template_count
         raise InputError(
-            f"{people} people with {len(searches.scores)} photos are too few to calibrate with ({_LEAST_PEOPLE} people "
+            f"{people} people with {photos} photos are too few to calibrate with ({_LEAST_PEOPLE} people "
             f"and {_LEAST_SEARCHES} photos are needed); enroll more, or give photos of others with --strangers"
         )
     rates = _usable_rates(len(searches.scores), search)

@@ -6,9 +6,11 @@ Nothing heavy is imported here: each subcommand's module is loaded only when it 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import importlib
 import os
+import re
 import resource
 import signal
 import sys
@@ -36,7 +38,7 @@ _COMMANDS = {
     "check": ("check", "Check that the kiosk would run; say what to mend."),
     "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),
     "web": (".web.command", "Serve the administration page."),
-    "privacy": ("privacy", "Say what is stored about whom, why and until when."),
+    "privacy": ("privacy", "Say what is stored about whom, why and until when; change the key."),
     "model": ("model", "List, inspect, install or remove model bundles."),
     "demo": ("demo", "See everything work, with nothing set up."),
 }
@@ -159,6 +161,10 @@ def _explain_usage(error: click.ClickException) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError) and isinstance(error.ctx.command, click.Group):
         # Click's message would be the whole help.
         message = f"{error.ctx.info_name}: say what to do: {', '.join(error.ctx.command.list_commands(error.ctx))}"
+    unknown = re.fullmatch(r"No such command '(.{1,64})'", message)
+    if unknown and isinstance(context, click.Context) and isinstance(context.command, click.Group):
+        close = difflib.get_close_matches(unknown[1], context.command.list_commands(context), n=1)
+        message += f". Did you mean {close[0]!r}?" if close else ""
     _complain(f"{message}; see `{path} --help`")
     return _EXIT_USAGE
 

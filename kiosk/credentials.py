@@ -25,7 +25,7 @@ def warn_if_open(path: Path) -> None:
     folder = _folder()
     handed_over = folder is not None and path.resolve().is_relative_to(folder.resolve())
     if path.stat().st_mode & (_CREDENTIAL_READABLE_BY_OTHERS if handed_over else _READABLE_BY_OTHERS):
-        log.warning("%s can be read by other users: chmod 600 it", path)
+        log.warning("%s can be read by other users: chmod 600 %s", path, path)
 
 
 def _folder() -> Path | None:

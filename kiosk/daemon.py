@@ -609,13 +609,16 @@ def open_store_verified(config: Config, signer: EventSigner | None) -> Store:
     Raises:
         StoreError: it is damaged and no backup is good; or it cannot be opened.
     """
-    return Store.open(
+    store = Store.open(
         Path(config.store.path),
         verified=True,
         limits=store_limits(config),
         keys=KeyFile.configured(config.store),
         signer=signer,
     )
+    if store.created:
+        log.info("a new store was begun: %s", store.path)
+    return store
 
 
 def store_limits(config: Config) -> Limits:

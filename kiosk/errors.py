@@ -19,6 +19,12 @@ class InputError(KioskError):
     exit_code = 65
 
 
+class InputPermissionError(InputError):
+    """Input that this user may not read."""
+
+    exit_code = 77
+
+
 class UnavailableError(KioskError):
     """A broker, camera, model or daemon that is needed does not answer."""
 
@@ -59,6 +65,12 @@ class ConfigError(KioskError):
     """The configuration is wrong; the message lists every problem, one a line."""
 
     exit_code = 78
+
+
+class ConfigPermissionError(ConfigError):
+    """The configuration, or a file that it names, may not be read by this user."""
+
+    exit_code = 77
 
 
 class KeyFileError(KioskError):

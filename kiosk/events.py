@@ -352,7 +352,10 @@ class StoreHealth(_Document):
 
 
 class Health(_Document):
-    """How the kiosk is; published every minute and whenever a problem comes or goes. Not retained."""
+    """How the kiosk is; published every minute and whenever a problem comes or goes. Not retained.
+
+    `kiosk check` sends one in which nothing is measured, to see whether the broker takes it; its only problem says so.
+    """
 
     site: Id
     device: Id

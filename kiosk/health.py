@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from kiosk.events import FrameHealth, Health, Problem
+from kiosk.events import CameraHealth, FrameHealth, Health, OutboxHealth, Problem, StoreHealth
 
 _EVERY_S = 60.0
 # A fault that comes and goes must not flood the broker.
@@ -78,6 +78,28 @@ class HealthReporter:
     def answer(self, problems: list[Problem]) -> Health:
         """The document as it would be now, for whoever asks in between."""
         return self._describe(problems, True)
+
+
+def trial_health(site: str, device: str, *, at: str, clock_synchronized: bool) -> Health:
+    """What ``kiosk check`` sends to see whether the broker takes it: valid, with nothing measured, and it says so.
+
+    ``at``: now, as a wire timestamp.
+    """
+    what = "no report of the running kiosk: `kiosk check` tries whether the broker takes what this kiosk says"
+    return Health(
+        site=site,
+        device=device,
+        at=at,
+        uptime_s=0,
+        problems=[Problem(part="broker", what=what)],
+        frames=FrameHealth(processed=0, per_s=None, p50_ms=None, p95_ms=None),
+        camera=CameraHealth(fault=None, reconnects=0, stalls=0, last_frame_age_s=None),
+        store=StoreHealth(fault=None, free_mib=-1, last_backup_at=None, restored=None),
+        outbox=OutboxHealth(pending=0, parked=0, oldest_unsent_at=None, kept_from_seq=None, last_seq=None),
+        clock_synchronized=clock_synchronized,
+        decisions={},
+        temperature_c=None,
+    )
 
 
 def read_temperature_c() -> float | None:

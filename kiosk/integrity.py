@@ -98,6 +98,8 @@ NOTED = "noted"
 STALE_KEYS = "stale_keys"
 """Mark: ``key_ids`` that sealed templates which have been erased since (``*``: nobody knows which did). There while
 keys or copies are left to drop."""
+COPY = "copy"
+"""Mark: ``taken_at``; this file is a backup, and no store that goes on. A restore takes it away."""
 CODE_FAILURES = "code_failures"
 """Mark: the last wrong codes, each with the number it was for and when, by the clock of which boot."""
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kiosk.biometrics import Image
 from kiosk.encoded import MAX_FILE_BYTES, Format, Header, decode, read_header
-from kiosk.errors import InputError
+from kiosk.errors import InputError, InputPermissionError
 from kiosk.opencv import cv2
 
 _USE_ANOTHER = "use a JPEG or PNG photo"
@@ -107,7 +107,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the name") from None
     except PermissionError:
-        raise InputError(f"{path}: may not be read by this user; change its permissions") from None
+        raise InputPermissionError(f"{path}: may not be read by this user; change its permissions") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not a file name'}") from None
     if not data:

@@ -12,7 +12,7 @@ from kiosk.config import Config
 from kiosk.decision import DecisionRule
 from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
 from kiosk.embedder import TfliteEmbedder, embedding_model_id
-from kiosk.errors import ConfigError
+from kiosk.errors import ConfigError, PermissionDeniedError
 from kiosk.gallery import Gallery, Readiness
 from kiosk.guidance import Guide
 from kiosk.pad import TflitePad, find_pad_bundle
@@ -122,8 +122,23 @@ class Pipeline:
 
 
 def models_folder(config: Config) -> Path:
-    """Where installed bundles live: beside the store."""
-    return Path(config.store.path).parent / "models"
+    """Where installed bundles live: beside the store.
+
+    Raises:
+        PermissionDeniedError: this user may not enter the store's folder.
+    """
+    folder = Path(config.store.path).parent
+    try:
+        (folder / "models").stat()
+    except PermissionError:
+        raise PermissionDeniedError(
+            f"{folder}: the store's folder may not be entered by this user; run as its owner, or change store.path "
+            "(KIOSK_STORE__PATH)"
+        ) from None
+    except OSError:
+        # Not there, most of the time; whoever opens it tells.
+        pass
+    return folder / "models"
 
 
 def open_bundle(config: Config) -> Bundle:

@@ -115,10 +115,14 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class ReplayBatch:
-    """The next events of the oldest unanswered wish to have events again; no rows: it is answered."""
+    """The next events of the oldest unanswered wish to have events again; no rows: it is answered.
+
+    ``to_seq``: the last one that is wished for.
+    """
 
     command_id: str
     rows: tuple[OutboxRow, ...]
+    to_seq: int
 
 
 class Outbox(Protocol):

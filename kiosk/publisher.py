@@ -278,7 +278,10 @@ class Publisher:
                 sent += 1  # it cannot be had; go on behind it
                 self._suspect.breaks = 0
         if sent:
-            self._outbox.advance_replay(replay.command_id, replay.rows[sent - 1].seq + 1)
+            last = replay.rows[sent - 1].seq
+            self._outbox.advance_replay(replay.command_id, last + 1)
+            if last >= replay.to_seq:
+                log.info("replay %s: done", replay.command_id)
         if failed is None:
             self._note_progress()
         return failed is None

@@ -272,7 +272,8 @@ def test_text_that_is_no_longer_utf_8_is_told_with_its_row(kiosk: Kiosk, column:
     tamper(kiosk.store, f"UPDATE audit SET {column} = CAST(x'c328' AS TEXT) WHERE seq = 2")  # noqa: S608
     result = kiosk("audit", "verify")
     assert result.returncode == 65
-    assert "row 2 is not as it was written" in assert_one_line_error(result.stderr)
+    assert "on stdout" in assert_one_line_error(result.stderr)
+    assert "row 2 is not as it was written" in result.stdout
     for command in (("audit", "list"), ("audit", "list", "--json"), ("privacy", "report")):
         assert (kiosk(*command).returncode, command) == (0, command)
     json.loads(kiosk("audit", "list", "--json").stdout)
@@ -353,6 +354,41 @@ def test_where_nothing_shows_how_long_the_log_was_that_is_told(old_backup: Path)
         (problem,) = store.verify_audit().problems
         assert (problem.first, problem.last) == (4, 4)
         assert "rows before it may be lost" in problem.what
+
+
+def test_a_known_restore_counts_no_more_and_whatever_is_new_does(old_backup: Path) -> None:
+    tamper(old_backup, "DELETE FROM audit WHERE seq IN (5, 6)", "DROP INDEX templates_by_subject")
+    with Store.open(old_backup, verified=True) as store:
+        noted = store.verify_audit()
+        (lost,) = noted.problems
+        store.rename_subject("E1", "Eve again")
+        verdict = store.verify_audit(noted=noted.head, state=noted.state)
+        assert (verdict.problems, verdict.known) == ((), (lost,))
+        # The head alone, which says nothing about what lies behind a gap, makes nothing known.
+        assert store.verify_audit(noted=noted.head).problems == (lost,)
+        later = verdict.head[0]
+    # One more row taken out beside the gap, which then looks like a longer one.
+    tamper(old_backup, "DELETE FROM audit WHERE seq = 4")
+    with Store.open(old_backup) as store:
+        verdict = store.verify_audit(noted=noted.head, state=noted.state)
+        assert verdict.known == ()
+        assert [(problem.first, problem.last) for problem in verdict.problems] == [(4, 6), (1, noted.head[0])]
+        again = store.verify_audit()
+    tamper(old_backup, f"UPDATE audit SET subject_id = 'E2' WHERE seq = {later}")  # noqa: S608
+    with Store.open(old_backup) as store:
+        (problem,) = store.verify_audit(noted=noted.head).problems[1:]
+        assert problem == AuditProblem(later, later, "is not as it was written")
+        store.rename_subject("E1", "Eve at last")
+        assert store.verify_audit(noted=again.head, state=again.state).problems[1] == problem
+
+
+def test_a_second_restore_is_told_though_the_first_is_known(old_backup: Path) -> None:
+    old_backup.write_bytes(b"")
+    with Store.open(old_backup, verified=True) as store:
+        noted = store.verify_audit()
+    old_backup.write_bytes(b"")
+    with Store.open(old_backup, verified=True) as store:
+        assert store.verify_audit(noted=noted.head, state=noted.state).problems
 
 
 def old_store(path: Path, people: int) -> None:
@@ -501,11 +537,14 @@ def test_verify_names_what_differs_and_fails(home: Kiosk) -> None:
     tamper(home.store, "DELETE FROM audit WHERE seq = 2")
     result = home("audit", "verify", "--json")
     assert result.returncode == 65
-    assert "the audit log is not whole: row 2 is missing" in assert_one_line_error(result.stderr)
+    assert "the audit log is not whole: 1 finding" in assert_one_line_error(result.stderr)
     document = json.loads(result.stdout)
     assert document["whole"] is False
     assert document["problems"] == [{"first": 2, "last": 2, "what": "is missing"}]
-    assert home("audit", "verify").stdout == "row 2 is missing\n"
+    head = document["head"]
+    assert home("audit", "verify").stdout == f"row 2 is missing\nnot whole: 1 row; head {head}\n"
+    known = home("audit", "verify", "--head", head)
+    assert (known.returncode, known.stdout) == (0, f"known: row 2 is missing\nnothing new: 1 row; head {head}\n")
     assert home("audit", "verify", "--head", "nonsense").returncode == 64
     assert home("audit").returncode == 64
 

@@ -266,6 +266,46 @@ def test_a_store_that_is_read_only(home: Kiosk, samples: Path) -> None:
     assert dump(home.store) == before
 
 
+@pytest.mark.parametrize("what", ["photo", "config", "store", "folder"])
+def test_what_this_user_may_not_read_is_77_and_named(home: Kiosk, samples: Path, what: str) -> None:
+    photo = home.folder / "photo.jpg"
+    shutil.copy(samples / "collins.jpg", photo)
+    closed = {"photo": photo, "config": home.config, "store": home.store, "folder": home.folder / "closed"}[what]
+    if what == "folder":
+        closed.mkdir()
+        home.configure(store={"path": str(closed / "kiosk.db")})
+    mode = closed.stat().st_mode
+    closed.chmod(0)
+    try:
+        result = _as_ordinary_user(home, "enroll", "E1", str(photo))
+        assert result.returncode == 77, result.stderr
+        line = assert_one_line_error(result.stderr)
+        assert line.startswith(f"kiosk: {closed}: ")
+        assert "owner" in line or what == "photo"
+    finally:
+        closed.chmod(mode)
+
+
+def test_check_keeps_its_table_where_files_are_closed(home: Kiosk) -> None:
+    closed, password = home.folder / "closed", home.folder / "password"
+    closed.mkdir()
+    password.write_text("x")
+    home.configure(
+        store={"path": str(closed / "kiosk.db")},
+        mqtt={"enabled": True, "username": "door", "password_file": str(password)},
+    )
+    closed.chmod(0)
+    password.chmod(0)
+    result = _as_ordinary_user(home, "check", "--json")
+    closed.chmod(0o700)
+    found = {one["name"]: one for one in json.loads(result.stdout)["checks"]}
+    assert result.returncode == 77
+    for name, path in (("model", closed), ("store", closed / "kiosk.db"), ("broker", password)):
+        assert found[name]["status"] == "fail"
+        assert f"{path}: " in found[name]["message"]
+    assert {"detector", "clock", "pad", "code"} <= found.keys()
+
+
 def _as_ordinary_user(kiosk: Kiosk, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Without root's privilege to write whatever it likes."""
     prefix: list[str] = []

@@ -82,6 +82,10 @@ def test_bad_configuration(healthy: Kiosk) -> None:
     checks = _check(healthy, 78)
     assert checks["config"][0] == "fail"
     assert "prot" in checks["config"][1]
+    healthy.configure(mqtt={"port": 0})
+    told = healthy("check")
+    assert [line.split()[:2] for line in told.stdout.splitlines()] == [["FAIL", "config"]] * 2
+    assert told.stderr == "kiosk: not ready: config failed\n"
 
 
 def test_no_camera(healthy: Kiosk) -> None:
@@ -139,6 +143,12 @@ def test_password_handed_over_by_systemd(healthy: Kiosk, tmp_path: Path) -> None
         other.chmod(0o600)
         healthy.configure(mqtt={"password_file": str(other)})
         assert healthy("check", env={"CREDENTIALS_DIRECTORY": str(credentials)}).returncode == 69
+        # What others may read is a line among the others.
+        other.write_text("right")
+        other.chmod(0o644)
+        told = healthy("check")
+        assert (told.returncode, told.stderr) == (0, "")
+        assert f"WARN  broker     {other} can be read by other users: chmod 600 {other}\n" in told.stdout
 
 
 def test_plaintext_to_another_machine(healthy: Kiosk, own_address: str) -> None:

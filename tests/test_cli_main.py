@@ -93,6 +93,24 @@ def test_usage_errors_are_one_line_and_64(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["evnts"], "Did you mean 'events'?"),
+        (["subjects", "lst"], "Did you mean 'list'?"),
+        (["outbox", "retry", "x"], "'x' is not a valid whole number"),
+        (["calibrate", "--fpir", "x"], "'x' is not a valid number"),
+        (["enroll", "obama.jpg", "biden.jpg"], "no id given: kiosk enroll ID obama.jpg biden.jpg"),
+    ],
+)
+def test_a_mistype_is_told_with_what_was_meant(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, samples: Path
+) -> None:
+    monkeypatch.chdir(samples)
+    assert run_in_process(*arguments) == 64
+    assert told in assert_one_line_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
     ("failure", "code", "text"),
     [
         (InputError("a.jpg: no face found"), 65, "kiosk: a.jpg: no face found\n"),

@@ -297,3 +297,17 @@ def test_on_a_terminal_it_is_asked_for(
         assert run_in_process("subjects", "add", "E1", "--name", "-") == 0
     assert "name:" in capsys.readouterr().err
     assert _listed(kiosk)["E1"]["name"] == "Ada Lovelace"
+
+
+def test_a_new_store_is_told_of_for_its_path_may_be_mistyped(kiosk: Kiosk) -> None:
+    begun = kiosk("subjects", "add", "E1")
+    assert (begun.returncode, begun.stderr) == (0, f"note: a new store was begun: {kiosk.store}\n")
+    assert kiosk("subjects", "add", "E2").stderr == ""
+
+
+def test_events_of_nobody_are_told_of(kiosk: Kiosk) -> None:
+    assert kiosk("subjects", "add", "E1").returncode == 0
+    assert kiosk("events", "--subject", "E1").stderr == ""
+    nobody = kiosk("events", "--subject", "NOPE", "--json")
+    assert json.loads(nobody.stdout) == {"events": []}
+    assert nobody.stderr == "note: nobody NOPE is enrolled, and there is no event of theirs\n"

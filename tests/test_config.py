@@ -282,6 +282,43 @@ attendance: {mode: schedule}
 
 
 @pytest.mark.parametrize(
+    ("content", "environ", "told"),
+    [
+        (
+            "privacy: {unseen_days: 90}\n",
+            {"KIOSK_STORE__RETENTION_DAYS": "60"},
+            r"config\.yaml:1: privacy: unseen_days .* \(KIOSK_STORE__RETENTION_DAYS in the environment\)",
+        ),
+        (
+            "privacy: {require_consent: true}\n",
+            {"KIOSK_STORE__RETENTION_DAYS": "60", "KIOSK_PRIVACY__UNSEEN_DAYS": "90"},
+            r"KIOSK_\w+: privacy: unseen_days \(90\) must be at least 14 less than store\.retention_days \(60\).*",
+        ),
+        (
+            "store: {retention_days: 60}\n",
+            {"KIOSK_PRIVACY__UNSEEN_DAYS": "90"},
+            r"config\.yaml: privacy: unseen_days .* \(KIOSK_PRIVACY__UNSEEN_DAYS in the environment\)",
+        ),
+        (
+            "mqtt: {port: 8883}\n",
+            {"KIOSK_MQTT__TLS__CERT_FILE": "c"},
+            r"config\.yaml:1: mqtt\.tls\.key_file: is needed with cert_file \(KIOSK_MQTT__TLS__CERT_FILE in the .*\)",
+        ),
+        (
+            "mqtt: {username: door, password_file: p}\n",
+            {"KIOSK_MQTT__USERNAME": ""},
+            r"config\.yaml:1: mqtt\.password_file: needs username \(KIOSK_MQTT__USERNAME in the environment\)",
+        ),
+    ],
+)
+def test_a_rule_about_two_fields_names_the_variable(
+    file: Path, content: str, environ: Mapping[str, str], told: str
+) -> None:
+    (problem,) = _problems(file, content, environ)
+    assert re.fullmatch(told, problem), problem
+
+
+@pytest.mark.parametrize(
     ("content", "told"),
     [
         ("mqtt: {port: true}", "not true"),
@@ -542,8 +579,9 @@ def test_file_of_somebody_else(file: Path, unprivileged: Callable[[], None]) -> 
     file.write_text("")
     file.chmod(0)
     unprivileged()
-    with pytest.raises(ConfigError, match=r"config\.yaml: may not be read by this user"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: may not be read by this user") as caught:
         load(file, _NO_ENVIRONMENT)
+    assert caught.value.exit_code == 77
 
 
 @pytest.fixture

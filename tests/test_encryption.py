@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
@@ -10,15 +11,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Kiosk
 from sqlite_utils import Database
 from test_store import ANA, MODEL, OLD, embedding, template
 
 from kiosk import integrity, migrations
 from kiosk.biometrics import SubjectId
-from kiosk.errors import KeyFileError, KeyPermissionError
+from kiosk.errors import KeyFileError, KeyPermissionError, KioskError
 from kiosk.store import KeyFile, Store
 from kiosk.store._damage import find_damage
 from kiosk.store._sealing import BOUND, Key, Refused
@@ -511,3 +514,83 @@ def test_a_master_key_that_cannot_seal_is_told_although_the_key_is_open(filled: 
         with pytest.raises(KeyFileError, match=told):
             KeyFile.of(filled, master_file=master).read()
     assert not KeyFile.of(filled).read().wrapped
+
+
+# --- another key, another master key
+
+
+@pytest.mark.parametrize("sealed_before", [False, True])
+@pytest.mark.parametrize("sealing", [False, True])
+def test_another_secret_seals_a_new_key_and_backups_go_along(
+    filled: Path, master: Path, *, sealed_before: bool, sealing: bool
+) -> None:
+    other = master.with_name("other")
+    other.write_text("b" * 44)
+    keys = KeyFile.of(filled, master_file=master if sealed_before else None)
+    with Store.open(filled, keys=keys) as store:
+        with store.backups.alone():
+            old_backup = store.backups.take().path
+        before = keys.read().current
+        assert store.rekey(other if sealing else None)
+        assert len(who(store)) == PEOPLE
+        assert [row.action for row in store.audit_rows()][-1] == "rekey"
+    ring = KeyFile.of(filled, master_file=other if sealing else None).read()
+    assert (ring.wrapped, len(ring.keys), ring.find(before.id)) == (sealing, 1, None)
+    assert not old_backup.exists()
+    if sealing:
+        with pytest.raises(KeyFileError, match="is not what the key file was sealed with"):
+            KeyFile.of(filled, master_file=master).read()
+    for path in (filled, *filled.parent.glob("backups/*.db")):
+        assert {row["key_id"] for row in sealed(path)} == {ring.current.id}
+    assert before.secret.hex().encode() not in everything(filled.parent)
+
+
+def test_a_secret_that_cannot_seal_changes_nothing(filled: Path, master: Path) -> None:
+    master.write_text("short")
+    with Store.open(filled) as store:
+        before, rows = store.keys.read(), store.audit_rows()
+        with pytest.raises(KeyFileError, match="at least 32 random bytes"):
+            store.rekey(master)
+        assert (store.keys.read(), store.audit_rows()) == (before, rows)
+        assert store.finish_erasures()
+        assert store.keys.read() == before
+
+
+def test_a_change_of_the_secret_that_is_not_on_record_is_taken_back(
+    filled: Path, master: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(filled) as store:
+        before = store.keys.read()
+        write = KeyFile.write
+
+        def spoil_the_commit(*arguments: Any, **options: Any) -> object:
+            ring = write(*arguments, **options)
+            for sql in ("PRAGMA defer_foreign_keys = ON", "UPDATE templates SET subject_id = 'x' WHERE id = 1"):
+                store._database.execute(sql)  # type: ignore[union-attr]
+            monkeypatch.undo()
+            return ring
+
+        monkeypatch.setattr(KeyFile, "write", spoil_the_commit)
+        with pytest.raises(KioskError, match="FOREIGN KEY"):
+            store.rekey(master)
+        assert KeyFile.of(filled).read().keys == before.keys
+        assert len(who(store)) == PEOPLE
+
+
+def test_rekey_tells_what_to_set(kiosk: Kiosk, master: Path) -> None:
+    with Store.open(kiosk.store) as store:
+        enroll(store, range(2))
+    done = kiosk("privacy", "rekey", "--master", master)
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"2 templates with a new key; {kiosk.store}.key is sealed with {master}\n",
+    )
+    assert f"{master} opens the key file: set store.master_key_file" in done.stderr
+    assert kiosk("privacy", "rekey").returncode == 78
+    kiosk.configure(store={"master_key_file": str(master)})
+    assert kiosk("privacy", "rekey", "--unsealed").returncode == 0
+    assert not KeyFile.of(kiosk.store).read().wrapped
+    check = kiosk("check", "--json")
+    (key,) = [one["message"] for one in json.loads(check.stdout)["checks"] if one["name"] == "key"]
+    assert f"will be sealed with {master} at the next start or enrollment" in key
+    assert kiosk("privacy", "rekey", "--unsealed", "--master", master).returncode == 64

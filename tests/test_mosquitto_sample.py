@@ -28,7 +28,7 @@ from test_store import ANA, check_in
 from kiosk.biometrics import Box
 from kiosk.clip import Person, Scene, Walk, write_clip
 from kiosk.clock import SystemClock
-from kiosk.events import ATTENDANCE, Topics
+from kiosk.events import ATTENDANCE, Health, Topics
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls, check_broker
 from kiosk.opencv import cv2
 from kiosk.ports import Command, Message, Outcome
@@ -360,6 +360,39 @@ def test_an_event_the_broker_denies_is_kept_and_reported(door: Kiosk, broker: Sa
     events = [message.json() for message in consumer.on(ATTENDANCE)]
     assert [event["seq"] for event in events][:2] == [1, 2]
     assert events[0]["replayed"]
+
+
+def test_check_finds_that_the_broker_takes_nothing(kiosk: Kiosk, broker: SampleBroker) -> None:
+    """A valid login, for another door: no event has to be risked to find that out."""
+    (kiosk.folder / "mqtt-password").write_text(PASSWORDS["hq/door-2"])
+    kiosk.configure(
+        device={"site": "hq", "id": "door-1"},
+        mqtt={
+            "enabled": True,
+            "host": "localhost",
+            "port": broker.port,
+            "username": "hq/door-2",
+            "tls": {"ca_file": str(broker._folder / "ca.crt")},
+        },
+    )
+
+    def check(**env: str) -> dict[str, str]:
+        result = kiosk("check", "--json", env={"CREDENTIALS_DIRECTORY": str(kiosk.folder), **env})
+        (found,) = [one for one in json.loads(result.stdout)["checks"] if one["name"] == "broker"]
+        return found  # type: ignore[no-any-return]
+
+    with broker.client("attendance", "kiosk/v1/#") as consumer:
+        refused = check()
+        assert refused["status"] == "fail"
+        for word in (DOOR.below("health"), "'hq/door-2'", "Not authorized", "device.site", "mqtt.username", "ACL"):
+            assert word in refused["message"]
+        assert not consumer.messages
+        assert check(KIOSK_DEVICE__ID="door-2")["status"] == "ok"
+        consumer.wait_for("/health")
+    (told,) = consumer.messages
+    assert (told.topic, told.retain) == (NEIGHBOUR.below("health"), False)
+    document = Health.model_validate(told.json())
+    assert [problem.what for problem in document.problems if "kiosk check" in problem.what]
 
 
 def test_commands_that_expired_before_they_were_read_are_not_obeyed(broker: SampleBroker, tmp_path: Path) -> None:

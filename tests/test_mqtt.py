@@ -162,7 +162,9 @@ def test_sent_needs_a_subscriber(tmp_path: Path, start: Starter) -> None:
         assert (message.payload.decode(), message.retain, message.qos) == ("ä", False, 1)
 
 
-def test_denied_by_acl_is_refused(tmp_path: Path, start: Starter, password_file: Path) -> None:
+def test_denied_by_acl_is_refused_and_named_once(
+    tmp_path: Path, start: Starter, password_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     acl = "user kiosk\ntopic write kiosk/v1/hq/door-1/status\n"
     with Mosquitto(tmp_path, users={"kiosk": "s3cret"}, acl=acl) as mosquitto:
         kiosk = start(mosquitto.port, username="kiosk", password_file=password_file)
@@ -170,7 +172,17 @@ def test_denied_by_acl_is_refused(tmp_path: Path, start: Starter, password_file:
         receipt = publish(kiosk, b"{}")
         assert receipt.outcome is Outcome.REFUSED
         assert "Not authorized" in receipt.detail
+        assert "'kiosk'" not in receipt.detail, "what goes into health names no login"
+        publish(kiosk, b"{}")
         assert kiosk.connected
+        mosquitto.set_acl(acl.replace("door-1/status", "door-1/#"))
+        wait_for(lambda: publish(kiosk, b"{}").outcome is Outcome.NO_SUBSCRIBER)
+        mosquitto.set_acl(acl)
+        wait_for(lambda: publish(kiosk, b"{}").outcome is Outcome.REFUSED)
+    told = [record.message for record in caplog.records if "Not authorized" in record.message]
+    assert len(told) == 2
+    for word in ("kiosk/v1/hq/door-1/event/attendance", "'kiosk'", "device.site", "mqtt.username", "ACL"):
+        assert word in told[0]
 
 
 def test_too_large_is_refused_without_breaking_the_connection(tmp_path: Path, start: Starter) -> None:

@@ -240,7 +240,7 @@ def test_file_of_somebody_else(tmp_path: Path, picture: Image) -> None:
     path = _written(tmp_path, "private.jpg", _encoded(".jpg", picture))
     path.chmod(0)
     with _unprivileged():
-        _refused(path, "may not be read")
+        _refused(path, "may not be read", 77)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "bmp"])
@@ -271,11 +271,12 @@ def test_pixel_bomb_costs_nothing(tmp_path: Path, kind: str) -> None:
     assert done.stderr == ""
 
 
-def _refused(path: Path, reason: str) -> None:
+def _refused(path: Path, reason: str, code: int = 65) -> None:
     with pytest.raises(InputError, match=reason) as caught:
         read_photo(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == code
 
 
 @contextmanager

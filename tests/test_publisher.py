@@ -302,6 +302,23 @@ def test_commands_that_are_too_large_make_nobody_deaf(tmp_path: Path, start: Sta
         assert [row[0] for row in dump(tmp_path / "kiosk.db")["replays"]] == ["valid"]
 
 
+def test_the_end_of_a_replay_is_told_wherever_it_ends(
+    tmp_path: Path, start: Starter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "kiosk.publisher")
+    with listening(tmp_path, TOPICS.attendance) as (mosquitto, subscriber):
+        kiosk = start(mosquitto)
+        kiosk.check_in(3)
+        subscriber.wait_for(ATTENDANCE, 3)
+        ask(subscriber, "within", 1, 2)
+        ask(subscriber, "to-the-last", 1, 3)
+        ask(subscriber, "beyond", 1, 9)
+        subscriber.wait_for(ATTENDANCE, 3 + 2 + 3 + 3)
+        wait_for(lambda: kiosk.store.next_replay(1) is None)
+        wait_for(lambda: caplog.text.count(": done") == 3)
+    assert [name for name in ("within", "to-the-last", "beyond") if f"replay {name}: done" not in caplog.text] == []
+
+
 def test_a_replay_goes_on_after_a_restart_and_gives_way_to_what_is_new(tmp_path: Path, start: Starter) -> None:
     with listening(tmp_path, TOPICS.attendance) as (mosquitto, subscriber):
         kiosk = start(mosquitto)

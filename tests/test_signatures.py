@@ -679,6 +679,29 @@ def test_the_last_number_is_told_and_can_be_given(kiosk: Kiosk, public_key: Path
     assert json.loads(verify(cut, "--json")[1])["last_occurred_at"] == "2026-03-02T07:58:13.413Z"
 
 
+def test_verifying_begins_where_signing_was_turned_on(kiosk: Kiosk, public_key: Path) -> None:
+    with Store.open(kiosk.store) as store:
+        store.enroll(ANA, [])
+        check_in(store, 3)
+    with Store.open(kiosk.store, signer=SIGNER) as store:
+        check_in(store, 3)
+    rejected = json.dumps({"event_type": "unknown", "site": "hq", "device": "door-1", "reason": "no_match"}) + "\n"
+    exported = rejected + kiosk("events", "export").stdout
+
+    def verify(lines: str, *options: str) -> tuple[int, dict[str, Any]]:
+        told = kiosk("events", "verify", "--json", "--public-key", public_key, *options, stdin=lines)
+        return told.returncode, json.loads(told.stdout)
+
+    code, document = verify(exported)
+    assert (code, {finding["trouble"] for finding in document["findings"]}) == (65, {"unsigned"})
+    code, document = verify(exported, "--from-seq", "4")
+    assert (code, document["verified"], document["first_seq"]) == (0, 3, 4)
+    # Later than that, what is not signed counts.
+    unsigned = [json.loads(line) for line in exported.splitlines()[5:]]
+    del unsigned[0]["signature"]
+    assert verify("\n".join(map(json.dumps, unsigned)), "--from-seq", "4")[0] == 65
+
+
 def _received(subscriber: Subscriber) -> list[bytes]:
     wait_for(lambda: len(subscriber.on("/event/attendance")) >= 4)
     return [message.payload for message in subscriber.messages if "/event/" in message.topic]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -55,6 +56,50 @@ def test_a_backup_is_the_store_private_and_without_a_log(store: Store) -> None:
     folder = store.path.parent / "backups"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
+
+
+def test_a_backup_in_place_of_the_store_is_refused_and_restored_from_its_folder(store: Store) -> None:
+    backup, path = take(store), store.path
+    told = check_in(store).seq
+    store.close()
+    shutil.copyfile(backup.path, path)
+    for verified in (False, True):
+        with pytest.raises(StoreError, match=r"this is a backup of .* in place of the store") as caught:
+            Store.open(path, verified=verified)
+        assert "\n" not in str(caught.value)
+    with Store.open(path, writable=False) as reader:
+        assert len(reader.subjects()) == 10
+        assert reader.copy_problem() is not None
+    # What the message says.
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    with Store.open(path, verified=True) as restored:
+        assert restored.copy_problem() is None
+        assert check_in(restored).seq > told
+        assert len(restored.templates(MODEL)) == 10
+    with Store.open(path) as again:
+        assert again.copy_problem() is None
+
+
+def test_a_backup_is_not_opened_where_it_lies(store: Store) -> None:
+    backup = take(store)
+    for writable in (False, True):
+        with pytest.raises(StoreError, match="this is a backup, no store"):
+            Store.open(backup.path, writable=writable)
+    assert sorted(file.name for file in backup.path.parent.iterdir()) == [".lock", backup.path.name]
+
+
+def test_on_a_new_card_backups_and_key_are_enough(store: Store, tmp_path: Path) -> None:
+    backup = take(store)
+    told = check_in(store).seq
+    card = tmp_path / "card"
+    (card / "backups").mkdir(parents=True)
+    shutil.copy(backup.path, card / "backups")
+    shutil.copy(store.keys.path, card)
+    with Store.open(card / "kiosk.db", verified=True) as moved:
+        assert len(moved.templates(MODEL)) == 10
+        assert check_in(moved).seq > told
+        assert "restore" in [row.action for row in moved.audit_rows()]
 
 
 def test_a_backup_belongs_to_whom_the_store_belongs_to(store: Store) -> None:

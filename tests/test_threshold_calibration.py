@@ -140,7 +140,12 @@ def test_the_same_searches_give_the_same_figures() -> None:
 
 @pytest.mark.parametrize(
     ("people", "photos", "told"),
-    [(9, 5, "9 people with 45 photos"), (14, 2, "14 people with 28 photos"), (1, 40, "0 people with 0 photos")],
+    [
+        (9, 5, "9 people with 45 photos"),
+        (14, 2, "14 people with 28 photos"),
+        (1, 40, "1 people with 40 photos"),
+        (2, 3, "2 people with 6 photos"),
+    ],
 )
 def test_too_few_to_say_anything(people: int, photos: int, told: str) -> None:
     with pytest.raises(InputError, match=rf"^{told} are too few .* --strangers$") as caught:

@@ -58,42 +58,52 @@ def list_command(
 @command.command("verify")
 @click.option(
     "--head",
-    metavar="SEQ:HASH",
-    help="A head that an earlier run told and that was kept elsewhere: that row must still be there as it was.",
+    metavar="SEQ:HASH[:STATE]",
+    help="A head that an earlier run told and that was kept elsewhere: that row must still be there as it was. With a "
+    "STATE, which is told where the log was not whole, what was wrong then is known: only what is new counts.",
 )
 @json_option
 @common_options
 def verify_command(*, head: str | None, as_json: bool, config_path: Path | None, verbose: int) -> None:
-    """Follow the chain of hashes from the first row to the last.
+    """Follow the chain of hashes from the first row to the last; print the head.
 
-    Exit code 0 only if no row was changed, taken out or cut off, and none lost in a restore; else 65.
+    Exit code 0 only if no row was changed, taken out or cut off, and none lost in a restore; else 65. A restore that
+    lost rows stays told for ever: look into it, note the head that is printed then, and give it to --head from then on.
 
     Whoever may write the store can also write a whole new log. That shows only to those who keep the head this prints
     somewhere else, and give it to --head.
     """
     config = load(config_path, verbose)
-    noted = None if head is None else _parse_head(head)
+    noted, state = (None, "") if head is None else _parse_head(head)
     with open_store(config) as store:
-        verdict = store.verify_audit(noted=noted)
+        verdict = store.verify_audit(noted=noted, state=state)
     if as_json:
         print_json(_verdict_document(verdict))
-    elif not verdict.problems:
-        click.echo(f"whole: {count(verdict.rows, 'row')}; head {_head_text(verdict)}")
+    else:
+        _print_verdict(verdict)
     if verdict.problems:
-        if not as_json:
-            for problem in verdict.problems:
-                click.echo(_describe(problem))
         raise InputError(
-            f"the audit log is not whole: {_describe(verdict.problems[0])}"
-            + (f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else "")
+            f"the audit log is not whole: {count(len(verdict.problems), 'finding')} on stdout; once looked into, they "
+            "are known to `kiosk audit verify --head` with the head told there"
         )
 
 
-def _parse_head(text: str) -> tuple[int, str]:
-    seq, _, digest = text.partition(":")
+def _print_verdict(verdict: AuditVerdict) -> None:
+    for problem in verdict.known:
+        click.echo(f"known: {_describe(problem)}")
+    for problem in verdict.problems:
+        click.echo(_describe(problem))
+    how = "not whole" if verdict.problems else "nothing new" if verdict.known else "whole"
+    click.echo(f"{how}: {count(verdict.rows, 'row')}; head {_head_text(verdict)}")
+
+
+def _parse_head(text: str) -> tuple[tuple[int, str], str]:
+    """Number and hash; the state, empty without one."""
+    seq, _, rest = text.partition(":")
+    digest, _, state = rest.partition(":")
     if not (seq.isascii() and seq.isdigit() and len(seq) <= 15 and digest):
-        raise UsageError(f"{text[:80]!a} is no head: give SEQ:HASH as `kiosk audit verify` told it")
-    return int(seq), digest
+        raise UsageError(f"{text[:80]!a} is no head: give SEQ:HASH[:STATE] as `kiosk audit verify` told it")
+    return (int(seq), digest), state
 
 
 def _line(row: AuditRow, zone: ZoneInfo) -> str:
@@ -122,8 +132,14 @@ def _describe(problem: AuditProblem) -> str:
 
 
 def _head_text(verdict: AuditVerdict) -> str:
-    seq, digest = verdict.head
-    return f"{seq}:{digest}"
+    seq, digest = verdict.head[0], _plain(verdict.head[1])
+    # What is whole is told by the last hash alone.
+    return f"{seq}:{digest}:{verdict.state}" if verdict.problems or verdict.known else f"{seq}:{digest}"
+
+
+def _plain(digest: str) -> str:
+    """A hash, which in a damaged row may be any text."""
+    return digest if digest.isascii() and digest.isalnum() else ("damaged" if digest else "")
 
 
 def _document(row: AuditRow) -> dict[str, Any]:
@@ -132,8 +148,9 @@ def _document(row: AuditRow) -> dict[str, Any]:
 
 def _verdict_document(verdict: AuditVerdict) -> dict[str, Any]:
     return {
-        "whole": not verdict.problems,
+        "whole": not verdict.problems and not verdict.known,
         "rows": verdict.rows,
         "head": _head_text(verdict),
         "problems": [asdict(problem) for problem in verdict.problems],
+        "known": [asdict(problem) for problem in verdict.known],
     }

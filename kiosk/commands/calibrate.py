@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiosk.clock import SystemClock
-from kiosk.commands.options import PATH, common_options, json_option, load, print_json
+from kiosk.commands.options import PATH, Number, WholeNumber, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.errors import ConfigError, InputError, UsageError
@@ -70,7 +70,7 @@ class _Findings:
 @click.command("calibrate")
 @click.option(
     "--fpir",
-    type=click.FloatRange(1e-6, 0.5),
+    type=Number(1e-6, 0.5),
     help="Share of strangers' searches that may name somebody. Default: match.fpir.",
 )
 @click.option(
@@ -80,7 +80,7 @@ class _Findings:
     help="Photos of people who are not enrolled, DIR/*.jpg or DIR/<person>/*.jpg; read, never stored.",
 )
 @click.option(
-    "--events", "events", type=click.IntRange(0), default=100, show_default=True, help="Past events to judge again."
+    "--events", "events", type=WholeNumber(0), default=100, show_default=True, help="Past events to judge again."
 )
 @click.option(
     "--apply", "apply_it", is_flag=True, help="Use the result from now on; the running kiosk follows at once."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -35,7 +36,9 @@ from kiosk.errors import (
     PermissionDeniedError,
     StoreError,
 )
+from kiosk.events import HEALTH, Topics, utc_text
 from kiosk.gallery import Readiness
+from kiosk.health import trial_health
 from kiosk.hosts import is_loopback
 from kiosk.mqtt import BrokerSettings, check_broker
 from kiosk.pipeline import (
@@ -84,7 +87,8 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
     Tries config, model, detector, camera, key (of the templates), store, backups, outbox, broker, clock, pad
     (presentation attack detection), code (the second way in) and web (the page), one line each; of disk, restore,
     consent and erasure (who is due) it tells where there is something to tell. Exit code 0: the kiosk would run and
-    the broker answers it. Warnings do not count against it: events that the broker does not take are one.
+    the broker takes what it says: it gets a health document that tells what it is for, and no event. Warnings do not
+    count against it: events that wait are one.
     """
     findings = list(_examine(config_path, verbose))
     failed = [finding for finding in findings if finding.status is Status.FAIL]
@@ -94,7 +98,7 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
         for finding in findings:
             click.echo(f"{finding.status.upper():<4}  {finding.name:<9}  {finding.message}")
     if failed:
-        click.echo(f"kiosk: not ready: {', '.join(finding.name for finding in failed)} failed", err=True)
+        click.echo(f"kiosk: not ready: {', '.join(dict.fromkeys(finding.name for finding in failed))} failed", err=True)
         ctx.exit(failed[0].exit_code)
 
 
@@ -102,8 +106,8 @@ def _examine(config_path: Path | None, verbose: int) -> Iterator[Finding]:
     try:
         config = load(config_path, verbose)
     except ConfigError as error:
-        message = "; ".join(str(error).splitlines())
-        yield Finding("config", Status.FAIL, message, error.exit_code)
+        for problem in str(error).splitlines():
+            yield Finding("config", Status.FAIL, problem, error.exit_code)
         return
     yield Finding("config", Status.OK, f"{config.device.site}/{config.device.id}, time zone {config.device.timezone}")
     doctor = Doctor(config)
@@ -112,6 +116,9 @@ def _examine(config_path: Path | None, verbose: int) -> Iterator[Finding]:
             yield from probe()
         except KioskError as error:
             yield Finding(name, Status.FAIL, str(error), error.exit_code)
+        except PermissionError as error:
+            message = f"{error.filename}: permission denied; run as the user who owns it"
+            yield Finding(name, Status.FAIL, message, PermissionDeniedError.exit_code)
 
 
 class Doctor:
@@ -175,6 +182,9 @@ class Doctor:
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise PermissionDeniedError(f"{path}: cannot be written; run as its owner, or change store.path")
         with open_store(self._config) as store:
+            copied = store.copy_problem()
+            if copied is not None:
+                raise StoreError(copied)
             key = _describe_key(store)
             yield key
             if key.status is not Status.FAIL:
@@ -212,11 +222,22 @@ class Doctor:
             yield Finding("broker", Status.WARN, "mqtt.enabled is false: events are stored and never sent")
             return
         settings = broker_settings(self._config)
-        signed = event_signer(self._config) is not None
-        problem = check_broker(settings)
+        with _said("kiosk.credentials") as said:
+            signed = event_signer(self._config) is not None
+            problem = check_broker(settings, self._trial())
+        for text in said:
+            yield Finding("broker", Status.WARN, text)
         if problem is not None:
             raise BrokerError(problem)
         yield _describe_connection(settings, signed=signed)
+
+    def _trial(self) -> tuple[str, bytes]:
+        """A topic of this kiosk and what to say there: the broker's rules refuse it as they would an event."""
+        device, clock = self._config.device, SystemClock()
+        document = trial_health(
+            device.site, device.id, at=utc_text(clock.utc_ms()), clock_synchronized=clock.synchronized()
+        )
+        return Topics(self._config.mqtt.topic_root, device.site, device.id).below(HEALTH), document.encode()
 
     def _check_clock(self) -> Iterator[Finding]:
         if SystemClock().synchronized():
@@ -266,6 +287,22 @@ class Doctor:
             f"{settings.address}{protected}{', without TLS: others on the network can read it' if unprotected else ''}"
         )
         yield Finding("web", Status.WARN if unprotected else Status.OK, told)
+
+
+@contextmanager
+def _said(name: str) -> Iterator[list[str]]:
+    """What a module would log meanwhile, for the table."""
+    texts: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield texts
+    finally:
+        logger.propagate = True
+        logger.removeHandler(handler)
 
 
 def _describe_connection(settings: BrokerSettings, *, signed: bool) -> Finding:
@@ -338,7 +375,12 @@ def _describe_key(store: Store) -> Finding:
         return Finding("key", Status.FAIL, f"{path}: {describe_refused(refused)}", KeyFileError.exit_code)
     if store.keys.open_to_others():
         return Finding("key", Status.WARN, f"{path}: others may read it: chmod 600 {path}")
-    sealed = "sealed with the master key" if ring.wrapped else "not sealed: who has the whole card can use it"
+    if ring.wrapped:
+        sealed = "sealed with the master key"
+    elif store.keys.master_file is not None:
+        sealed = f"will be sealed with {store.keys.master_file} at the next start or enrollment"
+    else:
+        sealed = "not sealed: who has the whole card can use it"
     changing = f"; {len(ring.keys)} keys, a running kiosk drops the old ones" if len(ring.keys) > 1 else ""
     return Finding("key", Status.OK, f"{path}: {sealed}; all templates can be decrypted{changing}")
 

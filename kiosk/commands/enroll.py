@@ -28,7 +28,7 @@ from kiosk.enrollment import (
 from kiosk.errors import InputError, UsageError
 from kiosk.gallery import Gallery
 from kiosk.guidance import MAX_SAMPLES
-from kiosk.photo import Photo, load_photo
+from kiosk.photo import Photo, is_photo, load_photo
 from kiosk.pipeline import Pipeline, build_pipeline
 from kiosk.store import Consent, NewTemplate, Store
 
@@ -406,6 +406,9 @@ def _check_usage(
         raise UsageError(
             "enroll: say who: SUBJECT_ID IMAGE..., SUBJECT_ID --camera, or --from-dir DIR; see `kiosk enroll --help`"
         )
+    if folder is None and subject_id is not None and is_photo(Path(subject_id)):
+        photos = " ".join(map(str, (subject_id, *images)))
+        raise UsageError(f"enroll: no id given: kiosk enroll ID {photos}")
     if folder is None and not images and not camera:
         raise UsageError(f"enroll: no photo given; kiosk enroll {subject_id} PHOTO..., or --camera")
 

@@ -102,6 +102,8 @@ def command(
         if follow and since is None:
             rows = rows[-_FOLLOW_SHOWS:]
         printer.print(rows)
+        if wanted is not None and not rows and not _is_known(store, wanted):
+            click.echo(f"note: nobody {wanted} is enrolled, and there is no event of theirs", err=True)
         if follow:
             seen_seq = max(newest_seq, rows[-1].seq if rows else 0)
             _follow(store, printer, seen_seq, until=last, subject=wanted)
@@ -168,6 +170,11 @@ class _Printer:
             doubt = "" if document["clock_synchronized"] else " ?"
             time = f"{local_time(document['occurred_at'], self._zone)}{doubt}"
             click.echo(line(*self._layout.cells(document, time)).rstrip())
+
+
+def _is_known(store: Store, subject_id: str) -> bool:
+    """Whether somebody of this id is enrolled, or has an event of whatever time."""
+    return store.subject(subject_id) is not None or bool(store.attendance(subject=subject_id, limit=1))
 
 
 def _newest_seq(store: Store) -> int:

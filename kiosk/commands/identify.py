@@ -13,7 +13,7 @@ from kiosk.commands.documents import face_document
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.drawing import check_plot_path, contact_sheet, describe, explain_faces, write_image
-from kiosk.errors import InputError
+from kiosk.errors import InputError, InputPermissionError
 from kiosk.photo import read_photo
 from kiosk.pipeline import build_pipeline, build_recognizer
 from kiosk.recognition import Recognizer
@@ -25,7 +25,7 @@ class _Outcome:
 
     path: Path
     reports: tuple[FaceReport, ...] = ()
-    error: str | None = None
+    error: InputError | None = None
     picture: Image | None = None
 
 
@@ -45,7 +45,7 @@ def command(
     """Who is in these photos?
 
     Every face of every photo is searched in the gallery. A photo that cannot be read is reported, the others are
-    done all the same, and the exit code is 65.
+    done all the same, and the exit code is 65 (77 where this user may not read it).
     """
     config = load(config_path, verbose)
     check_plot_path(plot)
@@ -68,7 +68,7 @@ def _examine(path: Path, recognizer: Recognizer, *, draw: bool) -> _Outcome:
     try:
         image = read_photo(path)
     except InputError as error:
-        return _Outcome(path, error=str(error))
+        return _Outcome(path, error=error)
     reports = tuple(recognizer.analyse(image))
     return _Outcome(path, reports, picture=explain_faces(image, reports) if draw else None)
 
@@ -88,19 +88,22 @@ def _print(outcomes: list[_Outcome]) -> None:
             x, y, w, h = report.face.box.rounded()
             margin = "" if report.decision.margin is None else f", margin {report.decision.margin:.2f}"
             threshold = f"threshold {report.decision.threshold:.2f}{margin}"
-            click.echo(f"  {report.decision.verdict}: {describe(report)}  [{threshold}; box {x},{y} {w}x{h}]")
+            words = describe(report)
+            told = words if words.startswith(report.decision.verdict) else f"{report.decision.verdict}: {words}"
+            click.echo(f"  {told}  [{threshold}; box {x},{y} {w}x{h}]")
 
 
 def _complain(outcomes: list[_Outcome]) -> None:
     """One line for all the photos that could not be read, and the exit code."""
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     if errors:
-        raise InputError(" | ".join(errors))
+        kind = InputPermissionError if all(isinstance(error, InputPermissionError) for error in errors) else InputError
+        raise kind(" | ".join(map(str, errors)))
 
 
 def _image_document(outcome: _Outcome) -> dict[str, object]:
     document: dict[str, object] = {"path": str(outcome.path)}
     document["faces"] = [face_document(report) for report in outcome.reports]
     if outcome.error is not None:
-        document["error"] = outcome.error
+        document["error"] = str(outcome.error)
     return document

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+# Whoever opens a file says why it cannot be read, with the exit code for that.
+PATH = click.Path(path_type=Path, readable=False)
 
 
 class _Date(click.DateTime):
@@ -33,6 +34,18 @@ class _Date(click.DateTime):
 
 
 DATE = _Date()
+
+
+class WholeNumber(click.IntRange):
+    """An integer within bounds; the message for what is none says so in words."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """The same for any number."""
+
+    name = "number"
 
 
 def common_options(function: F) -> F:

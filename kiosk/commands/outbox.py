@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from kiosk.commands.options import common_options, count, json_option, load, print_json
+from kiosk.commands.options import WholeNumber, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.commands.times import local_time
 from kiosk.errors import InputError
@@ -47,7 +47,7 @@ def list_command(*, as_json: bool, config_path: Path | None, verbose: int) -> No
 
 
 @command.command("retry")
-@click.argument("seqs", metavar="[SEQ]...", nargs=-1, type=click.IntRange(min=1))
+@click.argument("seqs", metavar="[SEQ]...", nargs=-1, type=WholeNumber(min=1))
 @json_option
 @common_options
 def retry_command(*, seqs: tuple[int, ...], as_json: bool, config_path: Path | None, verbose: int) -> None:

@@ -17,6 +17,7 @@ from kiosk.clock import SystemClock
 from kiosk.codes import StoredCode
 from kiosk.commands.erasure import due_document
 from kiosk.commands.options import common_options, json_option, load, print_json
+from kiosk.commands.rekey import rekey
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
@@ -44,7 +45,10 @@ class _Holding:
 
 @click.group("privacy")
 def command() -> None:
-    """Say what is stored about whom, why and until when."""
+    """Say what is stored about whom, why and until when; change the key of the templates."""
+
+
+command.add_command(rekey)
 
 
 @command.command("report")

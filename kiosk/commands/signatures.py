@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import click
 
-from kiosk.commands.options import PATH, common_options, count, json_option, load, print_json
+from kiosk.commands.options import PATH, WholeNumber, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
-from kiosk.errors import InputError, OutputError, PermissionDeniedError, UsageError
+from kiosk.errors import InputError, InputPermissionError, OutputError, PermissionDeniedError, UsageError
 from kiosk.events import MAX_SEQ, encode, nameless
 from kiosk.signatures import EventSigner, EventVerifier, Finding, PublicKeys, parse_event
 
@@ -75,13 +75,25 @@ def export(*, config_path: Path | None, verbose: int) -> None:
 @click.option(
     "--last-seq",
     metavar="N",
-    type=click.IntRange(1, MAX_SEQ),
+    type=WholeNumber(1, MAX_SEQ),
     help="How far the kiosk has come (last_seq of `kiosk outbox list --json`), so that events cut off at the end show.",
+)
+@click.option(
+    "--from-seq",
+    metavar="N",
+    type=WholeNumber(1, MAX_SEQ),
+    help="Begin at this number: the first that was signed, as the kiosk tells, where signing was turned on later.",
 )
 @click.argument("files", nargs=-1, type=PATH)
 @json_option
 def verify(
-    *, keys: tuple[Path, ...], device: str | None, last_seq: int | None, files: tuple[Path, ...], as_json: bool
+    *,
+    keys: tuple[Path, ...],
+    device: str | None,
+    last_seq: int | None,
+    from_seq: int | None,
+    files: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Verify received events: who signed them, and whether any is missing.
 
@@ -93,7 +105,7 @@ def verify(
     """
     if device is not None and re.fullmatch(f"{_ID}/{_ID}", device) is None:
         raise UsageError(f"--device {device!r}: write it like hq/door-1")
-    intake = _Intake(PublicKeys.load(keys), device)
+    intake = _Intake(PublicKeys.load(keys), device, from_seq or 0)
     with ExitStack() as stack:
         streams = [(str(file), _open(file, stack)) for file in files] or [("standard input", sys.stdin.buffer)]
         for name, stream in streams:
@@ -117,7 +129,8 @@ def verify(
 class _Intake:
     """Sorts lines by the kiosk they claim to be of."""
 
-    def __init__(self, keys: PublicKeys, device: str | None) -> None:
+    def __init__(self, keys: PublicKeys, device: str | None, from_seq: int) -> None:
+        self._from_seq = from_seq
         self._keys = keys
         self._device = device
         self._verifiers: dict[str, EventVerifier] = {}
@@ -141,7 +154,15 @@ class _Intake:
         if device is None:
             self._unreadable.append((self._line, "no event: says of no kiosk (site, device) that it is its"))
         elif self._device in {None, device}:
-            self._verifiers.setdefault(device, EventVerifier(self._keys)).take(self._line, event)
+            self._take_from(device, event)
+
+    def _take_from(self, device: str, event: dict[str, Any]) -> None:
+        """Leave out numbers below the first, and what has none (rejected events) as long as only such have come."""
+        seq = event.get("seq")
+        begun = device in self._verifiers
+        if (type(seq) is int and seq < self._from_seq) or (seq is None and self._from_seq and not begun):
+            return
+        self._verifiers.setdefault(device, EventVerifier(self._keys)).take(self._line, event)
 
     def only(self) -> EventVerifier:
         """What became of the one kiosk's events.
@@ -171,6 +192,8 @@ def _device(event: dict[str, Any]) -> str | None:
 def _open(file: Path, stack: ExitStack) -> BinaryIO:
     try:
         return stack.enter_context(file.open("rb"))
+    except PermissionError as error:
+        raise InputPermissionError(f"{file}: may not be read by this user; change its permissions") from error
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}") from error
 

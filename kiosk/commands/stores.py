@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
+
 from kiosk.config import Config
 from kiosk.errors import KioskError
 from kiosk.signatures import find_signer
@@ -11,13 +13,16 @@ from kiosk.store import KeyFile, Limits, RunningDaemon, Store
 
 
 def open_store(config: Config, *, writable: bool = False) -> Store:
-    """The store; reading commands open it read-only, so that they never wait for the daemon.
+    """The store; reading commands open it read-only, so that they never wait for the daemon. A new one is told.
 
     Raises:
         StoreError: it is missing (when only read), damaged, or of a newer version.
         PermissionDeniedError: it may not be opened.
     """
-    return Store.open(Path(config.store.path), writable=writable, keys=KeyFile.configured(config.store))
+    store = Store.open(Path(config.store.path), writable=writable, keys=KeyFile.configured(config.store))
+    if store.created:
+        click.echo(f"note: a new store was begun: {store.path}", err=True)
+    return store
 
 
 def open_register(config: Config) -> Store:
@@ -37,10 +42,10 @@ def open_register(config: Config) -> Store:
 
 def find_daemon(config: Config) -> RunningDaemon | None:
     """The daemon on this configuration's store, None where there is none or nobody can tell."""
-    if not Path(config.store.path).exists():
-        return None
     try:
+        if not Path(config.store.path).exists():
+            return None
         with open_store(config) as store:
             return store.running_daemon()
-    except KioskError:
+    except (KioskError, PermissionError):
         return None

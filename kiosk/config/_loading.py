@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from kiosk.config._fields import (
 )
 from kiosk.config._models import Config, ListError
 from kiosk.config._reading import Document, Tree, YamlProblem, parse_document, parse_list, parse_scalar, shown
-from kiosk.errors import ConfigError
+from kiosk.errors import ConfigError, ConfigPermissionError
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
 
     Raises:
         ConfigError: with every problem, one a line, each with its file and line or its variable.
+        ConfigPermissionError: the file may not be read; nothing else is looked at.
     """
     return _Loading(_find(path, environ)).run(environ)
 
@@ -137,16 +139,35 @@ class _Loading:
             for place, problem in error.problems:
                 self._complain_of_path((*path, str(place)), problem)
         else:
-            self._complain_of_path(path, self._unknown_key(path) if unknown else self._wrong_value(path, detail))
+            problem = self._unknown_key(path) if unknown else self._wrong_value(path, detail)
+            self._complain_of_path(path, problem, about_several=detail["type"] == "value_error")
 
-    def _complain_of_path(self, path: FieldPath, problem: str) -> None:
+    def _complain_of_path(self, path: FieldPath, problem: str, *, about_several: bool = False) -> None:
         source = _nearest(path, self._variables)
         if source is not None:
             entry = self._guides.get(path[:-1]) or self._guides.get(path[:-2])
             which = "" if entry is None or not entry.entry else f"{_dotted(path)}: "
             self._complain_of_variable(source, which + problem)
+            return
+        # A rule about several fields: those that the message names may come from the environment, one or all.
+        named = self._fields_named(path, problem) if about_several else []
+        variables = [self._variables[field] for field in named if field in self._variables]
+        told = f"{_dotted(path)}: {problem}"
+        if variables and path not in self._guides and not any(field in self._document.lines for field in named):
+            self._complain_of_variable(variables[0], told)
+        elif variables:
+            told += f" ({' and '.join(variables)} in the environment)"
+            self._complain_of_file(_nearest(path, self._document.lines), told)
         else:
-            self._complain_of_file(_nearest(path, self._document.lines), f"{_dotted(path)}: {problem}")
+            self._complain_of_file(_nearest(path, self._document.lines), told)
+
+    def _fields_named(self, path: FieldPath, problem: str) -> list[FieldPath]:
+        """Fields that a message about ``path`` names: in full, or of its own section by the last part."""
+        section = path[:-1] if path in self._guides else path
+        words = set(re.findall(r"[a-z_.]+", problem))
+        return [
+            field for field in self._guides if _dotted(field) in words or (field[:-1] == section and field[-1] in words)
+        ]
 
     def _field_path(self, location: Iterable[int | str]) -> FieldPath:
         """Pydantic's location without the names of the union branches it tried."""
@@ -213,7 +234,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_MAX_READ_BYTES)
     except PermissionError:
-        raise YamlProblem(None, "may not be read by this user; change its owner or permissions") from None
+        raise ConfigPermissionError(f"{path}: may not be read by this user; change its owner or permissions") from None
     except (OSError, ValueError) as error:
         raise YamlProblem(None, f"cannot be read: {getattr(error, 'strerror', None) or 'not a file name'}") from None
 

@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from kiosk.errors import BrokerError, ConfigError
+from kiosk.errors import BrokerError, ConfigError, ConfigPermissionError
 from kiosk.events import OFFLINE, ONLINE, Topics
+from kiosk.mqtt._problems import refused_write
 from kiosk.mqtt._session import Session
 from kiosk.mqtt._settings import BrokerSettings, check_files
 from kiosk.ports import Command, Message, Outcome, Receipt
@@ -54,6 +55,7 @@ class MqttBroker:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._short_lives = 0
+        self._refused: set[str] = set()
         self.last_error: str | None = None
         """Why there is no connection, in words; None while there is one or none was tried yet."""
 
@@ -94,7 +96,18 @@ class MqttBroker:
         if session is None or not self._connected.is_set():
             return [Receipt(Outcome.LOST, "not connected")]
         addressed = [(self._topics.below(message.topic), message.payload) for message in messages]
-        return session.publish(addressed, timeout_s=timeout_s)
+        receipts = session.publish(addressed, timeout_s=timeout_s)
+        for (topic, _), receipt in zip(addressed, receipts, strict=False):
+            self._note_answer(topic, receipt)
+        return receipts
+
+    def _note_answer(self, topic: str, receipt: Receipt) -> None:
+        """The log names a topic that is refused: once, until something goes through again."""
+        if receipt.outcome is Outcome.REFUSED and topic not in self._refused:
+            self._refused.add(topic)
+            log.warning("%s", refused_write(self._settings, topic, receipt.detail))
+        elif receipt.outcome in {Outcome.SENT, Outcome.NO_SUBSCRIBER}:
+            self._refused.discard(topic)
 
     def _run(self) -> None:
         retry_s = _RETRY_MIN_S
@@ -150,14 +163,27 @@ class MqttBroker:
         self.last_error = error
 
 
-def check_broker(settings: BrokerSettings, *, timeout_s: float = _CONNECT_TIMEOUT_S) -> str | None:
-    """Try to log in under a client id of its own. None when that works, else the reason in one line."""
+def check_broker(
+    settings: BrokerSettings, trial: tuple[str, bytes] | None = None, *, timeout_s: float = _CONNECT_TIMEOUT_S
+) -> str | None:
+    """Try to log in under a client id of its own. None when that works, else the reason in one line.
+
+    ``trial``: a full topic and a document to be published there, not retained; that it is refused is a reason, too.
+
+    Raises:
+        ConfigPermissionError: the password may not be read by this user.
+    """
     session = Session(settings, f"kiosk-check-{secrets.token_hex(4)}")
     try:
         check_files(settings)
         session.open(timeout_s)
+        (receipt,) = [Receipt(Outcome.SENT)] if trial is None else session.publish([trial], timeout_s=timeout_s)
+    except ConfigPermissionError:
+        raise
     except (BrokerError, ConfigError) as error:
         return str(error)
     finally:
         session.close()
-    return None
+    if trial is None or receipt.outcome in {Outcome.SENT, Outcome.NO_SUBSCRIBER}:
+        return None
+    return refused_write(settings, trial[0], receipt.detail)

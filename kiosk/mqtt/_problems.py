@@ -13,6 +13,7 @@ from kiosk.mqtt._settings import BrokerSettings, words
 _REFUSES_LOGIN = frozenset({0x86, 0x87, 0x8C})
 """Bad user name or password, not authorized, bad authentication method."""
 _TAKEN_OVER = 0x8E
+_NOT_AUTHORIZED = 0x87
 
 
 def login_problem(settings: BrokerSettings, refusal: ReasonCode | None, *, answered: bool) -> str:
@@ -49,6 +50,18 @@ def connect_problem(settings: BrokerSettings, error: Exception) -> str:
         case _:
             problem = f"{where} cannot be reached: {words(error)}; check mqtt.host, mqtt.port and mqtt.tls"
     return problem
+
+
+def refusal(reason: ReasonCode) -> str:
+    """Why a message was not taken. Goes into ``health``: no login in it."""
+    remedy = "; check device.site, device.id, mqtt.username and the broker's ACL"
+    return f"the broker refuses it: {reason}{remedy if reason.value == _NOT_AUTHORIZED else ''}"
+
+
+def refused_write(settings: BrokerSettings, topic: str, detail: str) -> str:
+    """For this machine: what was refused to whom. ``detail``: of the receipt."""
+    user = "without mqtt.username" if settings.username is None else f"as the user {settings.username!r}"
+    return f"broker {settings.address}: writing to {topic} {user}: {detail}"
 
 
 def end_problem(settings: BrokerSettings, told: ReasonCode | None) -> str:

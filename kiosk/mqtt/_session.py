@@ -19,7 +19,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from kiosk.errors import BrokerError, ConfigError
-from kiosk.mqtt._problems import connect_problem, end_problem, login_problem
+from kiosk.mqtt._problems import connect_problem, end_problem, login_problem, refusal
 from kiosk.mqtt._settings import BrokerSettings, prepared_client
 from kiosk.ports import Command, Outcome, Receipt
 
@@ -255,7 +255,7 @@ def _up_to_gap(mids: Sequence[int], answers: Mapping[int, Receipt], gap: Receipt
 
 def _receipt(reason: ReasonCode) -> Receipt:
     if reason.value >= _FAILURE:
-        return Receipt(Outcome.REFUSED, f"the broker refuses it: {reason}")
+        return Receipt(Outcome.REFUSED, refusal(reason))
     if reason.value == _NO_SUBSCRIBER:
         return Receipt(Outcome.NO_SUBSCRIBER, "nobody subscribes to this topic")
     return Receipt(Outcome.SENT)

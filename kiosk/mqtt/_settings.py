@@ -11,7 +11,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from kiosk.credentials import warn_if_open
-from kiosk.errors import BrokerError, ConfigError
+from kiosk.errors import BrokerError, ConfigError, ConfigPermissionError
 from kiosk.hosts import is_loopback
 
 
@@ -90,6 +90,10 @@ def _password(path: Path | None) -> str | None:
         return None
     try:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except PermissionError as error:
+        raise ConfigPermissionError(
+            f"mqtt.password_file: {path}: may not be read by this user; run as its owner, or give it to this user"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"mqtt.password_file: {path}: {words(error)}") from error
 

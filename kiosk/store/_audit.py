@@ -65,11 +65,18 @@ class AuditProblem:
 
 @dataclass(frozen=True, slots=True)
 class AuditVerdict:
-    """What a look at the whole log found. ``head``: number and hash of the last row, (0, "") without any."""
+    """What a look at the whole log found. ``head``: number and hash of the last row, (0, "") without any; where
+    rows are cut off at the end, the number of the last of them.
+
+    ``state``: a digest of all rows as they are, what is not whole about them included. ``known``: problems that were
+    there when a state was noted.
+    """
 
     rows: int
     head: tuple[int, str]
     problems: tuple[AuditProblem, ...]
+    state: str = ""
+    known: tuple[AuditProblem, ...] = ()
 
 
 class AuditLog(Connection):
@@ -89,10 +96,12 @@ class AuditLog(Connection):
             )
         return [_row(row) for row in found]
 
-    def verify_audit(self, *, noted: tuple[int, str] | None = None) -> AuditVerdict:
+    def verify_audit(self, *, noted: tuple[int, str] | None = None, state: str = "") -> AuditVerdict:
         """Follow the chain from its first row to the head.
 
         ``noted``: number and hash of a row that somebody has kept elsewhere and that must be the same still.
+        ``state``: the digest that was noted with it. If all rows up to that one are as they were then, so is what is
+        not whole about them: it is known.
         """
         with self._reading() as db:
             # One state of both, whoever writes meanwhile.
@@ -101,12 +110,20 @@ class AuditLog(Connection):
                 found, head = self.audit_rows(), recorded_head(db)
             finally:
                 db.execute("COMMIT")
-        last = (found[-1].seq, found[-1].hash) if found else (0, "")
+        last = _end(found, head)
         problems = [*_follow(found, head)]
         # The first state has no row.
-        if noted is not None and noted not in {(0, ""), *((row.seq, row.hash) for row in found)}:
+        known: list[AuditProblem] = []
+        if noted is not None and state:
+            before = [row for row in found if row.seq <= noted[0]]
+            if (_end(before, noted), _state(before)) == (noted, state):
+                known = [problem for problem in problems if problem.last <= noted[0]]
+                problems = [problem for problem in problems if problem.last > noted[0]]
+            else:
+                problems.append(AuditProblem(1, noted[0], "are not as they were when this head was noted"))
+        elif noted is not None and noted not in {(0, ""), *((row.seq, row.hash) for row in found)}:
             problems.append(AuditProblem(noted[0], noted[0], "is not the one whose hash was kept"))
-        return AuditVerdict(len(found), last, tuple(problems))
+        return AuditVerdict(len(found), last, tuple(problems), _state(found), tuple(known))
 
     def note_settings(self, settings: Mapping[str, Any], model_id: ModelId) -> dict[str, Any]:
         """Log what is configured from now on, where it differs from what was noted last.
@@ -190,6 +207,20 @@ def _follow(found: Iterable[AuditRow], head: tuple[int, str] | None) -> Iterator
         yield _missing(seq + 1, head[0], None)
     elif head != (seq, previous):
         yield AuditProblem(seq, seq, f"is not the end that was recorded (row {head[0]})")
+
+
+def _end(found: Sequence[AuditRow], recorded: tuple[int, str] | None) -> tuple[int, str]:
+    """The hash of the last row there is, and its number or the recorded one that is higher: that row was cut off."""
+    seq, digest = (found[-1].seq, found[-1].hash) if found else (0, "")
+    return max(seq, recorded[0] if recorded is not None else 0), digest
+
+
+def _state(found: Iterable[AuditRow]) -> str:
+    """A digest (32 hexadecimal digits) of rows as they are, chained rightly or not."""
+    digest = hashlib.sha256()
+    for row in found:
+        digest.update(json.dumps([*_values(row), row.hash]).encode() + b"\n")
+    return digest.hexdigest()[:32]
 
 
 def _missing(first: int, last: int, after: AuditRow | None) -> AuditProblem:

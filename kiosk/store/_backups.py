@@ -22,6 +22,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from kiosk import integrity
 from kiosk.errors import StoreError
 from kiosk.events import utc_text
 from kiosk.store._damage import find_damage
@@ -56,6 +57,11 @@ class Backup:
     path: Path
     number: int
     taken_at: str
+
+
+def is_backup(path: Path) -> bool:
+    """Whether it lies and is called as a backup does."""
+    return path.parent.name == FOLDER and re.search(r"-\d{6,}-\d{8}T\d{6}Z\.db$", path.name) is not None
 
 
 class Backups:
@@ -216,6 +222,19 @@ def _copy(source: sqlite3.Connection, target: Path) -> None:
 
         source.backup(copy, pages=max(1, _STEP_BYTES // page_bytes), progress=pause)
         source.execute("COMMIT")
+        _mark(copy)
+
+
+def _mark(copy: sqlite3.Connection) -> None:
+    """It is not to be mistaken for the store it was taken of."""
+    db = Database(copy, execute_plugins=False)
+    integrity.install(db)
+    if integrity.mark(db, integrity.SCHEMA) is None:
+        return
+    # Within the one file; back to the store's own way afterwards, for a restore may need its first page.
+    db.execute("PRAGMA journal_mode = DELETE")
+    integrity.set_mark(db, integrity.COPY, {"taken_at": utc_text(time.time_ns() // 1_000_000)})
+    db.execute("PRAGMA journal_mode = WAL")
 
 
 def _written_out(compact: str) -> str:

@@ -45,6 +45,7 @@ class Action(StrEnum):
     DROP_TEMPLATES = "drop_templates"
     EXPORT = "export"
     IMPORT = "import"
+    REKEY = "rekey"
     CALIBRATE = "calibrate"
     RESET_CALIBRATION = "reset_calibration"
     INSTALL_MODEL = "install_model"

@@ -29,7 +29,7 @@ from kiosk.errors import KioskError, PermissionDeniedError, StoreError, Unavaila
 from kiosk.events import utc_text
 from kiosk.signatures import EventSigner
 from kiosk.store import _mentions
-from kiosk.store._backups import Backups
+from kiosk.store._backups import Backups, is_backup
 from kiosk.store._chain import Process
 from kiosk.store._damage import find_damage, one_line
 from kiosk.store._files import beside, free_bytes, link_flag, open_lock
@@ -132,12 +132,19 @@ class Connection:
         """Why the last attempt to take a backup failed, as long as none has succeeded since."""
         self.purge_fault: str | None = None
         """What was in the way of the last attempt to leave no trace of what was erased."""
+        self.created = False
+        """Whether this opening began a new store."""
         self.restored: Restored | None = None
         """What this opening had to restore from a backup."""
 
     def _open(self, *, verified: bool = False) -> None:
         if self.path.is_dir():
             raise StoreError(f"{self.path}: this is a folder, not a database file; {_FIX}")
+        if is_backup(self.path):
+            raise StoreError(
+                f"{self.path}: this is a backup, no store, and must stay as it is; copy it elsewhere to look into it, "
+                "to restore it see docs/reliability.md"
+            )
         if self.writable:
             self._open_lock_file()
         elif not self.path.is_file():
@@ -246,6 +253,11 @@ class Connection:
         with self._reading() as db:
             document = integrity.mark(db, integrity.RESTORED)
         return None if document is None else Restored.of(document)
+
+    def copy_problem(self) -> str | None:
+        """That this file is a backup put in place of the store; None where it is a store."""
+        with self._reading() as db:
+            return copy_problem(db, self.path)
 
     @contextlib.contextmanager
     def daemon_lock(self, model_id: str = "") -> Iterator[None]:
@@ -357,6 +369,7 @@ class Connection:
             # One that is there is not opened here: closing it would end the locks that an open connection holds.
             if not self.path.exists():
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flag, 0o600))
+                self.created = True
             elif not os.access(self.path, os.W_OK, effective_ids=True):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
@@ -385,6 +398,7 @@ class Connection:
             _mentions.install(db)
             version = migrations.check(db, self.path)
             if self.writable:
+                _refuse_copy(db, self.path)
                 for pragma in (f"PRAGMA page_size = {PAGE_BYTES}", "PRAGMA journal_mode = WAL", *_PRAGMAS):
                     db.execute(pragma)
                 self._upgrade(db, version)
@@ -471,6 +485,24 @@ def scalar(db: Database, sql: str, params: Params = ()) -> Any:  # noqa: ANN401 
     return None if row is None else row[0]
 
 
+def _refuse_copy(db: Database, path: Path) -> None:
+    """A backup in place of the store would give out numbers a second time."""
+    problem = copy_problem(db, path)
+    if problem is not None:
+        raise StoreError(problem)
+
+
+def copy_problem(db: Database, path: Path) -> str | None:
+    """That a file is a backup, and how it becomes a store; None where it is a store."""
+    copy = integrity.mark(db, integrity.COPY)
+    if copy is None:
+        return None
+    return (
+        f"{path}: this is a backup of {copy['taken_at']} in place of the store, and would give numbers out again; "
+        f"move it away, and `kiosk run` restores the newest file in {Backups(path).folder} (docs/reliability.md)"
+    )
+
+
 def time_text(moment: datetime | None) -> str | None:
     """As the tables store times, for comparing with them."""
     if moment is None:
@@ -510,7 +542,8 @@ def _read_owner(fd: int) -> RunningDaemon:
 
 
 def _os_problem(path: Path, error: OSError) -> KioskError:
-    what = f"{path}: {(error.strerror or str(error)).lower()}; {_FIX}"
+    owner = "run as its owner, or " if error.errno in {errno.EACCES, errno.EPERM} else ""
+    what = f"{path}: {(error.strerror or str(error)).lower()}; {owner}{_FIX}"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return PermissionDeniedError(what)
     return StoreError(what)
@@ -523,7 +556,7 @@ def _code(error: sqlite3.DatabaseError) -> int:
 def _sqlite_problem(path: Path, error: sqlite3.DatabaseError) -> KioskError:
     match _code(error):
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
-            return PermissionDeniedError(f"{path}: {error}; {_FIX}")
+            return PermissionDeniedError(f"{path}: {error}; run as its owner, or {_FIX}")
         case sqlite3.SQLITE_NOTADB:
             return StoreError(f"{path}: this is not an SQLite database; {_FIX}")
         case sqlite3.SQLITE_CORRUPT:

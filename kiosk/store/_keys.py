@@ -191,7 +191,7 @@ class KeyFile:
         except Refused:
             raise KeyFileError(
                 f"{self.path}: {self.master_file} is not what the key file was sealed with; bring back the "
-                f"one that was, {self._anew()}"
+                f"one that was (`kiosk privacy rekey --master FILE` changes it then), {self._anew()}"
             ) from None
 
     def _anew(self) -> str:

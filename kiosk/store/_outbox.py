@@ -145,7 +145,7 @@ class OutboxTable(Connection):
                 f"{_SELECT} WHERE o.state = 'sent' AND o.seq BETWEEN ? AND ? ORDER BY o.seq LIMIT ?",
                 [command[0]["next_seq"], command[0]["to_seq"], limit],
             )
-        return ReplayBatch(command[0]["command_id"], tuple(self._row(row) for row in found))
+        return ReplayBatch(command[0]["command_id"], tuple(self._row(row) for row in found), command[0]["to_seq"])
 
     def advance_replay(self, command_id: str, next_seq: int | None) -> None:
         with self._writing() as db:

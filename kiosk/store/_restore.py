@@ -204,8 +204,8 @@ def describe_damage(path: Path) -> str | None:
 
 def _no_backup(path: Path, backups: Backups) -> str:
     return (
-        f"there is no good backup in {backups.folder}: move {path.name}* away, and put a copy of yours there, or "
-        f"nothing to start empty"
+        f"there is no good backup in {backups.folder}: move {path.name}* away, and put a backup of yours there, under "
+        f"the name it had, or nothing to start empty"
     )
 
 
@@ -285,6 +285,7 @@ def _prepare(path: Path, keys: KeyFile, problem: str, backup: Backup, signer: Ev
                     taken_for_erased=len(merge.taken_for_erased),
                 )
                 integrity.set_mark(db, integrity.RESTORED, asdict(restored))
+                integrity.clear_mark(db, integrity.COPY)
                 merge.log_restore(restored)
                 db.execute("COMMIT")
         rest = find_damage(unfinished, still=True)

@@ -75,6 +75,26 @@ class Store(Transfers, ManualEntries, Recognitions, Rejections, Calibrations, Co
             if self._give_up_bare_key() or self._adopting():
                 self.finish_erasures()
 
+    def rekey(self, master_file: Path | None) -> bool:
+        """Give the templates a new key, as an erasure does, and seal the key file with this master secret from now on;
+        None: with nothing. False where the old key cannot go yet: :attr:`purge_fault` says why.
+
+        Raises:
+            KeyFileError: there is no key, it cannot be had, or the master secret is of no use.
+            StoreError: it cannot be written.
+        """
+        before = self.keys
+        try:
+            self._begin_rekey(master_file)
+        except KioskError:
+            if self.keys is not before:
+                # Nothing is on record of it: the file is to say again what it said.
+                ring = self.keys.read()
+                before.write(ring.keys, number=ring.number, adopting=ring.adopting)
+                self.keys = before
+            raise
+        return self.finish_erasures()
+
     def gallery(self, model_id: ModelId, *, today: date | None = None) -> Gallery:
         """All subjects with templates of this model, and what was measured at this door for it.
 

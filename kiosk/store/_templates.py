@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from kiosk import integrity
 from kiosk.biometrics import Embedding, ModelId, Quality, StoredTemplate, SubjectId, Template
 from kiosk.errors import KeyFileError, StoreError
 from kiosk.store._audit import AuditLog
+from kiosk.store._chain import Action
 from kiosk.store._connection import rows, scalar
-from kiosk.store._keys import KeyRing
+from kiosk.store._keys import KeyFile, KeyRing
 from kiosk.store._sealing import BOUND, Key, Refused
 from kiosk.store._stale import name_stale, note_stale, stale
 
@@ -252,6 +254,21 @@ class Templates(AuditLog):
         with self._writing() as db:
             note_stale(db, [self.keys.read().current.id])
         return True
+
+    def _begin_rekey(self, master_file: Path | None) -> None:
+        """Seal the key file with another master secret, and have the present key go as after an erasure.
+
+        Raises:
+            KeyFileError: the key cannot be had, or the master secret is of no use; nothing was changed.
+            StoreError: it cannot be written; nothing was changed.
+        """
+        before, after = self.keys, KeyFile(self.keys.path, master_file)
+        with self._writing() as db:
+            ring = before.read()
+            note_stale(db, [ring.current.id])
+            self._log(db, Action.REKEY, {"sealed_before": ring.wrapped, "sealed": master_file is not None})
+            after.write(ring.keys, number=ring.number, adopting=ring.adopting)
+            self.keys = after
 
     def _change_key(self) -> Key | None:
         """Seal what remains with a key that sealed nothing of what was erased; the key, None where none is needed:

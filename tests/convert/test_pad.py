@@ -73,6 +73,17 @@ def test_network_off_the_reference_publishes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_missing_is_named_with_where_to_have_it(command: Command, tmp_path: Path) -> None:
+    one = tmp_path / NETWORKS[0].weights.file
+    one.write_bytes(b"")
+    for path, told in ((one, "is no folder"), (tmp_path, f"{NETWORKS[1].weights.file} not in it")):
+        code, line = command.fails("build", "pad", "--weights", path)
+        assert code == 65
+        assert f"{path}: {told}; pad is made of two files" in line
+        assert all(network.weights.file in line for network in NETWORKS)
+        assert "https://raw.githubusercontent.com/minivision-ai" in line
+
+
 def test_altered_weights_are_refused(command: Command, pad_weights: Path, tmp_path: Path) -> None:
     for network in NETWORKS:
         shutil.copy(pad_weights / network.weights.file, tmp_path)
