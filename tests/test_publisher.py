@@ -344,7 +344,7 @@ def test_names_go_out_while_they_may_and_never_again_afterwards(tmp_path: Path, 
         first = subscriber.wait_for(ATTENDANCE)[0]
         assert first.json()["subject"] == {"id": ANA, "name": "Canary Old"}
         kiosk.store.rename_subject(ANA, "Canary New")
-        assert kiosk.store.request_replay("renamed", 1, 1)
+        kiosk.store.request_replay("renamed", 1, 1)
         kiosk.wake.set()
         again = subscriber.wait_for(ATTENDANCE, 2)[1]
         assert again.json()["subject"] == {"id": ANA, "name": "Canary New"}
@@ -352,7 +352,7 @@ def test_names_go_out_while_they_may_and_never_again_afterwards(tmp_path: Path, 
         kiosk.check_in(name="Canary New")
         kiosk.stop()
         kiosk = start(mosquitto)
-        assert kiosk.store.request_replay("without", 1, 1)
+        kiosk.store.request_replay("without", 1, 1)
         kiosk.wake.set()
         for message in subscriber.wait_for(ATTENDANCE, 4)[2:]:
             assert valid(message, "attendance")["subject"] == {"id": ANA}
