@@ -111,6 +111,7 @@ def command(
         subjects, failures = find_subjects(folder)
     pipeline = build_pipeline(config)
     with open_store(config, writable=True) as store:
+        nobody_before = not store.subjects()
         needed_on = today if config.privacy.require_consent else None
         enroller = Enroller(pipeline, store, force=force, consent=agreement, consent_needed_on=needed_on)
         if folder is None:
@@ -118,6 +119,9 @@ def command(
             _tell(enrollment, as_json=as_json, model=str(pipeline.embedder.model_id))
         else:
             _enroll_many(enroller, subjects, failures, as_json=as_json)
+    if nobody_before:
+        # A path that is mistyped begins a store, too.
+        click.echo(f"note: {store.path} is a new store: nobody was enrolled in it before", err=True)
 
 
 class Enroller:
