@@ -38,7 +38,7 @@ _COMMANDS = {
     "check": ("check", "Check that the kiosk would run; say what to mend."),
     "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),
     "web": (".web.command", "Serve the administration page."),
-    "privacy": ("privacy", "Say what is stored about whom, why and until when; change the key."),
+    "privacy": ("privacy", "Say what is stored about whom and why; change the key."),
     "model": ("model", "List, inspect, install or remove model bundles."),
     "demo": ("demo", "See everything work, with nothing set up."),
 }

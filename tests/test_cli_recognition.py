@@ -117,7 +117,7 @@ def test_identify_in_words(home: Kiosk, samples: Path) -> None:
     assert result.returncode == 0
     assert "biden.jpg: 1 face" in result.stdout
     assert "identified: biden 0." in result.stdout
-    assert "unknown: unknown (" in result.stdout
+    assert "\n  unknown (" in result.stdout
 
 
 def test_identify_plots_several_photos_on_one_sheet(home: Kiosk, samples: Path, tmp_path: Path) -> None:

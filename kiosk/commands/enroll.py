@@ -151,6 +151,7 @@ def command(
     checked_id = parse_subject_id(subject_id or "")
     pipeline = build_pipeline(config)
     with open_store(config, writable=True) as store:
+        nobody_before = not store.subjects()
         needed_on = today if config.privacy.require_consent else None
         enroller = Enroller(pipeline, store, force=force, consent=agreement, consent_needed_on=needed_on)
         if camera:
@@ -166,9 +167,12 @@ def command(
                 timeout_s=timeout_s or 120.0,
                 as_json=as_json,
             )
-            return
-        enrollment = enroller.enroll(checked_id, images, name=name)
-        _tell(enrollment, as_json=as_json, model=str(pipeline.embedder.model_id))
+        else:
+            enrollment = enroller.enroll(checked_id, images, name=name)
+            _tell(enrollment, as_json=as_json, model=str(pipeline.embedder.model_id))
+    if nobody_before:
+        # A path that is mistyped begins a store, too.
+        click.echo(f"note: {store.path} is a new store: nobody was enrolled in it before", err=True)
 
 
 class Enroller:

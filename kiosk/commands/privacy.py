@@ -45,7 +45,10 @@ class _Holding:
 
 @click.group("privacy")
 def command() -> None:
-    """Say what is stored about whom, why and until when; change the key of the templates."""
+    """Say what is stored about whom and why; change the key.
+
+    The key is that of the templates: docs/encryption.md.
+    """
 
 
 command.add_command(rekey)

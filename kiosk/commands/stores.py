@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from kiosk.config import Config
 from kiosk.errors import KioskError
 from kiosk.signatures import find_signer
@@ -13,16 +11,13 @@ from kiosk.store import KeyFile, Limits, RunningDaemon, Store
 
 
 def open_store(config: Config, *, writable: bool = False) -> Store:
-    """The store; reading commands open it read-only, so that they never wait for the daemon. A new one is told.
+    """The store; reading commands open it read-only, so that they never wait for the daemon.
 
     Raises:
         StoreError: it is missing (when only read), damaged, or of a newer version.
         PermissionDeniedError: it may not be opened.
     """
-    store = Store.open(Path(config.store.path), writable=writable, keys=KeyFile.configured(config.store))
-    if store.created:
-        click.echo(f"note: a new store was begun: {store.path}", err=True)
-    return store
+    return Store.open(Path(config.store.path), writable=writable, keys=KeyFile.configured(config.store))
 
 
 def open_register(config: Config) -> Store:
