@@ -238,3 +238,40 @@ def test_a_key_that_was_to_go_goes_after_a_restore_too(backed_up: Path) -> None:
         assert len(who(store)) == 1 + len(OTHERS)
     (left,) = KeyFile.of(backed_up).read().keys
     assert left.id != old.id
+
+
+# Once an erasure is complete, a restore has nothing of it to finish
+
+
+@pytest.mark.parametrize("sealing", [False, True])
+def test_a_restore_after_a_complete_erasure_keeps_the_damaged_file(backed_up: Path, sealing: bool) -> None:
+    """The backup was taken in the middle of it, with the receipt open and the key noted."""
+    keys = KeyFile(backed_up.with_suffix(".db.key"))
+    if sealing:
+        secret = backed_up.with_name("master")
+        secret.write_bytes(bytes(range(32)))
+        secret.chmod(0o600)
+        keys = KeyFile(keys.path, secret)
+        Store.open(backed_up, keys=keys).close()
+    else:
+        with Store.open(backed_up) as store:
+            assert store.remove_subject(ERASED).complete
+    ring = keys.read()
+    content = bytearray(backed_up.read_bytes())
+    content[4096:16_384] = bytes(255 - byte for byte in content[4096:16_384])
+    backed_up.write_bytes(content)
+    with Store.open(backed_up, verified=True, keys=keys) as store:
+        assert store.restored is not None
+        assert backed_up.with_name(store.restored.damaged_file).exists()
+        assert store.finish_erasures()
+        assert all(receipt.complete for receipt in store.receipts())
+    assert backed_up.with_name(store.restored.damaged_file).exists()
+    assert keys.read() == ring
+
+
+def test_a_store_that_was_gone_left_no_file(backed_up: Path) -> None:
+    backed_up.unlink()
+    with Store.open(backed_up, verified=True) as store:
+        assert store.restored is not None
+        assert "nothing was left of it" in store.restored.describe()
+        assert not backed_up.with_name(store.restored.damaged_file).exists()

@@ -98,7 +98,7 @@ class Restored:
     neither had; events in it that were never sent are gone. ``unread``: tables in part unreadable, where more may be
     lost. ``next_seq``: where numbering goes on, ``jumped`` when nothing told how high it had been.
     ``taken_for_erased``: people of the backup whom the damaged file did not have, when it did not tell whether they
-    were erased.
+    were erased. ``kept``: whether there was a file to put aside, as ``damaged_file``.
     """
 
     at: str
@@ -111,6 +111,7 @@ class Restored:
     next_seq: int
     jumped: bool
     taken_for_erased: int = 0
+    kept: bool = True
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Restored:
@@ -146,7 +147,12 @@ class Restored:
                 f"how far numbering had come cannot be read: it goes on at {self.next_seq}, "
                 f"numbers {self.next_seq - SEQ_JUMP} to {self.next_seq - 1} are left out"
             )
-        return "; ".join([*parts, f"what there was of the damaged file is kept as {self.damaged_file}"])
+        kept = (
+            f"what there was of the damaged file is kept as {self.damaged_file}"
+            if self.kept
+            else "nothing was left of it"
+        )
+        return "; ".join([*parts, kept])
 
 
 def make_sound(path: Path, keys: KeyFile, *, existed: bool, signer: EventSigner | None = None) -> Restored | None:
@@ -277,6 +283,7 @@ def _prepare(path: Path, keys: KeyFile, problem: str, backup: Backup, signer: Ev
                     problem=problem,
                     backup_at=backup.taken_at,
                     damaged_file=Backups(path).name_for_damaged(moment),
+                    kept=not is_empty(path),
                     salvaged=dict(merge.salvaged),
                     lost_events=tuple(merge.lost_events()),
                     unread=tuple(merge.unread),
@@ -392,7 +399,7 @@ class Merge:
         record_head(self._db, seq, digest)
         details = {
             "backup_at": restored.backup_at,
-            "damaged_file": restored.damaged_file,
+            "damaged_file": restored.damaged_file if restored.kept else None,
             "log_complete": end_known and self._scalar("SELECT COUNT(*) FROM audit") == seq,
         }
         append(self._db, Actor.present("daemon"), Action.RESTORE, details)

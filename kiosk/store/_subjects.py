@@ -292,6 +292,7 @@ class Subjects(Templates):
 
         Cheap when done.
         """
+        self._forget_dropped_keys()
         # Only these: another process may erase somebody after the checkpoint below.
         open_receipts = self._rows("SELECT receipt_id FROM erasures WHERE NOT complete")
         if not open_receipts and not self._keys_to_drop():

@@ -27,7 +27,7 @@ from kiosk.store._chain import Action
 from kiosk.store._connection import rows, scalar
 from kiosk.store._keys import KeyFile, KeyRing
 from kiosk.store._sealing import BOUND, Key, Refused
-from kiosk.store._stale import name_stale, note_stale, stale
+from kiosk.store._stale import ANY_KEY, name_stale, note_stale, stale
 
 log = logging.getLogger(__name__)
 
@@ -239,6 +239,29 @@ class Templates(AuditLog):
     def _keys_to_drop(self) -> bool:
         with self._reading() as db:
             return integrity.mark(db, integrity.STALE_KEYS) is not None
+
+    def _forget_dropped_keys(self) -> None:
+        """Take the mark of keys away that are gone already, and close the receipts of whose templates they sealed: the
+        keys are the last thing that goes, so that all else has been done.
+
+        The backup that an erasure takes has both, and so has a store that is restored from it.
+        """
+        with self._reading() as db:
+            noted = stale(db)
+        if not noted or ANY_KEY in noted or not self.keys.exists():
+            return
+        try:
+            ring = self.keys.read()
+        except KeyFileError:
+            return
+        # Not settled: the old keys still stand in one of the copies.
+        if ring.adopting or not ring.settled or any(key.id in noted for key in ring.keys):
+            return
+        with self._writing() as db:
+            sealed_with = {row[0] for row in db.execute("SELECT DISTINCT key_id FROM templates")}
+            if stale(db) == noted and sealed_with <= {ring.current.id}:
+                integrity.clear_mark(db, integrity.STALE_KEYS)
+                db.execute("UPDATE erasures SET complete = 1 WHERE NOT complete AND templates_erased > 0")
 
     def _give_up_bare_key(self) -> bool:
         """Where the key file lies in the clear and there is a master secret now: that key has to go. False elsewhere.
