@@ -1,9 +1,13 @@
 """How long a look at a large gallery takes, and its way to another kiosk.
 
     python benchmarks/gallery.py [--templates 10000] [--per-subject 5] [--dim 512]
+    KIOSK_STORE__PATH=kiosk.db python benchmarks/gallery.py --mislabelled
 
 Made-up people in real stores, one run after another in one process; prints one JSON document. CPU seconds are told,
 too, for a machine that does something else meanwhile.
+
+--mislabelled: of a store with real people, one after another of those with three templates gets one of somebody else's
+in the place of an own one: how often does the audit find it? Nothing is written.
 """
 
 from __future__ import annotations
@@ -21,11 +25,13 @@ from pathlib import Path
 import numpy as np
 
 from kiosk.biometrics import ModelId, Quality, StoredTemplate, SubjectId
+from kiosk.config import load
 from kiosk.decision import DecisionRule
 from kiosk.gallery import Gallery
 from kiosk.gallery_file import Origin, PortablePerson, open_gallery, seal_gallery
-from kiosk.gallery_health import Limits, inspect_templates
+from kiosk.gallery_health import Issue, Limits, inspect_templates
 from kiosk.gallery_import import Arrival, Mode, check_faces, plan_import
+from kiosk.pipeline import build_rule, build_yardstick, model_id_of, open_bundle
 from kiosk.quality import ENROLLMENT_GATE
 from kiosk.store import Store
 
@@ -40,7 +46,11 @@ def main() -> None:
     parser.add_argument("--templates", type=int, default=10_000)
     parser.add_argument("--per-subject", type=int, default=5)
     parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--mislabelled", action="store_true")
     options = parser.parse_args()
+    if options.mislabelled:
+        print(json.dumps(find_mislabelled(), indent=1))
+        return
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), options.templates, options.per_subject, options.dim)
     figures["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -115,6 +125,37 @@ def replaced(person: PortablePerson) -> PortablePerson:
     rows = embeddings(int(person.id[1:]) + 10**6, len(person.templates), len(person.templates[0].embedding))
     templates = tuple(replace(template, embedding=row) for template, row in zip(person.templates, rows, strict=True))
     return replace(person, id=SubjectId(f"Q{person.id}"), templates=templates)
+
+
+def find_mislabelled() -> dict[str, int]:
+    """Each subject stands in a swap once, as who gets a photo or as who lends it."""
+    config = load(None, os.environ)
+    bundle = open_bundle(config)
+    model_id, yardstick = model_id_of(config, bundle), build_yardstick(config, bundle)
+    with Store.open(config.store.path, writable=False) as store:
+        rows = [row for row in store.stored_templates()[0] if row.model_id == model_id]
+    places: dict[SubjectId, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row.subject_id, []).append(place)
+    people = [subject for subject, found in places.items() if len(found) >= 3]
+    np.random.default_rng(0).shuffle(people)
+    figures = {"swaps": 0, "found": 0, "found and named": 0, "another template suspected, too": 0}
+    for subject, lender in zip(people[::2], people[1::2], strict=False):
+        wrong, lent = places[subject][0], places[lender][0]
+        swapped = [*rows]
+        swapped[wrong] = replace(rows[wrong], embedding=rows[lent].embedding)
+        del swapped[lent]
+        gallery = Gallery(model_id, swapped)
+        others = gallery.restricted(gallery.subjects[1:], lapsed=frozenset())
+        rule, judge = build_rule(config, bundle, others), ENROLLMENT_GATE.failure
+        limits = Limits(model_id, yardstick.same_face_score, yardstick.same_picture_score, rule, judge)
+        misfits = [one for one in inspect_templates(swapped, limits) if one.issue is Issue.MISFIT]
+        right = [one for one in misfits if one.templates == (rows[wrong].id,)]
+        figures["swaps"] += 1
+        figures["found"] += bool(right)
+        figures["found and named"] += any(one.other_id == lender for one in right)
+        figures["another template suspected, too"] += len(misfits) > len(right)
+    return figures
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE, Bundle, read_bundle
 from kiosk.config import Config
 from kiosk.decision import DecisionRule
 from kiosk.gallery import Gallery
-from kiosk.gallery_health import Finding, Issue, Limits, Person, inspect_people, inspect_templates
+from kiosk.gallery_health import Finding, Issue, Limits, Person, _reaching, inspect_people, inspect_templates
 from kiosk.pipeline import build_rule, build_yardstick
 from kiosk.quality import ENROLLMENT_GATE
 
@@ -144,6 +144,22 @@ def test_a_pair_is_alike_as_far_as_the_door_would_decide_so() -> None:
     # More only where several ids are of one person.
     alike = {frozenset({f"P{a:02}", f"P{b:02}"}) for a in range(30) for b in range(a) if a % 9 == b % 9}
     assert found <= alike
+
+
+def test_a_score_is_held_against_the_crowds() -> None:
+    """People who all resemble each other, at 0.6 and more, are not all too alike."""
+    people = {name: unit(photos + 1.6 / np.sqrt(DIM)) for name, photos in healthy(20).items()}
+    rows = stored(people)
+    assert min(float(rows[0].embedding @ row.embedding) for row in rows) > 0.5
+    assert [one for one in inspect_templates(rows, LIMITS) if one.issue is Issue.ALIKE] == []
+
+
+def test_a_second_is_alike_only_behind_a_first() -> None:
+    rest = [0.0] * 9
+    reaching = [(0.9, 0.8, *rest), (0.52, 0.51, *rest), (0.7, 0.2, *rest)]
+    found = list(_reaching(np.array(reaching, np.float32), 20, RULE))
+    assert [(number, rank) for number, rank, _ in found] == [(0, 0), (2, 0), (0, 1)]
+    assert found[0][2] == pytest.approx(0.5 + 0.5 * 0.8 / 5)
 
 
 def test_a_threshold_that_names_everybody_does_not_flood() -> None:

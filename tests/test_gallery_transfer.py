@@ -343,6 +343,11 @@ def test_replace_puts_the_files_in_their_place_and_erases_the_others(a: Home, b:
         assert store.keys.read().find(before.id) is None
         assert store.audit_rows()[-1].detail()["replaced"] == 3
     assert b.take(file, "--replace").startswith("nothing to import")
+    # Who is here with more than the file has is left alone, unless the file's are to be all.
+    b.enroll({"E1": photos(1, 1, 7)})
+    assert b.take(file).startswith("nothing to import")
+    b.take(file, "--replace")
+    assert b.templates() == {"E1": 2}
 
 
 def test_an_id_that_is_somebody_else_here(a: Home, b: Home) -> None:
@@ -475,6 +480,19 @@ def test_where_a_clock_was_not_set_an_erasure_counts(
     assert "E1 was erased here" in b.refuses(file)
 
 
+def test_of_several_erasures_the_last_counts_and_is_sure_if_all_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for synchronized in (False, True):
+        monkeypatch.setattr(SystemClock, "synchronized", lambda _, now=synchronized: now)
+        for name in ("E1", "E2") if synchronized else ("E1",):
+            store.enroll(SubjectId(name), photos(1))
+            receipt = store.remove_subject(name)
+    found = store.erasures()
+    assert {name: erasure.certain for name, erasure in found.items()} == {"E1": False, "E2": True}
+    assert found[SubjectId("E2")].at == receipt.erased_at
+
+
 # --- all or nothing
 
 
@@ -489,6 +507,18 @@ def test_what_fails_half_way_leaves_nothing(a: Home, b: Home, monkeypatch: pytes
     path, line = a.export(file="second", code=73)
     assert "no space left" in line
     assert [one.name for one in a.folder.iterdir() if "second" in one.name] == []
+    assert not path.exists()
+
+
+def test_a_file_whose_row_cannot_be_written_goes_again(a: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def fail(*_: object) -> Iterator[None]:
+        yield
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(Store, "log_export", fail)
+    path, line = a.export(code=73)
+    assert "no space left" in line
     assert not path.exists()
 
 
