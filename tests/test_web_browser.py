@@ -99,6 +99,9 @@ def test_a_day_at_the_door(page: Page, door: Door, samples: Path) -> None:
     enroll_from_photos(page, "E1002", "Joe Biden", samples / "biden_portrait.jpg")
     expect(page.get_by_role("row", name=re.compile("Joe Biden E1002 1"))).to_be_visible()
 
+    page.get_by_role("button", name="Look for poor templates").click()
+    expect(page.get_by_role("row", name=re.compile("better E1001"))).not_to_have_count(0)
+
     go(page, "Live")
     recorded = page.get_by_role("list").last
     expect(recorded).to_contain_text("check in Barack Obama (E1001)", timeout=30_000)

@@ -47,6 +47,7 @@ def build_app(config: Config, settings: WebSettings) -> ASGIApp:
         Route("/api/live", answering(live.next)),
         Route("/api/health", answering(live.health)),
         Route("/api/subjects", answering(people.search)),
+        Route("/api/gallery", answering(people.audit)),
         Route("/api/subjects/{subject_id}", answering(people.show)),
         Route("/api/subjects/{subject_id}", answering(people.rename), methods=["PATCH"]),
         Route("/api/subjects/{subject_id}", answering(people.remove), methods=["DELETE"]),

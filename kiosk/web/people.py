@@ -10,6 +10,7 @@ from starlette.requests import Request
 from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle
 from kiosk.commands.erasure import describe_receipt
+from kiosk.commands.gallery_audit import audit_document, look
 from kiosk.commands.stores import open_store
 from kiosk.commands.subjects import find_subject, full_document, lapsed_subjects, subject_documents
 from kiosk.config import Config
@@ -37,6 +38,10 @@ class People:
         """Everybody, or whose id or name holds ``search``; at most 500, ``total`` says of how many."""
         return await beside(self._search, request.query_params.get("search", ""))
 
+    async def audit(self, _: Request) -> object:
+        """What is wrong with the gallery, and what to do about it."""
+        return await beside(self._audit)
+
     async def show(self, request: Request) -> object:
         return await beside(self._show, request.path_params["subject_id"])
 
@@ -58,6 +63,10 @@ class People:
             if wanted in document["subject_id"].casefold() or wanted in (document["name"] or "").casefold()
         ]
         return {"subjects": found[:_MAX_SHOWN], "found": len(found), "total": len(documents)}
+
+    def _audit(self) -> dict[str, Any]:
+        with open_store(self._config) as store:
+            return audit_document(look(self._config, store))
 
     def _show(self, subject_id: str) -> dict[str, Any]:
         with open_store(self._config) as store:

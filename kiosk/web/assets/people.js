@@ -20,8 +20,26 @@ export async function showPeople(main, context) {
   main.append(el("h1", {}, "People"),
     el("div", { class: "row" }, search.label,
       el("button", { type: "button", onclick: async () => { await enroll(context); await load(); } }, "Enroll a person")),
-    list);
+    list, galleryHealth(context));
   await load();
+}
+
+/** Looked at when it is asked for: with thousands of templates that takes seconds. */
+function galleryHealth({ signal }) {
+  const found = el("div", { "aria-live": "polite" });
+  const button = el("button", { type: "button", class: "second", onclick: () => act(button, found, async () => {
+    const { findings, notes, subjects, templates } = await ask("api/gallery", { signal });
+    found.replaceChildren(
+      el("p", {}, `${subjects} people, ${templates} templates. ${findings.length ? "" : "Nothing is wrong, as far as could be looked."}`),
+      ...notes.map((note) => el("p", { class: "soft" }, note)),
+      ...(findings.length ? [table(`Findings, the urgent ones first (${findings.length})`, [
+        ["", (one) => el("span", { class: one.urgent ? "bad" : "soft" }, one.urgent ? "urgent" : "better")],
+        ["Id", (one) => one.subject_id],
+        ["What", (one) => one.message],
+        ["What to do", (one) => one.steps.map((step) => el("div", {}, el("code", {}, step.command), step.when ? ` ${step.when}` : ""))],
+      ].map(([title, ...rest]) => [title || ["Weight"], ...rest]), findings)] : []));
+  }) }, "Look for poor templates");
+  return el("section", { class: "card" }, el("h2", {}, "Gallery health"), button, found);
 }
 
 function subjectTable(subjects, context, reload) {
