@@ -14,7 +14,7 @@ from kiosk.commands.options import common_options, load
 
 
 @click.command("web")
-@click.option("--beside", is_flag=True, hidden=True, help="End with whoever holds the standard input.")
+@click.option("--beside", is_flag=True, help="End when the standard input does: for who starts it beside itself.")
 @common_options
 def command(*, beside: bool, config_path: Path | None, verbose: int) -> None:
     """Serve the administration page until Ctrl-C.
