@@ -365,6 +365,7 @@ def test_an_event_the_broker_denies_is_kept_and_reported(door: Kiosk, broker: Sa
 def test_check_finds_that_the_broker_takes_nothing(kiosk: Kiosk, broker: SampleBroker) -> None:
     """A valid login, for another door: no event has to be risked to find that out."""
     (kiosk.folder / "mqtt-password").write_text(PASSWORDS["hq/door-2"])
+    (kiosk.folder / "mqtt-password").chmod(0o400)
     kiosk.configure(
         device={"site": "hq", "id": "door-1"},
         mqtt={
