@@ -24,9 +24,12 @@ lint: && docs-check
     mypy
     lint-imports
 
-# The tests, with coverage; arguments go to pytest
+# The tests; arguments go to pytest
 test *arguments:
-    pytest {{ workers }} --cov --cov-report term:skip-covered {{ arguments }}
+    pytest {{ workers }} {{ arguments }}
+
+# The tests, and which lines they reach: slower
+coverage *arguments: (test "--cov --cov-report term:skip-covered" arguments)
 
 # Mend the format and what the linter can mend by itself
 fix:
