@@ -57,6 +57,7 @@ def test_a_kiosk_that_would_run(healthy: Kiosk, tmp_path: Path) -> None:
         "clock",
         "pad",
         "code",
+        "web",
     ]
     assert {checks[name][0] for name in ("config", "model", "detector", "camera", "store", "outbox", "broker")} == {
         "ok"
@@ -73,7 +74,7 @@ def test_in_words_one_line_each(healthy: Kiosk) -> None:
     result = healthy("check")
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 13
     assert all(line.split()[0] in {"OK", "WARN"} for line in lines)
 
 

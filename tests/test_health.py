@@ -23,6 +23,7 @@ from kiosk.decision import RefractoryPeriod
 from kiosk.errors import StoreError
 from kiosk.events import CameraHealth, Origin, Problem, without_folders
 from kiosk.pipeline import build_pipeline
+from kiosk.preview import Preview, socket_path
 from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.store import KeyFile, NewTemplate, Store
 
@@ -47,6 +48,7 @@ def build_daemon(kiosk: Kiosk, store: Store, pictures: Path) -> Daemon:
             heartbeat=Heartbeat(),
             retention=Retention(attendance_days=1, rejected_days=1),
             wake=threading.Event(),
+            preview=Preview(socket_path(kiosk.store)),
         )
 
 

@@ -408,7 +408,7 @@ def test_the_daemon_tells_that_its_camera_is_gone(kiosk: Kiosk) -> None:
         assert frame.image.shape == (240, 320, 3)
         server.stop()
         wait_for(lambda: camera.read(0.5) is None and camera.fault is not None, 15, what="fault")
-        assert server.url in str(camera.fault)
+        assert "connection refused" in str(camera.fault)
         server.start()
         wait_for(lambda: camera.read(0.5) is not None, 15, what="pictures")
         assert camera.fault is None

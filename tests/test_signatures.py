@@ -428,7 +428,7 @@ def test_a_file_that_fails_while_it_is_read_is_named(public_key: Path, capsys: p
 
 def test_events_of_others_are_told_in_short(keys: PublicKeys) -> None:
     def refusal(*names: object) -> str:
-        intake = _Intake(keys, None)
+        intake = _Intake(keys, None, 0)
         for name in names:
             intake.take(json.dumps({"site": "hq", "device": name}).encode())
         with pytest.raises(InputError) as refused:

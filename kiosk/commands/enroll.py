@@ -171,8 +171,12 @@ def command(
             enrollment = enroller.enroll(checked_id, images, name=name)
             _tell(enrollment, as_json=as_json, model=str(pipeline.embedder.model_id))
     if nobody_before:
-        # A path that is mistyped begins a store, too.
-        click.echo(f"note: {store.path} is a new store: nobody was enrolled in it before", err=True)
+        note_new_store(store)
+
+
+def note_new_store(store: Store) -> None:
+    """A path that is mistyped begins a store, too."""
+    click.echo(f"note: {store.path} is a new store: nobody was enrolled in it before", err=True)
 
 
 class Enroller:

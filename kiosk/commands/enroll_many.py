@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from kiosk import __version__
 from kiosk.biometrics import SubjectId
-from kiosk.commands.enroll import Enroller, Enrollment, describe, enrollment_document, site_today
+from kiosk.commands.enroll import Enroller, Enrollment, describe, enrollment_document, note_new_store, site_today
 from kiosk.commands.enroll_memory import Memory
 from kiosk.commands.options import print_json
 from kiosk.commands.rejections import Rejection, Report, Totals, count_reasons, summarize
@@ -100,6 +100,7 @@ def run_bulk_enrollment(
         open_store(config, writable=True) as store,
         Memory(Path(config.store.path), [*conditions, force]) as memory,
     ):
+        nobody_before = not store.subjects()
         enroller = Enroller(pipeline, store, force=force, consent=consent, consent_needed_on=needed_on)
         with _Progress(people) as progress:
             worker = _Worker(people, enroller, store, memory, consent=consent, stop=stop, advance=progress.advance)
@@ -119,6 +120,8 @@ def run_bulk_enrollment(
         )
         stop.obey()
     _complain(outcome)
+    if nobody_before:
+        note_new_store(store)
 
 
 def find_people(folder: Path) -> tuple[list[Person], list[Rejection]]:

@@ -60,15 +60,8 @@ def web_settings(config: Config) -> WebSettings:
                 f"web.host: {web.host} can be reached from other machines and TLS is off, so that anybody on the way "
                 "could read the password and what the camera sees; set web.tls, or web.allow_plaintext: true"
             )
-    if web.tls is not None:
-        _check_tls(web.tls.cert_file, web.tls.key_file)
-    return WebSettings(
-        web.host,
-        web.port,
-        password,
-        None if web.tls is None else web.tls.cert_file,
-        None if web.tls is None else web.tls.key_file,
-    )
+    cert_file, key_file = (None, None) if web.tls is None else _check_tls(web.tls.cert_file, web.tls.key_file)
+    return WebSettings(web.host, web.port, password, cert_file, key_file)
 
 
 def bind(settings: WebSettings) -> socket.socket:
@@ -111,7 +104,9 @@ def _password(path: Path | None) -> str | None:
     return password
 
 
-def _check_tls(cert_file: Path, key_file: Path) -> None:
+def _check_tls(cert_file: Path | None, key_file: Path | None) -> tuple[Path, Path]:
+    if cert_file is None or key_file is None:
+        raise ConfigError("web.tls: cert_file and key_file are both needed")
     for name, path in (("cert_file", cert_file), ("key_file", key_file)):
         if not path.is_file():
             raise ConfigError(f"web.tls.{name}: {path}: no such file")
@@ -122,3 +117,4 @@ def _check_tls(cert_file: Path, key_file: Path) -> None:
     except OSError as error:
         raise ConfigError(f"web.tls: {error.filename or key_file}: {error.strerror}") from error
     warn_if_open(key_file)
+    return cert_file, key_file

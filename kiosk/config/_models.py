@@ -432,8 +432,8 @@ class TlsSection(Section):
 class WebTlsSection(Section):
     """Certificate and key of the administration page."""
 
-    cert_file: FilePath = Field(description="Certificate (PEM), with the intermediate ones.")
-    key_file: FilePath = Field(description="Its private key (PEM), readable by the kiosk only.")
+    cert_file: FilePath | None = Field(default=None, description="Certificate (PEM), with the intermediate ones.")
+    key_file: FilePath | None = Field(default=None, description="Its private key (PEM), readable by the kiosk only.")
 
 
 class WebSection(Section):

@@ -17,11 +17,11 @@ from kiosk.commands.options import common_options, load
 @click.option("--beside", is_flag=True, help="End when the standard input does: for who starts it beside itself.")
 @common_options
 def command(*, beside: bool, config_path: Path | None, verbose: int) -> None:
-    """Serve the administration page until Ctrl-C.
+    """Serve the administration page.
 
-    What the camera sees and what is decided, people, attendance, rejected attempts, health. By default only this
-    machine can open it, at http://127.0.0.1:8321/; `web` in the configuration has more. The page works on the store by
-    itself; live pictures it gets from the running kiosk.
+    Until Ctrl-C. What the camera sees and what is decided, people, attendance, rejected attempts, health. By default
+    only this machine can open it, at http://127.0.0.1:8321/; `web` in the configuration has more. The page works on
+    the store by itself; live pictures it gets from the running kiosk.
     """
     from kiosk.web.server import serve
 
