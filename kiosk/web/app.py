@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from kiosk.config import Config
 from kiosk.web.attendance import AttendanceLog
 from kiosk.web.enrollments import Enrollments
 from kiosk.web.guard import Guard, cookie_name
+from kiosk.web.listener import client_of
 from kiosk.web.live import Live
 from kiosk.web.people import People
 from kiosk.web.requests import Wish, answering, read_wish
@@ -28,15 +28,13 @@ from kiosk.web.sessions import Paused, Sessions
 _ASSETS = Path(__file__).parent / "assets"
 
 
-def build_app(config: Config, settings: WebSettings) -> ASGIApp:
-    """The whole page with its guard."""
+def build_app(config: Config, settings: WebSettings) -> tuple[ASGIApp, Callable[[], None]]:
+    """The whole page with its guard; and what ends the waiting of its threads, to be called before the end."""
     sessions = Sessions(settings.password)
     door = _Door(config, settings, sessions)
     live, people, log, enrollments = Live(config), People(config), AttendanceLog(config), Enrollments(config)
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+    def stop() -> None:
         live.close()
         enrollments.close()
 
@@ -65,11 +63,8 @@ def build_app(config: Config, settings: WebSettings) -> ASGIApp:
         Route("/api/enrollments/{key}/finish", answering(enrollments.finish), methods=["POST"]),
         *(Route("/" if file.name == "index.html" else f"/{file.name}", _asset(file)) for file in _ASSETS.iterdir()),
     ]
-    return Guard(
-        Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _not_found, 405: _not_found}),
-        settings=settings,
-        sessions=sessions,
-    )
+    pages = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _not_found})
+    return Guard(pages, settings=settings, sessions=sessions), stop
 
 
 class _Password(Wish):
@@ -102,7 +97,7 @@ class _Door:
 
     async def enter(self, request: Request) -> object:
         wish = await read_wish(request, _Password)
-        client = "" if request.client is None else request.client.host
+        client = "" if request.client is None else client_of(request.client.host)
         try:
             token = self._sessions.log_in(wish.password, client)
         except Paused as pause:

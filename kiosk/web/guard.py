@@ -59,6 +59,9 @@ class Guard:
         if scope["method"] not in _SAFE and headers.get("origin") != f"{self._settings.scheme}://{host}":
             return _say(403, "this request comes from another page; open the kiosk's own and try there")
         path = scope["path"]
+        # A picture in a foreign page could still keep us busy.
+        if path.startswith("/api/") and headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
+            return _say(403, "this request comes from another page; open the kiosk's own and try there")
         if path.startswith("/api/") and path not in _OPEN:
             token = cookie_parser(headers.get("cookie", "")).get(self.cookie)
             if not self._sessions.holds(token):

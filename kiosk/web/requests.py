@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from kiosk.errors import InputError, KioskError, PermissionDeniedError, Unavaila
 log = logging.getLogger(__name__)
 
 _MAX_JSON_BYTES = 16 * 1024
+_STALLED_S = 10.0
 
 Handler = Callable[[Request], Awaitable[Response]]
 M = TypeVar("M", bound="Wish")
@@ -44,7 +46,8 @@ def answering(work: Callable[[Request], Awaitable[object]]) -> Handler:
             answer = await work(request)
         except KioskError as error:
             return JSONResponse({"error": str(error)}, status_code=status_of(error))
-        except ClientDisconnect:
+        except (ClientDisconnect, asyncio.CancelledError):
+            # Gone, or the page ends.
             return Response(status_code=400)
         except Exception as error:  # noqa: BLE001 - the outermost guard of a request: the page gets one line
             log.error("web page: %s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)  # noqa: TRY400
@@ -76,17 +79,24 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
 
     Raises:
         TooLargeError: it is, or says that it will be, longer than the limit.
+        UsageError: it stalls.
     """
     said = request.headers.get("content-length", "")
     if said.isdigit() and int(said) > limit_bytes:
         raise _too_large(limit_bytes)
-    parts, size = [], 0
-    async for part in request.stream():
+    parts: list[bytes] = []
+    size, stream = 0, aiter(request.stream())
+    while True:
+        try:
+            part = await asyncio.wait_for(anext(stream), _STALLED_S)
+        except StopAsyncIteration:
+            return b"".join(parts)
+        except TimeoutError:
+            raise UsageError(f"nothing came for {_STALLED_S:g} s; try again") from None
         size += len(part)
         if size > limit_bytes:
             raise _too_large(limit_bytes)
         parts.append(part)
-    return b"".join(parts)
 
 
 async def read_wish(request: Request, kind: type[M]) -> M:

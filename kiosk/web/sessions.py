@@ -14,7 +14,6 @@ _MOST_SESSIONS = 64
 _FREE_TRIES = 5
 _FIRST_PAUSE_S = 5.0
 _LONGEST_PAUSE_S = 15 * 60.0
-_LONGEST_PAUSE_OF_ALL_S = 30.0
 _MOST_CLIENTS = 1024
 
 
@@ -30,8 +29,8 @@ class Sessions:
     """For the page's event loop alone. ``password`` None: everybody counts as logged in.
 
     A wrong password costs nothing five times; then its address waits five seconds, and twice as long after every
-    further one, up to a quarter of an hour. All addresses together have four times as many free tries, and never wait
-    longer than half a minute: nobody can be kept out by others for long.
+    further one, up to a quarter of an hour. Addresses do not count together: somebody with many could keep everybody
+    out, and a password of ten characters or more is not guessed in five tries each.
     """
 
     def __init__(self, password: str | None, *, now_s: Callable[[], float] = time.monotonic) -> None:
@@ -40,7 +39,7 @@ class Sessions:
         self._tokens: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """Token: when it was given out and when it was used last."""
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """Address: wrong passwords in a row and when the next may be tried; ``""`` stands for everybody."""
+        """Address: wrong passwords in a row, and when the next may be tried."""
 
     @property
     def open(self) -> bool:
@@ -51,17 +50,15 @@ class Sessions:
         """A token, or None for a wrong password.
 
         Raises:
-            Paused: this address, or all of them together, were wrong too often.
+            Paused: this address was wrong too often.
         """
-        wait_s = max(self._wrong.get(who, (0, 0.0))[1] for who in (client, "")) - self._now_s()
+        wait_s = self._wrong.get(client, (0, 0.0))[1] - self._now_s()
         if wait_s > 0:
             raise Paused(wait_s)
         if self._password is None or not hmac.compare_digest(password.encode(), self._password.encode()):
-            self._note_wrong(client, _FREE_TRIES, _LONGEST_PAUSE_S)
-            self._note_wrong("", 4 * _FREE_TRIES, _LONGEST_PAUSE_OF_ALL_S)
+            self._note_wrong(client)
             return None
         self._wrong.pop(client, None)
-        self._wrong.pop("", None)
         token, now_s = secrets.token_urlsafe(32), self._now_s()
         self._tokens[token] = (now_s, now_s)
         while len(self._tokens) > _MOST_SESSIONS:
@@ -83,9 +80,10 @@ class Sessions:
     def log_out(self, token: str | None) -> None:
         self._tokens.pop(token or "", None)
 
-    def _note_wrong(self, client: str, free: int, longest_s: float) -> None:
+    def _note_wrong(self, client: str) -> None:
         wrong = self._wrong.pop(client, (0, 0.0))[0] + 1
-        pause_s = 0.0 if wrong < free else min(longest_s, _FIRST_PAUSE_S * 2 ** min(wrong - free, 16))
+        doublings = min(wrong - _FREE_TRIES, 16)
+        pause_s = 0.0 if doublings < 0 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**doublings)
         self._wrong[client] = (wrong, self._now_s() + pause_s)
         while len(self._wrong) > _MOST_CLIENTS:
             self._wrong.popitem(last=False)
