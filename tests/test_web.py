@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -392,8 +393,9 @@ def test_sessions_end_by_themselves() -> None:
 def test_who_says_nothing_is_sent_away(page: Browser, said: bytes) -> None:
     with socket.create_connection(("127.0.0.1", page.port), 10) as silent:
         silent.sendall(said)
-        silent.settimeout(HEAD_TIMEOUT_S + 5)
-        assert silent.recv(1) == b""
+        silent.settimeout(HEAD_TIMEOUT_S + 10)
+        with contextlib.suppress(ConnectionResetError):
+            assert silent.recv(1) == b""
 
 
 def test_a_body_that_stalls_is_given_up(page: Browser) -> None:
