@@ -205,3 +205,11 @@ def test_a_date_as_end_includes_the_day() -> None:
 def test_no_times(text: str) -> None:
     with pytest.raises(UsageError, match="use 2026-03-02"):
         parse_time(text, SEOUL, NOON)
+
+
+@pytest.mark.parametrize("command", [("events",), ("events", "payroll"), ("audit", "list")])
+def test_a_period_the_wrong_way_round_is_told(kiosk: Kiosk, command: tuple[str, ...]) -> None:
+    assert kiosk("subjects", "add", "E1").returncode == 0
+    result = kiosk(*command, "--since", "2026-12-31", "--until", "2026-03-01")
+    assert result.returncode == 64
+    assert "is it the other way round?" in assert_one_line_error(result.stderr)

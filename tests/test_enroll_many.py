@@ -57,10 +57,12 @@ def people(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
     (folder / "f=broken").mkdir()
     (folder / "f_broken").mkdir()
     (folder / "f_broken" / "=1+1.jpg").write_text("no photo")
+    shutil.copy(samples / "collins.jpg", folder / "stray.jpg")
     return folder
 
 
 WRONG = {
+    ("", "stray.jpg", "no_folder", ""),
     ("f=broken", "", "bad_subject_id", ""),
     ("a_biden", "blurred.jpg", "blurred", ""),
     ("c_biden", "biden.jpg", "duplicate_face", "a_biden"),
@@ -95,7 +97,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixt
     lines = result.stderr.splitlines()
     assert lines[0] == "left out, by reason:"
     assert lines[1] == f"  3  duplicate_face: {REASONS['duplicate_face']}"
-    assert lines[-1].startswith("kiosk: 3 people enrolled from 4 new photos; 7 folders or photos could not be used")
+    assert lines[-1].startswith("kiosk: 3 people enrolled from 4 new photos; 8 folders or photos could not be used")
     return kiosk
 
 
@@ -109,6 +111,7 @@ def test_the_report_has_every_rejected_photo(uninterrupted: Kiosk) -> None:
     assert tuple(rows[0]) == COLUMNS
     assert {(r["subject_id"], r["photo"], r["reason"], r["enrolled_as"]) for r in rows} == WRONG
     assert all(row["detail"] for row in rows)
+    assert (uninterrupted.folder / "report.csv").stat().st_mode & 0o077 == 0, "it says whose photos there are"
     assert not (uninterrupted.folder / "kiosk.db.enrolling").exists()
 
 
@@ -240,7 +243,7 @@ def test_ctrl_c_between_two_photos_of_a_person_commits_neither(
     assert run_in_process("enroll", "--from-dir", str(people), "--config", str(kiosk.config), "--json") == 130
     document = json.loads(capsys.readouterr().out)
     assert (document["complete"], document["subjects"]) == (False, [])
-    assert [failure["reason"] for failure in document["failures"]] == ["bad_subject_id"]
+    assert [failure["reason"] for failure in document["failures"]] == ["no_folder", "bad_subject_id"]
     assert _enrolled(kiosk) == {}
     assert signal.getsignal(signal.SIGTERM) is before
 

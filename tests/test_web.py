@@ -470,7 +470,7 @@ def test_the_end_does_not_wait_for_who_waits(kiosk: Kiosk, home: Kiosk) -> None:
         ({"password_file": "short"}, "10 characters or more"),
         ({"password_file": "nowhere"}, "nowhere: No such file"),
         ({"tls": {"cert_file": "nowhere", "key_file": "secret"}}, "web.tls.cert_file: nowhere: no such file"),
-        ({"tls": {"cert_file": "secret", "key_file": "secret"}}, "not usable as PEM certificate and key"),
+        ({"tls": {"cert_file": "secret", "key_file": "secret"}}, "are not a PEM certificate and its key"),
     ],
 )
 def test_what_would_be_open_to_others_is_not_served(

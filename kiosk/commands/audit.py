@@ -12,7 +12,7 @@ import click
 
 from kiosk.commands.options import common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
-from kiosk.commands.times import local_time, parse_time
+from kiosk.commands.times import local_time, parse_period
 from kiosk.errors import InputError, UsageError
 from kiosk.store import AuditProblem, AuditRow, AuditVerdict
 
@@ -43,8 +43,7 @@ def list_command(
     """
     config = load(config_path, verbose)
     zone, now = ZoneInfo(config.device.timezone), datetime.now(UTC)
-    first = None if since is None else parse_time(since, zone, now)
-    last = None if until is None else parse_time(until, zone, now, end_of_day=True)
+    first, last = parse_period(since, until, zone, now)
     with open_store(config) as store:
         rows = store.audit_rows(since=first, until=last)
     if as_json:

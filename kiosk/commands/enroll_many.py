@@ -137,7 +137,11 @@ def find_people(folder: Path) -> tuple[list[Person], list[Rejection]]:
     if not entries:
         raise InputError(f"{folder}: no folders in it; put photos in {folder}/<subject_id>/")
     people: list[Person] = []
-    unusable: list[Rejection] = []
+    unusable = [
+        Rejection("", (path.name,), "no_folder", f"move it to {folder}/<subject_id>/")
+        for path in sorted(folder.iterdir())
+        if is_photo(path)
+    ]
     for entry in entries:
         try:
             subject_id = parse_subject_id(entry.name)

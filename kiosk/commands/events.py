@@ -20,7 +20,7 @@ from kiosk.commands.payroll import payroll
 from kiosk.commands.signatures import export, keygen, verify
 from kiosk.commands.spreadsheets import write_csv
 from kiosk.commands.stores import open_store
-from kiosk.commands.times import local_time, parse_time
+from kiosk.commands.times import local_time, parse_period
 from kiosk.enrollment import parse_subject_id
 from kiosk.errors import UsageError
 from kiosk.events import Method, rejection_of
@@ -87,8 +87,7 @@ def command(
     config = load(config_path, verbose)
     zone = ZoneInfo(config.device.timezone)
     now = datetime.now(UTC)
-    first = parse_time(since, zone, now) if since is not None else None
-    last = parse_time(until, zone, now, end_of_day=True) if until is not None else None
+    first, last = parse_period(since, until, zone, now)
     wanted = None if subject is None else parse_subject_id(subject)
     with open_store(config) as store:
         kind = "json" if as_json else output

@@ -13,7 +13,7 @@ import click
 from kiosk.commands.options import common_options, count, load, print_json
 from kiosk.commands.spreadsheets import write_csv
 from kiosk.commands.stores import open_store
-from kiosk.commands.times import parse_time
+from kiosk.commands.times import parse_period
 from kiosk.enrollment import parse_subject_id
 from kiosk.payroll import Entry, WorkDay, work_days
 from kiosk.store import Outline, Store
@@ -62,8 +62,7 @@ def payroll(
     config = load(config_path, verbose)
     zone, now = ZoneInfo(config.device.timezone), datetime.now(UTC)
     wanted = None if subject is None else parse_subject_id(subject)
-    first = None if since is None else parse_time(since, zone, now)
-    last = None if until is None else parse_time(until, zone, now, end_of_day=True)
+    first, last = parse_period(since, until, zone, now)
     longest = timedelta(hours=longest_h)
     days = _Days(first, last, zone)
     with open_store(config) as store:

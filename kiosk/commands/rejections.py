@@ -35,6 +35,7 @@ REASONS = {
     "no_consent": "no consent is on record, or it has ended",
     "bad_subject_id": "the folder's name is no subject id",
     "no_photos": "no photos in the folder",
+    "no_folder": "not in a folder named by a subject id",
 }
 """Every reason there is, in words."""
 
@@ -137,7 +138,9 @@ class Report:
 
     def _put(self, text: str) -> None:
         try:
-            with self._part.open("w", encoding="utf-8", newline="") as file:
+            # It says whose photos there are.
+            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

@@ -40,6 +40,21 @@ def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = F
     return moment
 
 
+def parse_period(
+    since: str | None, until: str | None, zone: ZoneInfo, now: datetime
+) -> tuple[datetime | None, datetime | None]:
+    """From when until before when; None where nothing is said. A bare date as the end includes that day.
+
+    Raises:
+        UsageError: one of them is no time, or the end is not behind the beginning.
+    """
+    first = None if since is None else parse_time(since, zone, now)
+    last = None if until is None else parse_time(until, zone, now, end_of_day=True)
+    if first is not None and last is not None and last <= first:
+        raise UsageError(f"--until {until} is not behind --since {since}; is it the other way round?")
+    return first, last
+
+
 def parse_moment(text: str, zone: ZoneInfo, now: datetime, *, clock_is_set: bool = True) -> datetime:
     """One moment: an ISO 8601 time with its minutes, or how long ago, as :func:`parse_time` takes them; UTC.
 

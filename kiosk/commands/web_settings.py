@@ -37,7 +37,8 @@ class WebSettings:
     @property
     def address(self) -> str:
         """As a browser takes it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        named = socket.gethostname() if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared with
+        host = f"[{named}]" if ":" in named else named
         return f"{self.scheme}://{host}:{self.port}/"
 
 
@@ -97,7 +98,7 @@ def _password(path: Path | None) -> str | None:
         password = path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise ConfigError(f"web.password_file: {path}: {reason}") from error
+        raise ConfigError(f"web.password_file: {path}: {reason}; write the password into it, chmod 600") from error
     if len(password) < _SHORTEST_PASSWORD:
         raise ConfigError(f"web.password_file: {path}: a password of {_SHORTEST_PASSWORD} characters or more is needed")
     warn_if_open(path)
@@ -113,7 +114,10 @@ def _check_tls(cert_file: Path | None, key_file: Path | None) -> tuple[Path, Pat
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file)
     except ssl.SSLError as error:
-        raise ConfigError(f"web.tls: not usable as PEM certificate and key: {error.reason or error}") from error
+        raise ConfigError(
+            f"web.tls: {cert_file} and {key_file} are not a PEM certificate and its key ({error.reason or error}); see "
+            "that neither stands in the other's place"
+        ) from error
     except OSError as error:
         raise ConfigError(f"web.tls: {error.filename or key_file}: {error.strerror}") from error
     warn_if_open(key_file)

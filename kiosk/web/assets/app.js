@@ -62,6 +62,6 @@ document.getElementById("leave").addEventListener("click", async () => {
   await ask("api/session", { method: "DELETE" }).catch(() => null);
   await start();
 });
-window.addEventListener("hashchange", () => { show().then(() => main.focus()); });
+window.addEventListener("hashchange", () => { show().then(() => { main.focus({ preventScroll: true }); scrollTo(0, 0); }); });
 window.addEventListener("logged-out", start);
 start();
