@@ -354,8 +354,8 @@ def test_events_hold_the_name_that_an_import_brings(a: Home, b: Home) -> None:
     b.enroll({"E1": photos(1, 1, 4), "E2": photos(2, 1, 4), "E5": photos(5)})
     with b.store() as store:
         store.rename_subject("E1", "Wrong")
-        for subject_id, named in (("E1", True), ("E1", False), ("E2", True), ("E5", True)):
-            check_in(store, subject_id, include_name=named)
+        for subject_id, with_name in (("E1", True), ("E1", False), ("E2", True), ("E5", True)):
+            check_in(store, SubjectId(subject_id), include_name=with_name)
     file, _ = a.export("E1", "E2")
 
     def named() -> list[str | None]:
