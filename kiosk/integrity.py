@@ -104,7 +104,8 @@ CODE_FAILURES = "code_failures"
 """Mark: the last wrong codes, each with the number it was for and when, by the clock of which boot."""
 
 CLOCK_BELIEVED = "clock_believed"
-"""Mark: ``at_ms``, when the clock was believed last for deleting what is old; ``doubted_ms``: since when it is not."""
+"""Mark: ``at_ms``, when the clock was believed last for deleting what is old. While it is not: ``seen_ms``, what it
+showed at the last look, and ``lasted_ms``, for how long it has gone on."""
 
 _DIGEST_BYTES = 16
 

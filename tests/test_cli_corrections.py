@@ -5,25 +5,31 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
 from command_line import Kiosk
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from runner import assert_one_line_error, run_in_process
 from test_store import MODEL, decision, template
 
 from kiosk.biometrics import SubjectId
 from kiosk.clock import SystemClock
+from kiosk.commands.payroll import Days, read_rows
 from kiosk.commands.spreadsheets import defused
 from kiosk.commands.times import parse_moment
 from kiosk.errors import UsageError
-from kiosk.events import EventType, Moment, Origin
+from kiosk.events import VOID, EventType, Moment, Origin
+from kiosk.payroll import WorkDay
 from kiosk.signatures import EventSigner
 from kiosk.store import Store
+from kiosk.store._attendance import insert_entry
 
 SEOUL = ZoneInfo("Asia/Seoul")
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -175,6 +181,100 @@ def test_payroll_of_days_whose_events_are_gone(run: Run, kiosk_with_a_day: Kiosk
     assert err.startswith("note: events before ")
     assert err.endswith(" are not kept any more (store.retention_days)\n")
     assert document(run("events", "payroll", "--json", "--since", str(YESTERDAY)))["days"]
+
+
+def log_events(store: Store, subject_id: str, events: Sequence[tuple[datetime, str, bool]]) -> None:
+    """When, of which type, whether void: as they lie in the log, without the rules of the commands that make them."""
+    origin = Origin("hq", "door-1", "Europe/Berlin")
+    with store._writing() as db:
+        for occurred_at, event_type, void in events:
+            row = {
+                "subject_id": SubjectId(subject_id),
+                "moment": Moment(round(occurred_at.timestamp() * 1000), True, 1000, "boot"),
+                "origin": origin,
+                "evidence": {},
+            }
+            seq = insert_entry(db, event_id=str(uuid4()), event_type=event_type, **row)
+            if void:
+                insert_entry(db, event_id=str(uuid4()), event_type=VOID, voids=seq, **row)
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with Store.open(tmp_path_factory.mktemp("payroll") / "kiosk.db") as store:
+        yield store
+
+
+FIRST_SLOT = datetime(2026, 10, 22, tzinfo=UTC)
+"""Three days before the clocks of Berlin change."""
+
+
+def slots(*events: tuple[int, str]) -> list[tuple[int, str, bool]]:
+    return [(slot, kind, False) for slot, kind in events]
+
+
+@given(
+    # More breaks than check-ins and check-outs: it is behind these that what came before has no say any more.
+    events=st.lists(
+        st.tuples(
+            st.integers(0, 4 * 48), st.sampled_from([*EventType, *list(EventType)[2:]]), st.integers(0, 5).map(bool)
+        ).map(lambda found: (found[0], found[1], not found[2])),
+        min_size=3,
+        max_size=14,
+    ),
+    first=st.integers(-1, 4),
+    length=st.integers(0, 2),
+    hour=st.integers(0, 23),
+    longest_h=st.sampled_from([1, 8, 16, 30]),
+    now=st.integers(0, 8 * 48),
+)
+# A check-in without an end, a break a day later that belongs to nothing, and another within what a shift may take.
+@example(slots((0, "check_in"), (33, "break_start"), (64, "break_end"), (67, "check_out")), 1, 0, 0, 16, 500)
+@settings(max_examples=250, deadline=None, derandomize=True)
+def test_the_rows_of_some_days_are_those_of_the_whole_log(
+    shared_store: Store,
+    events: list[tuple[int, str, bool]],
+    first: int,
+    length: int,
+    hour: int,
+    longest_h: int,
+    now: int,
+) -> None:
+    def after(half_hours: int) -> datetime:
+        return FIRST_SLOT + timedelta(minutes=30 * half_hours)
+
+    subject_id = uuid4().hex
+    log_events(shared_store, subject_id, [(after(slot), kind, void) for slot, kind, void in events])
+    # `--since 3d` is any time of a day; the day counts from its midnight on.
+    since = after(48 * first + 2 * hour)
+    days = Days(since, since + timedelta(days=length, hours=1), BERLIN)
+
+    def found(asked: Days) -> list[WorkDay]:
+        longest = timedelta(hours=longest_h)
+        return read_rows(shared_store, asked, now=after(now), longest=longest, subject=subject_id)
+
+    assert found(days) == [row for row in found(Days(None, None, BERLIN)) if row.day in days]
+
+
+def test_what_belongs_to_no_shift_makes_no_day_complete(run: Run, kiosk_with_a_day: Kiosk) -> None:
+    kiosk_with_a_day.configure(device={"timezone": "Europe/Berlin"}, mqtt={"enabled": True})
+    lines = (
+        "20T00:30 check_in", "20T12:10 break_end", "20T23:50 check_in", "21T11:30 break_start", "21T23:10 check_out",
+        "22T07:30 check_in", "22T08:00 check_out",
+    )  # fmt: skip
+    events = [(datetime.fromisoformat(f"2025-10-{when}Z"), kind, False) for when, kind in map(str.split, lines)]
+    with Store.open(kiosk_with_a_day.store) as store:
+        log_events(store, "E2", events)
+    whole = document(run("events", "payroll", "--subject", "E2", "--json"))["days"]
+    assert [(row["date"][-2:], row["missing"]) for row in whole] == [
+        ("20", ["check_out", "break_start"]),
+        ("21", ["check_out", "break_end"]),
+        # Of the check-out 23 hours after the check-in; with the break alone it would be a shift of the day before.
+        ("22", ["check_in"]),
+    ]
+    for row in whole:
+        day = row["date"]
+        assert document(run("events", "payroll", "--json", "--since", day, "--until", day))["days"] == [row]
 
 
 def test_why_tells_who_and_why(corrected: Run) -> None:

@@ -350,6 +350,26 @@ def test_replace_puts_the_files_in_their_place_and_erases_the_others(a: Home, b:
     assert b.templates() == {"E1": 2}
 
 
+def test_events_hold_the_name_that_an_import_brings(a: Home, b: Home) -> None:
+    b.enroll({"E1": photos(1, 1, 4), "E2": photos(2, 1, 4), "E5": photos(5)})
+    with b.store() as store:
+        store.rename_subject("E1", "Wrong")
+        for subject_id, with_name in (("E1", True), ("E1", False), ("E2", True), ("E5", True)):
+            check_in(store, SubjectId(subject_id), include_name=with_name)
+    file, _ = a.export("E1", "E2")
+
+    def named() -> list[str | None]:
+        with b.store(writable=False) as store:
+            rows = store._rows("SELECT payload FROM outbox ORDER BY seq")
+            return [json.loads(row["payload"])["subject"].get("name") for row in rows]
+
+    b.take(file, "--merge")
+    assert named() == ["Wrong", None, "Name of E2", "Name of E5"]
+    b.take(file, "--replace")
+    assert named() == ["Name of E1", None, "Name of E2", "Name of E5"]
+    assert find_damage(b.kiosk.store) is None
+
+
 def test_an_id_that_is_somebody_else_here(a: Home, b: Home) -> None:
     b.enroll({"E1": photos(50), "E5": photos(51)})
     file, _ = a.export()

@@ -115,7 +115,7 @@ def test_nothing_is_deleted_by_a_clock_that_has_leapt(
         store.mark_sent([check_in(store).seq])
         reject(store, ANA)
         daemon = build_daemon(kiosk, store, samples)
-        for leap_days, kept in ((0, 1), (400, 1), (401, 1), (408, 0)):
+        for leap_days, kept in ((0, 1), *((day, 1) for day in range(400, 407)), (407, 0)):
             now_ms[0] = NOW_MS + leap_days * DAY_MS
             daemon._prune()
             assert (len(store.attendance()), len(store.rejections())) == (kept, kept), leap_days

@@ -659,10 +659,31 @@ def test_a_clock_that_leaps_is_believed_after_a_week(store: Store) -> None:
     # A year with the kiosk, not always on, and a month without.
     assert [leap(days) for days in (*range(0, 366, 15), 365, 395)] == [None] * 27
     # A leap that is mended within the week leaves no trace.
-    assert [leap(days) for days in (760, 765, 396, 760)] == [365, 370, None, 364]
-    assert [leap(days) for days in (763, 766.9, 767, 768)] == [367, 370, None, None]
+    assert [leap(days) for days in (760, 761, 762, 396, 760)] == [365, 366, 367, None, 364]
+    assert [leap(760 + days) for days in (1, 2, 3, 4, 5, 6, 6.9, 7, 8)] == [*range(365, 371), 370, None, None]
     # After forty days without power: a week later.
-    assert [leap(808 + days) for days in (0, 1, 6.9, 7.1, 8)] == [40, 41, 46, None, None]
+    assert [leap(808 + days) for days in (0, 1, 2, 3, 4, 5, 6, 6.9, 7.1, 8)] == [*range(40, 47), 46, None, None]
+
+
+def test_a_clock_in_doubt_does_not_measure_the_week_by_its_leaps(store: Store) -> None:
+    store.enroll(ANA, [])
+    check_in(store)
+
+    def doubted(*days: float) -> list[bool]:
+        return [store.doubt(NOW_MS + round(day * DAY_MS)) is not None for day in days]
+
+    assert doubted(0, 365) == [False, True]
+    # The second leap, and any after it, begins the week anew.
+    assert doubted(*range(366, 372), 403) == [True] * 7
+    assert doubted(*range(404, 410), 410) == [True] * 6 + [False]
+    # From one question to the next a day counts at most; and going back and forth, nothing.
+    assert doubted(500, 510, 520, 530, 540, 550, 560, 570) == [True] * 7 + [False]
+    assert doubted(*[700, 700.9] * 20) == [True] * 40
+    # A kiosk that is off from Friday evening to Monday morning: Monday to Friday, a day for the weekend, and so on.
+    week = [800 + day + hour / 24 for day in (0, 1, 2, 3, 4, 7, 8, 9, 10, 11) for hour in range(8, 19)]
+    assert doubted(570)[0] is False
+    found = doubted(*week)
+    assert week[found.index(False)] == pytest.approx(809, abs=0.5)
 
 
 def test_at_first_a_clock_is_held_against_the_newest_event(store: Store) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -64,13 +64,11 @@ def payroll(
     wanted = None if subject is None else parse_subject_id(subject)
     first, last = parse_period(since, until, zone, now)
     longest = timedelta(hours=longest_h)
-    days = _Days(first, last, zone)
+    days = Days(first, last, zone)
     with open_store(config) as store:
-        # What began before the first day may end on it, and what begins on the last one may end later.
-        outlines = store.outlines(since=_shifted(first, -longest), until=_shifted(last, longest), subject=wanted)
+        rows = read_rows(store, days, now=now, longest=longest, subject=wanted)
         names = {one.id: one.name for one in store.subjects()}
         _tell_what_is_not_there(store, days, wanted)
-    rows = [row for row in work_days(map(_entry, outlines), zone, now=now, longest=longest) if row.day in days]
     documents = [_document(row, names, zone) for row in rows]
     if as_json or output == "json":
         print_json({"timezone": zone.key, "longest_shift_h": longest_h, "days": documents})
@@ -80,23 +78,42 @@ def payroll(
         _print_table(rows, names, zone)
 
 
-class _Days:
-    """Which days of the site were asked for."""
+class Days:
+    """Which days of the site were asked for: those in which the times lie; None: no bound."""
 
     def __init__(self, first: datetime | None, last: datetime | None, zone: ZoneInfo) -> None:
         self.first = date.min if first is None else _day(first, zone)
         self.last = date.max if last is None else _day(last - timedelta(milliseconds=1), zone)
-        self._zone = zone
+        self.zone = zone
+
+    @property
+    def start(self) -> datetime | None:
+        """When the first one begins, UTC; None: there is no bound."""
+        return _midnight(self.first, self.zone)
+
+    @property
+    def end(self) -> datetime | None:
+        """When the last one is over, UTC; None: there is no bound."""
+        return None if self.last == date.max else _midnight(self.last + timedelta(days=1), self.zone)
 
     def __contains__(self, day: date) -> bool:
         return self.first <= day <= self.last
 
     def of(self, occurred_at: str) -> date:
         """The site's day of a stored time."""
-        return _day(datetime.fromisoformat(occurred_at), self._zone)
+        return _day(datetime.fromisoformat(occurred_at), self.zone)
 
 
-def _tell_what_is_not_there(store: Store, days: _Days, subject: str | None) -> None:
+def read_rows(store: Store, days: Days, *, now: datetime, longest: timedelta, subject: str | None) -> list[WorkDay]:
+    """The rows of these days, as if the whole log had been read."""
+    end = days.end
+    # What begins on the last day may end later. A shift that is open by then is not running any more, whatever follows.
+    until = end + longest if end is not None and end < now - longest else None
+    entries = map(_entry, store.outlines(since=days.start, until=until, subject=subject))
+    return [row for row in work_days(entries, days.zone, now=now, longest=longest) if row.day in days]
+
+
+def _tell_what_is_not_there(store: Store, days: Days, subject: str | None) -> None:
     """On stderr: a row that is not printed cannot say that it is missing."""
     kept = store.first_kept()
     if kept is not None and kept.seq > 1 and date.min < days.first < days.of(kept.occurred_at):
@@ -190,9 +207,9 @@ def _day(moment: datetime, zone: ZoneInfo) -> date:
     return moment.astimezone(zone).date()
 
 
-def _shifted(moment: datetime | None, by: timedelta) -> datetime | None:
-    """None where there is no bound, or no such time."""
+def _midnight(day: date, zone: ZoneInfo) -> datetime | None:
+    """The first one, in UTC, which counts on across a change of the clocks; None where there is no such time."""
     try:
-        return None if moment is None else moment.astimezone(UTC) + by
+        return datetime.combine(day, time(), zone).astimezone(UTC)
     except OverflowError:
         return None

@@ -3,7 +3,8 @@
 A clock that follows a time server may still be wrong by years: the server is, or somebody set it by hand. Then all that
 was ever sent would look a year old. Such a jump is not to be told from a kiosk that was switched off over the holidays;
 so a clock that is far ahead of when it was last believed is believed once it has gone on like that for a week, in which
-somebody may notice.
+somebody may notice. That week is counted by the very clock that is doubted: so a step from one question to the next
+counts for no more than a day, and another leap begins the week anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _DAY_MS = 86_400_000
 LEAP_MS = 30 * _DAY_MS
 """So far ahead of the last time it was believed, a clock is doubted."""
 DOUBT_MS = 7 * _DAY_MS
+"""So long it has to go on."""
 _NEWEST_TRUSTED = """
     SELECT MAX(COALESCE(corrected_at, occurred_at)) FROM attendance
     WHERE clock_synchronized OR corrected_at IS NOT NULL
@@ -35,14 +37,18 @@ class Age(Connection):
         Ask often, once in an hour say, and only while the clock follows a time server.
         """
         with self._writing() as db:
-            known = integrity.mark(db, integrity.CLOCK_BELIEVED) or {"at_ms": _newest_event_ms(db), "doubted_ms": None}
-            believed_ms, doubted_ms = known["at_ms"], known["doubted_ms"]
+            known = integrity.mark(db, integrity.CLOCK_BELIEVED) or {"at_ms": _newest_event_ms(db)}
+            believed_ms, seen_ms = known["at_ms"], known.get("seen_ms")
             leap_ms = 0 if believed_ms is None else now_ms - believed_ms
-            if leap_ms <= LEAP_MS or (doubted_ms is not None and now_ms - doubted_ms >= DOUBT_MS):
-                integrity.set_mark(db, integrity.CLOCK_BELIEVED, {"at_ms": now_ms, "doubted_ms": None})
+            lasted_ms = 0
+            if seen_ms is not None and now_ms - seen_ms <= LEAP_MS:
+                # A kiosk that is off at every weekend gets there, too; a step back takes away what it goes back by.
+                lasted_ms = max(0, known["lasted_ms"] + min(now_ms - seen_ms, _DAY_MS))
+            if leap_ms <= LEAP_MS or lasted_ms >= DOUBT_MS:
+                integrity.set_mark(db, integrity.CLOCK_BELIEVED, {"at_ms": now_ms})
                 return None
-            if doubted_ms is None or now_ms < doubted_ms:
-                integrity.set_mark(db, integrity.CLOCK_BELIEVED, {"at_ms": believed_ms, "doubted_ms": now_ms})
+            doubt = {"at_ms": believed_ms, "seen_ms": now_ms, "lasted_ms": lasted_ms}
+            integrity.set_mark(db, integrity.CLOCK_BELIEVED, doubt)
         return timedelta(milliseconds=leap_ms)
 
 

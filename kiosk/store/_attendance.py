@@ -272,15 +272,18 @@ class Attendance(Connection):
         subject: str | None = None,
         unsure_only: bool = False,
     ) -> list[Outline]:
-        """Events by their time, without those that correct others. Bounds as in :meth:`attendance`.
+        """Events by their time, without those that correct others. Bounds as in :meth:`attendance`, but what is before
+        ``since`` comes along from the subject's last check-in or check-out on that counts, and all of it where there is
+        none: only behind one of these nothing earlier has a say in what shift an event belongs to.
 
         ``unsure_only``: those whose clock was not set.
         """
         found = self._rows(
             f"SELECT a.seq, COALESCE(a.added_type, a.event_type) AS event_type, a.subject_id, {_WHEN} AS occurred_at,"  # noqa: S608 - our own words
             f" {_SURE} AS clock_synchronized, a.added_at IS NOT NULL AS added, NOT {_VALID} AS void"
-            " FROM attendance AS a WHERE a.corrects IS NULL AND a.voids IS NULL"
-            f" AND (:since IS NULL OR {_WHEN} >= :since) AND (:until IS NULL OR {_WHEN} < :until)"
+            f" FROM attendance AS a LEFT JOIN ({_LAST_MOVEMENTS}) AS m USING (subject_id)"
+            " WHERE a.corrects IS NULL AND a.voids IS NULL"
+            f" AND {_WHEN} >= COALESCE(m.at, '') AND (:until IS NULL OR {_WHEN} < :until)"
             " AND (:subject IS NULL OR a.subject_id = :subject)"
             f"{f' AND NOT {_SURE}' if unsure_only else ''} ORDER BY occurred_at, a.seq",
             {"since": time_text(since), "until": time_text(until), "subject": subject},
@@ -360,6 +363,13 @@ _WHEN = "COALESCE(a.added_at, a.corrected_at, a.occurred_at)"
 """When it happened, as far as anybody knows."""
 _SURE = "(a.clock_synchronized OR a.corrected_at IS NOT NULL OR a.added_at IS NOT NULL)"
 _VALID = "NOT EXISTS (SELECT 1 FROM attendance AS v WHERE v.voids = a.seq)"
+# Empty where ``since`` is NULL.
+_LAST_MOVEMENTS = f"""
+    SELECT a.subject_id, MAX({_WHEN}) AS at FROM attendance AS a
+    WHERE COALESCE(a.added_type, a.event_type) IN ('{EventType.CHECK_IN}', '{EventType.CHECK_OUT}')
+      AND a.corrects IS NULL AND a.voids IS NULL AND {_VALID} AND {_WHEN} < :since
+    GROUP BY a.subject_id
+"""  # noqa: S608 - our own words
 # Rows that correct another one's time are no attendance.
 _SELECT = f"""
     SELECT a.seq, a.event_id, COALESCE(a.added_type, a.event_type) AS event_type, a.subject_id, {_WHEN} AS occurred_at,

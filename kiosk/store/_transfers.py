@@ -18,6 +18,7 @@ from kiosk.gallery_file import PortableConsent, PortablePerson
 from kiosk.gallery_import import Arrival, Erasure, Resident
 from kiosk.store._chain import Action, Entry
 from kiosk.store._connection import rows
+from kiosk.store._event_names import settle_names
 from kiosk.store._stale import delete_templates
 from kiosk.store._subjects import Subject, Subjects, check_name, now_text
 from kiosk.store._templates import NewTemplate
@@ -111,7 +112,8 @@ class Transfers(Subjects):
     def import_people(
         self, arrivals: Sequence[Arrival], details: Mapping[str, Any], erasures: Mapping[SubjectId, Erasure]
     ) -> None:
-        """Take in everybody or nobody. ``erasures``: as they were when the import was planned.
+        """Take in everybody or nobody. ``erasures``: as they were when the import was planned. Events that hold a name
+        which the import replaces hold the new one from now on.
 
         What templates were replaced are gone from the write-ahead log and the backups, too, once :meth:`purge` has
         returned True.
@@ -130,6 +132,8 @@ class Transfers(Subjects):
                 raise InputError("somebody was erased meanwhile; nothing was imported: try again")
             renamed = _renamed(db, arrivals)
             _write_people(db, arrivals)
+            for subject_id in sorted(renamed):
+                settle_names(db, subject_id)
             replaced = json.dumps([arrival.id for arrival in arrivals if arrival.replace])
             delete_templates(db, "subject_id IN (SELECT value FROM json_each(?))", [replaced])
             templates = [
