@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import http.client
+import io
 import json
 import re
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -19,6 +23,7 @@ from broker import free_port, wait_for
 from command_line import Kiosk
 from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process
 
+from kiosk.packing import pack
 from kiosk.web.sessions import Paused, Sessions
 
 PASSWORD = "correct horse battery"  # noqa: S105
@@ -192,6 +197,79 @@ def test_without_a_running_kiosk_the_rest_works(page: Browser) -> None:
     assert status == 200
     assert log.startswith(b"seq,event_id,event_type,subject_id,occurred_at")
     assert headers["Content-Disposition"] == 'attachment; filename="attendance-door-1-2026-01-01.csv"'
+
+
+# A long log
+
+
+@pytest.fixture(scope="module")
+def long_log(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, home: Kiosk
+) -> Iterator[tuple[Browser, subprocess.Popen[str]]]:
+    """20,000 events and 3,000 rejections."""
+    kiosk = Kiosk(tmp_path_factory.mktemp("long"), request.config.getoption("--runtime"))
+    copy_store(home, kiosk)
+    rest = "'2026-03-02T08:00:00.000Z', 'UTC', 1, 'boot', 1, 'hq', 'door-1'"
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+    evidence = pack({"method": "manual", "reason": "=1+1", "more": list(range(100))})
+    with contextlib.closing(sqlite3.connect(kiosk.store)) as db, db:
+        db.execute(
+            "INSERT INTO attendance (event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"  # noqa: S608 - our own words
+            f" boottime_ms, site, device, evidence) {numbers} SELECT 'e' || i, 'check_in', 'obama', {rest}, ? FROM n",
+            [20_000, evidence],
+        )
+        db.execute(
+            "INSERT INTO rejections (event_id, reason, occurred_at, tz, clock_synchronized, boot_id, boottime_ms,"  # noqa: S608
+            f" site, device, evidence) {numbers} SELECT 'r' || i, 'unknown', {rest}, ? FROM n",
+            [3_000, evidence],
+        )
+    process, port = serve(kiosk)
+    yield Browser(port), process
+    stop(process)
+
+
+def test_a_long_log_is_shown_in_part_and_exported_whole_with_little_memory(
+    long_log: tuple[Browser, subprocess.Popen[str]],
+) -> None:
+    page, process = long_log
+    page("GET", "/api/events?since=2027-01-01")
+    before_kib = peak_kib(process)
+    _, log, _ = page("GET", "/api/events?since=2026-03-02&subject=obama")
+    assert (log["found"], len(log["events"])) == (20_000, 500)
+    assert [(one["seq"], one["name"]) for one in log["events"][:2]] == [
+        (20_000, "Barack Obama"),
+        (19_999, "Barack Obama"),
+    ]
+    assert page("GET", "/api/events?subject=biden")[1] == {"events": [], "found": 0}
+    _, rejected, _ = page("GET", "/api/rejections")
+    assert (rejected["found"], len(rejected["events"])) == (3_000, 500)
+    assert rejected["events"][0]["event_id"] == "r3000"
+    status, text, _ = page("GET", "/api/events.csv")
+    rows = list(csv.DictReader(io.StringIO(text.decode())))
+    assert status == 200
+    assert [row["seq"] for row in rows] == [str(seq) for seq in range(1, 20_001)]
+    assert rows[-1]["reason"] == "'=1+1", "nothing that a spreadsheet computes"
+    _, document, _ = page("GET", "/api/events.json")
+    assert [row["seq"] for row in document["events"]] == list(range(1, 20_001))
+    assert page("GET", "/api/events.json?subject=biden")[1] == {"events": []}
+    assert peak_kib(process) - before_kib < 32 * 1024, "a few MB, whatever is exported"
+
+
+def peak_kib(process: subprocess.Popen[str]) -> int:
+    """The most memory that a process has had."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(encoding="ascii"))
+    assert found is not None
+    return int(found[1])
+
+
+def test_an_export_that_nobody_takes_keeps_nobody_waiting(long_log: tuple[Browser, subprocess.Popen[str]]) -> None:
+    page, _ = long_log
+    with socket.create_connection(("127.0.0.1", page.port), 10) as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.sendall(f"GET /api/events.csv HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n\r\n".encode())
+        assert stalled.recv(12) == b"HTTP/1.1 200"
+        assert page("GET", "/api/gallery")[0] == 200
+        assert page("GET", "/api/events.csv")[1].count(b"\n") == 20_001
 
 
 # What is refused
