@@ -13,8 +13,12 @@ import socket
 import sqlite3
 import ssl
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,11 @@ from broker import free_port, wait_for
 from command_line import Kiosk
 from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process
 
+from kiosk.config import load
+from kiosk.errors import KioskError
+from kiosk.guidance import Guide
 from kiosk.packing import pack
+from kiosk.web.enrollments import _Capture
 from kiosk.web.sessions import Paused, Sessions
 
 PASSWORD = "correct horse battery"  # noqa: S105
@@ -197,6 +205,114 @@ def test_without_a_running_kiosk_the_rest_works(page: Browser) -> None:
     assert status == 200
     assert log.startswith(b"seq,event_id,event_type,subject_id,occurred_at")
     assert headers["Content-Disposition"] == 'attachment; filename="attendance-door-1-2026-01-01.csv"'
+    # Python takes any character between day and time; a header does not.
+    _, _, headers = page("GET", "/api/events.csv?since=2026-01-01%ED%95%9C08:00%2B09:00")
+    assert headers["Content-Disposition"] == 'attachment; filename="attendance-door-1-2026-01-0108000900.csv"'
+
+
+# Enrolling
+
+
+@pytest.fixture(scope="module")
+def desk(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, home: Kiosk
+) -> Iterator[tuple[Browser, Kiosk]]:
+    """A page whose people may be changed."""
+    kiosk = Kiosk(tmp_path_factory.mktemp("desk"), request.config.getoption("--runtime"))
+    copy_store(home, kiosk)
+    process, port = serve(kiosk)
+    yield Browser(port), kiosk
+    stop(process)
+
+
+def begin(page: Browser, subject_id: str, *, source: str = "photos", **more: object) -> str:
+    status, begun, _ = page("POST", "/api/enrollments", {"subject_id": subject_id, "source": source, **more})
+    assert status == 200, begun
+    return str(begun["key"])
+
+
+def add_photo(page: Browser, key: str, photo: Path) -> tuple[int, Any]:
+    return page("POST", f"/api/enrollments/{key}/photos?name={photo.name}", photo.read_bytes())[:2]
+
+
+def test_only_what_is_finished_makes_a_store(kiosk: Kiosk, samples: Path) -> None:
+    kiosk.configure(privacy={"require_consent": True})
+    process, port = serve(kiosk)
+    page = Browser(port)
+    try:
+        refused = page("POST", "/api/enrollments", {"subject_id": "E1", "source": "photos"})
+        assert refused[0] == 400
+        assert "E1: consent is needed" in refused[1]["error"]
+        key = begin(page, "E1", consent="folder 7")
+        assert add_photo(page, key, samples / "obama.jpg")[0] == 200
+        status, answer = add_photo(page, key, samples / "biden_portrait.jpg")
+        assert status == 400
+        assert re.search(r"not look like the same person .*needed\); leave it out$", answer["error"])
+        assert not list(kiosk.folder.glob("kiosk.db*"))
+        assert page("POST", f"/api/enrollments/{key}/finish")[1]["text"] == "E1: enrolled with 1 photo"
+        assert kiosk.store.exists()
+        # What is on record counts, and is asked for without the options of the command line.
+        page("DELETE", f"/api/enrollments/{begin(page, 'E1', more=True)}")
+        refused = page("POST", "/api/enrollments", {"subject_id": "E2", "source": "photos"})
+        assert "none that holds is on record" in refused[1]["error"]
+        assert "--" not in refused[1]["error"]
+    finally:
+        stop(process)
+
+
+def test_what_is_finished_several_times_is_stored_once(desk: tuple[Browser, Kiosk], samples: Path) -> None:
+    page, _ = desk
+    key = begin(page, "obama", more=True)
+    assert add_photo(page, key, samples / "obama2.jpg")[0] == 200
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: page("POST", f"/api/enrollments/{key}/finish")[:2], range(8)))
+    assert sorted(status for status, _ in done) == [200] + [400] * 7
+    assert {answer["error"] for status, answer in done if status == 400} == {"this enrollment has ended; begin again"}
+    assert len(page("GET", "/api/subjects/obama")[1]["templates"]) == 2
+    key = begin(page, "obama", more=True)
+    assert add_photo(page, key, samples / "obama2.jpg") == (400, {"error": "obama2.jpg: is enrolled already"})
+    assert page("DELETE", f"/api/enrollments/{key}")[0] == 200
+
+
+def test_the_page_speaks_of_no_options(desk: tuple[Browser, Kiosk], samples: Path) -> None:
+    page, _ = desk
+    key = begin(page, "E77")
+    status, answer = add_photo(page, key, samples / "biden_portrait.jpg")
+    assert status == 400
+    assert re.search(
+        r"already enrolled as biden \(score .*\); if that is the same person, add photos to biden instead$",
+        answer["error"],
+    )
+    assert page("DELETE", f"/api/enrollments/{key}")[0] == 200
+    at = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+    entry = {"subject_id": "obama", "event_type": "check_in", "at": at, "reason": " "}
+    status, answer, _ = page("POST", "/api/events", entry)
+    assert status == 400
+    assert answer["error"].startswith("the reason must be 1 to ")
+
+
+@pytest.mark.stories
+def test_a_camera_that_nobody_follows_is_free_again(desk: tuple[Browser, Kiosk]) -> None:
+    page, _ = desk
+    begin(page, "E20", source="camera")
+    wish = {"subject_id": "E21", "source": "camera"}
+    assert page("POST", "/api/enrollments", wish)[0] == 409
+    begun_s = time.monotonic()
+    wait_for(lambda: page("POST", "/api/enrollments", wish)[0] == 200, 25, what="the camera")
+    assert time.monotonic() - begun_s > 10
+
+
+def test_what_goes_wrong_before_the_camera_is_told_and_logged(kiosk: Kiosk, caplog: pytest.LogCaptureFixture) -> None:
+    def build() -> Guide:
+        raise RuntimeError("the network fell over")
+
+    capture = _Capture(load(kiosk.config, {}), build, threading.Lock())
+    capture.start()
+    with pytest.raises(KioskError, match="internal error; the kiosk's log says more"):
+        capture.state(0)
+    capture.stop()
+    (line,) = caplog.messages
+    assert line == "web page: enrollment from the camera: RuntimeError: the network fell over"
 
 
 # A long log
@@ -286,6 +402,10 @@ def test_an_export_that_nobody_takes_keeps_nobody_waiting(long_log: tuple[Browse
         ("GET", "/api/events?since=yesterday", None, 400, "is no time"),
         ("GET", "/api/events?subject=a%20b", None, 400, "is not a subject id"),
         ("GET", "/api/live?after=-1", None, 400, "after: a frame's number"),
+        ("GET", f"/api/live?after={'9' * 5000}", None, 400, "after: a frame's number"),
+        ("GET", "/api/live?after=%D9%A3", None, 400, "after: a frame's number"),
+        ("GET", f"/api/enrollments/x?after={'9' * 5000}", None, 400, "after: a state's number"),
+        ("GET", "/api/events.csv?since=%EF%BC%91h", None, 400, "is no time"),
         ("GET", "/api/decisions/zzz", None, 400, "neither a seq nor an event id"),
         ("PATCH", "/api/subjects/obama", b"{", 400, "the request: invalid json"),
         ("PATCH", "/api/subjects/obama", {"name": 5}, 400, "name: input should be a valid string"),

@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
-from kiosk.errors import KioskError, UnavailableError, UsageError
+from kiosk.errors import KioskError, UnavailableError
 from kiosk.preview import PreviewClient, PreviewFrame, WantedPicture, socket_path
-from kiosk.web.requests import beside, dumps, query
+from kiosk.web.numbers import number
+from kiosk.web.requests import beside, dumps
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,7 @@ class Live:
         """The next picture after the one the browser has: four bytes (big-endian) that say how long the JSON is that
         follows, the JSON, and the JPEG behind it, if there is a newer one.
         """
-        text = query(request, "after")
-        if text is not None and not text.isdecimal():
-            raise UsageError("after: a frame's number")
-        after = None if text is None else int(text)
-        header, picture = await beside(self._next, after)
+        header, picture = await beside(self._next, number(request, "after", "a frame's number"))
         document = dumps(header)
         return Response(_LENGTH.pack(len(document)) + document + picture, media_type="application/octet-stream")
 
