@@ -28,9 +28,10 @@ from command_line import Kiosk
 from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process
 
 from kiosk.config import load
-from kiosk.errors import KioskError
+from kiosk.errors import KioskError, UnavailableError
 from kiosk.guidance import Guide
 from kiosk.packing import pack
+from kiosk.preview import PreviewClient, socket_path
 from kiosk.web.enrollments import _Capture
 from kiosk.web.sessions import Paused, Sessions
 
@@ -648,6 +649,7 @@ def test_the_daemon_serves_it_beside_itself_and_takes_it_along(kiosk: Kiosk, hom
         wait_for(lambda: answers(port), 20)
         status, health, _ = browser("GET", "/api/health")
         assert (status, health["running"], health["broker"]) == (200, True, "off")
+        check_health_for_many(browser, kiosk)
         status, live, _ = browser("GET", "/api/live")
         assert status == 200
         length = int.from_bytes(live[:4], "big")
@@ -666,6 +668,32 @@ def test_the_daemon_serves_it_beside_itself_and_takes_it_along(kiosk: Kiosk, hom
     finally:
         daemon.kill()
         daemon.wait(10)
+
+
+def check_health_for_many(browser: Browser, kiosk: Kiosk) -> None:
+    """The kiosk has four places for who looks; the page needs one of them, whoever looks at the page."""
+    with contextlib.ExitStack() as others:
+        clients = [others.enter_context(PreviewClient(socket_path(kiosk.store))) for _ in range(4)]
+        for client in clients[:3]:
+            client.health()
+        for _ in range(2):
+            with ThreadPoolExecutor(10) as pool:
+                answers = list(pool.map(lambda _: browser("GET", "/api/health")[1], range(20)))
+            assert {(one["running"], one["fault"], one["health"] is None) for one in answers} == {(True, None, False)}
+            time.sleep(1.1)
+        wait_for(lambda: takes_place(clients[3]), 5, what="the last place")
+        status, health, _ = browser("GET", "/api/health")
+        assert (status, health["running"], health["health"]) == (200, True, None), health["fault"]
+        assert "4 others look already" in health["fault"]
+    wait_for(lambda: browser("GET", "/api/health")[1]["health"] is not None, 10, what="an answer")
+
+
+def takes_place(client: PreviewClient) -> bool:
+    try:
+        client.health()
+    except UnavailableError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
