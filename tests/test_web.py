@@ -320,11 +320,16 @@ def test_what_goes_wrong_before_the_camera_is_told_and_logged(kiosk: Kiosk, capl
 
 
 @pytest.fixture(scope="module")
+def long_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("long") / "kiosk.db"
+
+
+@pytest.fixture(scope="module")
 def long_log(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, home: Kiosk
+    long_store: Path, request: pytest.FixtureRequest, home: Kiosk
 ) -> Iterator[tuple[Browser, subprocess.Popen[str]]]:
     """20,000 events and 3,000 rejections."""
-    kiosk = Kiosk(tmp_path_factory.mktemp("long"), request.config.getoption("--runtime"))
+    kiosk = Kiosk(long_store.parent, request.config.getoption("--runtime"))
     copy_store(home, kiosk)
     rest = "'2026-03-02T08:00:00.000Z', 'UTC', 1, 'boot', 1, 'hq', 'door-1'"
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
@@ -387,6 +392,24 @@ def test_an_export_that_nobody_takes_keeps_nobody_waiting(long_log: tuple[Browse
         assert stalled.recv(12) == b"HTTP/1.1 200"
         assert page("GET", "/api/gallery")[0] == 200
         assert page("GET", "/api/events.csv")[1].count(b"\n") == 20_001
+
+
+def test_half_an_export_is_not_taken_for_a_whole_one(
+    long_log: tuple[Browser, subprocess.Popen[str]], long_store: Path
+) -> None:
+    page, _ = long_log
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", page.port))
+        slow.sendall(f"GET /api/events.json HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n\r\n".encode())
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        away = long_store.rename(long_store.with_suffix(".away"))
+        try:
+            slow.settimeout(20)
+            *_, last = iter(lambda: slow.recv(1 << 16), b"")
+        finally:
+            away.rename(long_store)
+    assert not last.endswith(b"0\r\n\r\n"), "the mark of the end"
 
 
 # What is refused
