@@ -386,6 +386,12 @@ def test_times_that_the_sites_clock_shows_twice_or_never() -> None:
     assert parse_moment("2026-03-02T08:00", BERLIN, NOW) == datetime(2026, 3, 2, 7, tzinfo=UTC)
     assert parse_moment("2026-10-25T02:30+02:00", BERLIN, NOW) == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
     assert parse_moment("90m", BERLIN, NOW) == NOW - timedelta(minutes=90)
+    assert parse_moment("2h ago", BERLIN, NOW) == NOW - timedelta(hours=2)
+    with pytest.raises(UsageError, match="clock is not known"):
+        parse_moment("2h ago", BERLIN, NOW, clock_is_set=False)
+    for foreign in ("１h", "２０２６-03-02", "2h  ago"):
+        with pytest.raises(UsageError, match="is no time"):
+            parse_moment(foreign, BERLIN, NOW)
     with pytest.raises(UsageError, match=r"twice; say which: 2026-10-25T02:30\+02:00 or 2026-10-25T02:30\+01:00"):
         parse_moment("2026-10-25T02:30", BERLIN, NOW)
     with pytest.raises(UsageError, match="clocks of Europe/Berlin left that time out"):

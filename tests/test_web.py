@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import http.client
+import io
 import json
 import re
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,12 @@ from broker import free_port, wait_for
 from command_line import Kiosk
 from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process
 
+from kiosk.config import load
+from kiosk.errors import KioskError, UnavailableError
+from kiosk.guidance import Guide
+from kiosk.packing import pack
+from kiosk.preview import PreviewClient, socket_path
+from kiosk.web.enrollments import _Capture
 from kiosk.web.listener import HEAD_TIMEOUT_S
 from kiosk.web.sessions import Paused, Sessions
 
@@ -196,6 +207,210 @@ def test_without_a_running_kiosk_the_rest_works(page: Browser) -> None:
     assert status == 200
     assert log.startswith(b"seq,event_id,event_type,subject_id,occurred_at")
     assert headers["Content-Disposition"] == 'attachment; filename="attendance-door-1-2026-01-01.csv"'
+    # Python takes any character between day and time; a header does not.
+    _, _, headers = page("GET", "/api/events.csv?since=2026-01-01%ED%95%9C08:00%2B09:00")
+    assert headers["Content-Disposition"] == 'attachment; filename="attendance-door-1-2026-01-0108000900.csv"'
+
+
+# Enrolling
+
+
+@pytest.fixture(scope="module")
+def desk(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, home: Kiosk
+) -> Iterator[tuple[Browser, Kiosk]]:
+    """A page whose people may be changed."""
+    kiosk = Kiosk(tmp_path_factory.mktemp("desk"), request.config.getoption("--runtime"))
+    copy_store(home, kiosk)
+    process, port = serve(kiosk)
+    yield Browser(port), kiosk
+    stop(process)
+
+
+def begin(page: Browser, subject_id: str, *, source: str = "photos", **more: object) -> str:
+    status, begun, _ = page("POST", "/api/enrollments", {"subject_id": subject_id, "source": source, **more})
+    assert status == 200, begun
+    return str(begun["key"])
+
+
+def add_photo(page: Browser, key: str, photo: Path) -> tuple[int, Any]:
+    return page("POST", f"/api/enrollments/{key}/photos?name={photo.name}", photo.read_bytes())[:2]
+
+
+def test_only_what_is_finished_makes_a_store(kiosk: Kiosk, samples: Path) -> None:
+    kiosk.configure(privacy={"require_consent": True})
+    process, port = serve(kiosk)
+    page = Browser(port)
+    try:
+        refused = page("POST", "/api/enrollments", {"subject_id": "E1", "source": "photos"})
+        assert refused[0] == 400
+        assert "E1: consent is needed" in refused[1]["error"]
+        key = begin(page, "E1", consent="folder 7")
+        assert add_photo(page, key, samples / "obama.jpg")[0] == 200
+        status, answer = add_photo(page, key, samples / "biden_portrait.jpg")
+        assert status == 400
+        assert re.search(r"not look like the same person .*needed\); leave it out$", answer["error"])
+        assert not list(kiosk.folder.glob("kiosk.db*"))
+        assert page("POST", f"/api/enrollments/{key}/finish")[1]["text"] == "E1: enrolled with 1 photo"
+        assert kiosk.store.exists()
+        # What is on record counts, and is asked for without the options of the command line.
+        page("DELETE", f"/api/enrollments/{begin(page, 'E1', more=True)}")
+        refused = page("POST", "/api/enrollments", {"subject_id": "E2", "source": "photos"})
+        assert "none that holds is on record" in refused[1]["error"]
+        assert "--" not in refused[1]["error"]
+    finally:
+        stop(process)
+
+
+def test_what_is_finished_several_times_is_stored_once(desk: tuple[Browser, Kiosk], samples: Path) -> None:
+    page, _ = desk
+    key = begin(page, "obama", more=True)
+    assert add_photo(page, key, samples / "obama2.jpg")[0] == 200
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: page("POST", f"/api/enrollments/{key}/finish")[:2], range(8)))
+    assert sorted(status for status, _ in done) == [200] + [400] * 7
+    assert {answer["error"] for status, answer in done if status == 400} == {"this enrollment has ended; begin again"}
+    assert len(page("GET", "/api/subjects/obama")[1]["templates"]) == 2
+    key = begin(page, "obama", more=True)
+    assert add_photo(page, key, samples / "obama2.jpg") == (400, {"error": "obama2.jpg: is enrolled already"})
+    assert page("DELETE", f"/api/enrollments/{key}")[0] == 200
+
+
+def test_the_page_speaks_of_no_options(desk: tuple[Browser, Kiosk], samples: Path) -> None:
+    page, _ = desk
+    key = begin(page, "E77")
+    status, answer = add_photo(page, key, samples / "biden_portrait.jpg")
+    assert status == 400
+    assert re.search(
+        r"already enrolled as biden \(score .*\); if that is the same person, add photos to biden instead$",
+        answer["error"],
+    )
+    assert page("DELETE", f"/api/enrollments/{key}")[0] == 200
+    at = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+    entry = {"subject_id": "obama", "event_type": "check_in", "at": at, "reason": " "}
+    status, answer, _ = page("POST", "/api/events", entry)
+    assert status == 400
+    assert answer["error"].startswith("the reason must be 1 to ")
+
+
+@pytest.mark.stories
+def test_a_camera_that_nobody_follows_is_free_again(desk: tuple[Browser, Kiosk]) -> None:
+    page, _ = desk
+    begin(page, "E20", source="camera")
+    wish = {"subject_id": "E21", "source": "camera"}
+    assert page("POST", "/api/enrollments", wish)[0] == 409
+    begun_s = time.monotonic()
+    wait_for(lambda: page("POST", "/api/enrollments", wish)[0] == 200, 25, what="the camera")
+    assert time.monotonic() - begun_s > 10
+
+
+def test_what_goes_wrong_before_the_camera_is_told_and_logged(kiosk: Kiosk, caplog: pytest.LogCaptureFixture) -> None:
+    def build() -> Guide:
+        raise RuntimeError("the network fell over")
+
+    capture = _Capture(load(kiosk.config, {}), build, threading.Lock())
+    capture.start()
+    with pytest.raises(KioskError, match="internal error; the kiosk's log says more"):
+        capture.state(0)
+    capture.stop()
+    (line,) = caplog.messages
+    assert line == "web page: enrollment from the camera: RuntimeError: the network fell over"
+
+
+# A long log
+
+
+@pytest.fixture(scope="module")
+def long_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("long") / "kiosk.db"
+
+
+@pytest.fixture(scope="module")
+def long_log(
+    long_store: Path, request: pytest.FixtureRequest, home: Kiosk
+) -> Iterator[tuple[Browser, subprocess.Popen[str]]]:
+    """20,000 events and 3,000 rejections."""
+    kiosk = Kiosk(long_store.parent, request.config.getoption("--runtime"))
+    copy_store(home, kiosk)
+    rest = "'2026-03-02T08:00:00.000Z', 'UTC', 1, 'boot', 1, 'hq', 'door-1'"
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+    evidence = pack({"method": "manual", "reason": "=1+1", "more": list(range(100))})
+    with contextlib.closing(sqlite3.connect(kiosk.store)) as db, db:
+        db.execute(
+            "INSERT INTO attendance (event_id, event_type, subject_id, occurred_at, tz, clock_synchronized, boot_id,"  # noqa: S608 - our own words
+            f" boottime_ms, site, device, evidence) {numbers} SELECT 'e' || i, 'check_in', 'obama', {rest}, ? FROM n",
+            [20_000, evidence],
+        )
+        db.execute(
+            "INSERT INTO rejections (event_id, reason, occurred_at, tz, clock_synchronized, boot_id, boottime_ms,"  # noqa: S608
+            f" site, device, evidence) {numbers} SELECT 'r' || i, 'unknown', {rest}, ? FROM n",
+            [3_000, evidence],
+        )
+    process, port = serve(kiosk)
+    yield Browser(port), process
+    stop(process)
+
+
+def test_a_long_log_is_shown_in_part_and_exported_whole_with_little_memory(
+    long_log: tuple[Browser, subprocess.Popen[str]],
+) -> None:
+    page, process = long_log
+    page("GET", "/api/events?since=2027-01-01")
+    before_kib = peak_kib(process)
+    _, log, _ = page("GET", "/api/events?since=2026-03-02&subject=obama")
+    assert (log["found"], len(log["events"])) == (20_000, 500)
+    assert [(one["seq"], one["name"]) for one in log["events"][:2]] == [
+        (20_000, "Barack Obama"),
+        (19_999, "Barack Obama"),
+    ]
+    assert page("GET", "/api/events?subject=biden")[1] == {"events": [], "found": 0}
+    _, rejected, _ = page("GET", "/api/rejections")
+    assert (rejected["found"], len(rejected["events"])) == (3_000, 500)
+    assert rejected["events"][0]["event_id"] == "r3000"
+    status, text, _ = page("GET", "/api/events.csv")
+    rows = list(csv.DictReader(io.StringIO(text.decode())))
+    assert status == 200
+    assert [row["seq"] for row in rows] == [str(seq) for seq in range(1, 20_001)]
+    assert rows[-1]["reason"] == "'=1+1", "nothing that a spreadsheet computes"
+    _, document, _ = page("GET", "/api/events.json")
+    assert [row["seq"] for row in document["events"]] == list(range(1, 20_001))
+    assert page("GET", "/api/events.json?subject=biden")[1] == {"events": []}
+    assert peak_kib(process) - before_kib < 32 * 1024, "a few MB, whatever is exported"
+
+
+def peak_kib(process: subprocess.Popen[str]) -> int:
+    """The most memory that a process has had."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(encoding="ascii"))
+    assert found is not None
+    return int(found[1])
+
+
+def test_an_export_that_nobody_takes_keeps_nobody_waiting(long_log: tuple[Browser, subprocess.Popen[str]]) -> None:
+    page, _ = long_log
+    with socket.create_connection(("127.0.0.1", page.port), 10) as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.sendall(f"GET /api/events.csv HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n\r\n".encode())
+        assert stalled.recv(12) == b"HTTP/1.1 200"
+        assert page("GET", "/api/gallery")[0] == 200
+        assert page("GET", "/api/events.csv")[1].count(b"\n") == 20_001
+
+
+def test_half_an_export_is_not_taken_for_a_whole_one(
+    long_log: tuple[Browser, subprocess.Popen[str]], long_store: Path
+) -> None:
+    page, _ = long_log
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", page.port))
+        slow.sendall(f"GET /api/events.json HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n\r\n".encode())
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        away = long_store.rename(long_store.with_suffix(".away"))
+        try:
+            slow.settimeout(20)
+            *_, last = iter(lambda: slow.recv(1 << 16), b"")
+        finally:
+            away.rename(long_store)
+    assert not last.endswith(b"0\r\n\r\n"), "the mark of the end"
 
 
 # What is refused
@@ -212,6 +427,10 @@ def test_without_a_running_kiosk_the_rest_works(page: Browser) -> None:
         ("GET", "/api/events?since=yesterday", None, 400, "is no time"),
         ("GET", "/api/events?subject=a%20b", None, 400, "is not a subject id"),
         ("GET", "/api/live?after=-1", None, 400, "after: a frame's number"),
+        ("GET", f"/api/live?after={'9' * 5000}", None, 400, "after: a frame's number"),
+        ("GET", "/api/live?after=%D9%A3", None, 400, "after: a frame's number"),
+        ("GET", f"/api/enrollments/x?after={'9' * 5000}", None, 400, "after: a state's number"),
+        ("GET", "/api/events.csv?since=%EF%BC%91h", None, 400, "is no time"),
         ("GET", "/api/decisions/zzz", None, 400, "neither a seq nor an event id"),
         ("PATCH", "/api/subjects/obama", b"{", 400, "the request: invalid json"),
         ("PATCH", "/api/subjects/obama", {"name": 5}, 400, "name: input should be a valid string"),
@@ -530,6 +749,7 @@ def test_the_daemon_serves_it_beside_itself_and_takes_it_along(kiosk: Kiosk, hom
         wait_for(lambda: answers(port), 20)
         status, health, _ = browser("GET", "/api/health")
         assert (status, health["running"], health["broker"]) == (200, True, "off")
+        check_health_for_many(browser, kiosk)
         status, live, _ = browser("GET", "/api/live")
         assert status == 200
         length = int.from_bytes(live[:4], "big")
@@ -548,6 +768,32 @@ def test_the_daemon_serves_it_beside_itself_and_takes_it_along(kiosk: Kiosk, hom
     finally:
         daemon.kill()
         daemon.wait(10)
+
+
+def check_health_for_many(browser: Browser, kiosk: Kiosk) -> None:
+    """The kiosk has four places for who looks; the page needs one of them, whoever looks at the page."""
+    with contextlib.ExitStack() as others:
+        clients = [others.enter_context(PreviewClient(socket_path(kiosk.store))) for _ in range(4)]
+        for client in clients[:3]:
+            client.health()
+        for _ in range(2):
+            with ThreadPoolExecutor(10) as pool:
+                answers = list(pool.map(lambda _: browser("GET", "/api/health")[1], range(20)))
+            assert {(one["running"], one["fault"], one["health"] is None) for one in answers} == {(True, None, False)}
+            time.sleep(1.1)
+        wait_for(lambda: takes_place(clients[3]), 5, what="the last place")
+        status, health, _ = browser("GET", "/api/health")
+        assert (status, health["running"], health["health"]) == (200, True, None), health["fault"]
+        assert "4 others look already" in health["fault"]
+    wait_for(lambda: browser("GET", "/api/health")[1]["health"] is not None, 10, what="an answer")
+
+
+def takes_place(client: PreviewClient) -> bool:
+    try:
+        client.health()
+    except UnavailableError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")

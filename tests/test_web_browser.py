@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -233,6 +233,20 @@ def test_two_windows_do_not_enroll_the_same_id(browser: Browser, door: Door, pag
     other.context.close()
 
 
+@pytest.mark.parametrize("source", ["From photos", "With the kiosk's camera"])
+def test_who_reloads_the_page_begins_again_at_once(page: Page, door: Door, source: str) -> None:
+    for _ in range(2):
+        go(page, "People")
+        page.get_by_role("button", name="Enroll a person").click()
+        page.get_by_label("Id (letters").fill("E9")
+        page.get_by_role("button", name=source).click()
+        expect(page.get_by_role("button", name="Save")).to_be_visible()
+        page.reload()
+    status, answer, _ = Client(door.port)("POST", "/api/enrollments", {"subject_id": "E9", "source": "photos"})
+    assert status == 200, answer
+    Client(door.port)("DELETE", f"/api/enrollments/{answer['key']}")
+
+
 def test_the_camera_gives_hints(page: Page, door: Door) -> None:
     """The clip's people walk by: hints come, nobody is complete, and what was begun is forgotten."""
     go(page, "People")
@@ -282,10 +296,68 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Attendance")
     expect(page.get_by_role("main")).to_be_focused()
     go(page, "People")
+    # The page moves the focus there once it is drawn: a key pressed before that would miss the button.
+    expect(page.get_by_role("main")).to_be_focused()
     page.get_by_role("button", name="Enroll a person").press("Enter")
     expect(page.get_by_label("Id (letters")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+@pytest.fixture(scope="module")
+def office(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path, browser: Browser
+) -> Iterator[tuple[Page, Client]]:
+    """A page without a running kiosk, in Berlin, with one person."""
+    kiosk = Kiosk(tmp_path_factory.mktemp("office"), request.config.getoption("--runtime"))
+    assert kiosk("enroll", "E1", "--name", "Obama B.", samples / "obama.jpg").returncode == 0
+    port = free_port()
+    kiosk.configure(web={"port": port}, device={"timezone": "Europe/Berlin"}, store={"retention_days": 800})
+    process = kiosk.start("web")
+    page = open_page(browser)
+    try:
+        wait_for(lambda: answers(port), 20)
+        page.goto(f"http://127.0.0.1:{port}/")
+        yield page, Client(port)
+    finally:
+        page.context.close()
+        stop(process)
+
+
+def test_adding_photos_leaves_a_name_that_was_changed_meanwhile(office: tuple[Page, Client], samples: Path) -> None:
+    page, client = office
+    go(page, "People")
+    page.get_by_role("button", name="Obama B.").click()
+    page.get_by_role("button", name="Add photos").click()
+    assert client("PATCH", "/api/subjects/E1", {"name": "B. Obama"})[0] == 200
+    page.get_by_role("button", name="From photos").click()
+    page.get_by_label(re.compile("Photos that show")).set_input_files(samples / "obama3.jpg")
+    expect(page.get_by_text("✓")).to_be_visible()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("status")).to_contain_text("E1: added 1 photo")
+    known = client("GET", "/api/subjects/E1")[1]
+    assert (known["name"], len(known["templates"])) == ("B. Obama", 2)
+
+
+def test_an_event_of_the_hour_that_comes_twice(office: tuple[Page, Client]) -> None:
+    page, client = office
+    now = datetime.now(UTC)
+    year = now.year if now.month > 10 else now.year - 1
+    night = next(day for day in range(31, 24, -1) if date(year, 10, day).weekday() == 6)
+    go(page, "Attendance")
+    page.get_by_role("button", name="Add an event").click()
+    assert axe_violations(page) == []
+    page.get_by_label("Id of the person", exact=True).fill("E1")
+    page.get_by_label("Why, in a few words").fill("night shift")
+    when = page.get_by_label(re.compile("^When"))
+    when.fill(f"{year}-10-{night}T02:30")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text(f"say which: {year}-10-{night}T02:30+02:00 or")
+    when.fill(f"{year}-10-{night}T02:30+01:00")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    (event,) = client("GET", "/api/events")[1]["events"]
+    assert event["occurred_at"].startswith(f"{year}-10-{night}T01:30:00")
 
 
 def test_a_login_in_the_browser(browser: Browser, kiosk: Kiosk, samples: Path) -> None:

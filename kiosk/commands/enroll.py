@@ -302,7 +302,7 @@ class Enroller:
         def verify() -> None:
             if self.knows(subject_id) != known:
                 what = "removed" if known else "enrolled"
-                raise InputError(f"{subject_id}: {what} by somebody else meanwhile; nothing was stored; run it again")
+                raise InputError(f"{subject_id}: {what} by somebody else meanwhile; nothing was stored; begin again")
             if self._store.changed():
                 self._read_gallery()
                 if embedded and not trusted:
@@ -360,17 +360,21 @@ class Enroller:
 
     def embed(self, photo: Photo) -> EnrolledPhoto:
         """Raises RejectedPhoto: it does not show one face well enough."""
-        pipeline = self._pipeline
-        return embed_photo(
-            str(photo.path),
-            photo.image,
-            detector=pipeline.photo_detector,
-            embedder=pipeline.embedder,
-            gate=pipeline.enrollment_gate,
-        )
+        return embed(self._pipeline, photo)
 
     def _template(self, photo: EnrolledPhoto, sha256: str | None) -> NewTemplate:
         return NewTemplate(self._model_id, photo.embedding, photo.quality, sha256)
+
+
+def embed(pipeline: Pipeline, photo: Photo) -> EnrolledPhoto:
+    """Raises RejectedPhoto: it does not show one face well enough."""
+    return embed_photo(
+        str(photo.path),
+        photo.image,
+        detector=pipeline.photo_detector,
+        embedder=pipeline.embedder,
+        gate=pipeline.enrollment_gate,
+    )
 
 
 def site_today(config: Config) -> date:

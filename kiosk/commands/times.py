@@ -11,21 +11,24 @@ from kiosk.errors import UsageError
 from kiosk.schedule import instants
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_AGO = re.compile(r"(\d{1,6})([mhdw])(?: ago)?", re.ASCII)
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_ANY_DAY = re.compile(r"\d{4}-\d{2}-\d{2}|\d{4}-?W\d{2}(-?\d)?|\d{8}", re.ASCII)
 
 
 def parse_time(text: str, zone: ZoneInfo, now: datetime, *, end_of_day: bool = False) -> datetime:
-    """A date, an ISO 8601 time, or how long ago (``30m``, ``24h``, ``7d``, ``2w``).
+    """A date, an ISO 8601 time, or how long ago (``30m``, ``24h``, ``7d``, ``2w``; ``2h ago`` says the same).
 
     ``end_of_day``: a bare date means the end of that day, not its start.
 
     Raises:
         UsageError: none of these.
     """
-    ago = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+    ago = _AGO.fullmatch(text)
     try:
         if ago is not None:
             return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        if _DAY.fullmatch(text):
             day = date.fromisoformat(text)
             if end_of_day and day == date.max:
                 return datetime.max.replace(microsecond=0, tzinfo=UTC)
@@ -63,12 +66,12 @@ def parse_moment(text: str, zone: ZoneInfo, now: datetime, *, clock_is_set: bool
             while nobody knows what time it is.
     """
     moment = parse_time(text, zone, now)
-    if not clock_is_set and re.fullmatch(r"\d+[mhdw]", text):
+    if not clock_is_set and _AGO.fullmatch(text):
         raise UsageError(
             f"{text!r}: the clock is not known to be right (see `timedatectl`): say the time itself, like "
             "2026-03-02T08:00"
         )
-    if re.fullmatch(r"\d{4}-\d{2}-\d{2}|\d{4}-?W\d{2}(-?\d)?|\d{8}", text):
+    if _ANY_DAY.fullmatch(text):
         raise UsageError(f"{text!r} is a day: say the time, too, like 2026-03-02T08:00")
     if moment.tzinfo is not zone:
         return moment.astimezone(UTC)

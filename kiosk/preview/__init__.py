@@ -39,7 +39,7 @@ camera of it.
 
 from __future__ import annotations
 
-from kiosk.preview._client import PreviewCamera, PreviewClient, PreviewFrame
+from kiosk.preview._client import BusyError, PreviewCamera, PreviewClient, PreviewFrame
 from kiosk.preview._protocol import (
     FrameTime,
     Header,
@@ -55,6 +55,7 @@ from kiosk.preview._protocol import (
 from kiosk.preview._server import Preview
 
 __all__ = [
+    "BusyError",
     "FrameTime",
     "Header",
     "HealthReport",

@@ -26,6 +26,10 @@ _MAX_PICTURE_BYTES = 1 << 28
 _MAX_WAIT_S = 10.0
 
 
+class BusyError(UnavailableError):
+    """The kiosk runs, and answers others."""
+
+
 @dataclass(frozen=True, slots=True)
 class PreviewFrame:
     """An answer. ``picture``: JPEG or raw bytes, empty where none was asked for or no newer frame came in time."""
@@ -123,7 +127,7 @@ class PreviewClient:
         if header.version != VERSION:
             raise self._foreign()
         if header.error is not None:
-            raise UnavailableError(f"{self._path}: the running kiosk gives no pictures: {header.error}")
+            raise BusyError(f"{self._path}: the running kiosk gives no pictures: {header.error}")
         size = 0 if header.picture is None else header.picture.bytes
         if not 0 <= size <= _MAX_PICTURE_BYTES:
             raise self._foreign()

@@ -239,22 +239,22 @@ class Attendance(Connection):
     ) -> list[AttendanceRow]:
         """The log in the order of ``seq``, filtered. ``since`` is included, ``until`` is not; both carry a zone."""
         order = "DESC" if newest_first else "ASC"
+        condition, params = _filter(since, until, subject)
         return self._select(
-            f"""
-            AND a.seq > :after_seq
-              AND (:since IS NULL OR {_WHEN} >= :since)
-              AND (:until IS NULL OR {_WHEN} < :until)
-              {"AND a.subject_id = :subject" if subject is not None else ""}
-            ORDER BY a.seq {order} LIMIT :limit
-            """,
-            {
-                "after_seq": after_seq,
-                "since": time_text(since),
-                "until": time_text(until),
-                **({} if subject is None else {"subject": subject}),
-                "limit": -1 if limit is None else limit,
-            },
+            f"AND a.seq > :after_seq {condition} ORDER BY a.seq {order} LIMIT :limit",
+            {**params, "after_seq": after_seq, "limit": -1 if limit is None else limit},
         )
+
+    def count_attendance(
+        self, *, since: datetime | None = None, until: datetime | None = None, subject: str | None = None
+    ) -> int:
+        """How many events :meth:`attendance` finds."""
+        condition, params = _filter(since, until, subject)
+        found = self._rows(
+            f"SELECT COUNT(*) AS found FROM attendance AS a WHERE a.corrects IS NULL {condition}",  # noqa: S608 - our own words
+            params,
+        )
+        return int(found[0]["found"])
 
     def event(self, event_id: str) -> AttendanceRow | None:
         found = self._select("AND a.event_id = :event_id", {"event_id": event_id})
@@ -357,6 +357,20 @@ class Attendance(Connection):
     def _select(self, condition: str, params: dict[str, object]) -> list[AttendanceRow]:
         found = self._rows(_SELECT + condition, params)
         return [_row(row) for row in found]
+
+
+def _filter(since: datetime | None, until: datetime | None, subject: str | None) -> tuple[str, dict[str, object]]:
+    """SQL for the wanted part of the log, and its parameters."""
+    parts, params = [], dict[str, object]()
+    for name, value, condition in [
+        ("since", time_text(since), f"AND {_WHEN} >= :since"),
+        ("until", time_text(until), f"AND {_WHEN} < :until"),
+        ("subject", subject, "AND a.subject_id = :subject"),
+    ]:
+        if value is not None:
+            parts.append(condition)
+            params[name] = value
+    return " ".join(parts), params
 
 
 _WHEN = "COALESCE(a.added_at, a.corrected_at, a.occurred_at)"

@@ -178,9 +178,7 @@ def check_reason(text: str) -> str:
     """
     reason = text.strip()
     if not reason or len(reason) > _MAX_REASON or not reason.isprintable():
-        raise InputError(
-            f"the reason (--reason) must be 1 to {_MAX_REASON} characters in one line: say why, for others"
-        )
+        raise InputError(f"the reason must be 1 to {_MAX_REASON} characters in one line: say why, for others")
     return reason
 
 

@@ -93,12 +93,26 @@ class Rejections(Connection):
             # Numbers only grow while there are rows: at most so many can be above this one.
             db.execute("DELETE FROM rejections WHERE number <= ?", [(cursor.lastrowid or 0) - MAX_REJECTIONS])
 
-    def rejections(self, *, since: datetime | None = None, until: datetime | None = None) -> list[RejectionRow]:
+    def rejections(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[RejectionRow]:
         """In the order they happened. ``since`` is included, ``until`` is not; both carry a zone."""
         return self._select_rejections(
-            "WHERE (:since IS NULL OR occurred_at >= :since) AND (:until IS NULL OR occurred_at < :until)",
+            _WITHIN, {"since": time_text(since), "until": time_text(until)}, limit=limit, newest_first=newest_first
+        )
+
+    def count_rejections(self, *, since: datetime | None = None, until: datetime | None = None) -> int:
+        """How many :meth:`rejections` finds."""
+        found = self._rows(
+            f"SELECT COUNT(*) AS found FROM rejections {_WITHIN}",  # noqa: S608 - our own words
             {"since": time_text(since), "until": time_text(until)},
         )
+        return int(found[0]["found"])
 
     def find_rejections(self, id_prefix: str) -> list[RejectionRow]:
         """Those whose event id begins so (lower case)."""
@@ -117,8 +131,13 @@ class Rejections(Connection):
             old = scalar(db, _OLDEST_TRUSTED, {"cutoff": cutoff}) or 0
             return db.execute("DELETE FROM rejections WHERE number <= ? AND occurred_at < ?", [old, cutoff]).rowcount
 
-    def _select_rejections(self, where: str, params: dict[str, object]) -> list[RejectionRow]:
-        found = self._rows(f"{_SELECT} {where} ORDER BY number", params)
+    def _select_rejections(
+        self, where: str, params: dict[str, object], *, limit: int | None = None, newest_first: bool = False
+    ) -> list[RejectionRow]:
+        found = self._rows(
+            f"{_SELECT} {where} ORDER BY number {'DESC' if newest_first else 'ASC'} LIMIT :limit",
+            {**params, "limit": -1 if limit is None else limit},
+        )
         return [
             RejectionRow(
                 **{
@@ -135,6 +154,7 @@ _SELECT = """
     SELECT event_id, reason, occurred_at, tz, clock_synchronized, boot_id, boottime_ms, site, device, evidence
     FROM rejections
 """
+_WITHIN = "WHERE (:since IS NULL OR occurred_at >= :since) AND (:until IS NULL OR occurred_at < :until)"
 _OLDEST_TRUSTED = """
     SELECT MAX(number) FROM rejections
     WHERE occurred_at < :cutoff AND clock_synchronized

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, TypedDict
 from zoneinfo import ZoneInfo
 
 from starlette.requests import Request
@@ -22,9 +24,12 @@ from kiosk.commands.why import decision_document
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
 from kiosk.events import EventType
+from kiosk.web.exports import send_file
 from kiosk.web.requests import Wish, beside, query, read_wish
 
 _MAX_SHOWN = 500
+_PIECE = 500
+"""Events that an export reads at a time."""
 
 
 class _Addition(Wish):
@@ -40,6 +45,12 @@ class _Void(Wish):
     reason: str
 
 
+class _Wanted(TypedDict):
+    since: datetime | None
+    until: datetime | None
+    subject: str | None
+
+
 class AttendanceLog:
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -49,10 +60,10 @@ class AttendanceLog:
         return await beside(self._search, *_filters(request))
 
     async def export_csv(self, request: Request) -> object:
-        return await beside(self._export, *_filters(request), "csv")
+        return await self._export(request, "csv", self._csv, "text/csv")
 
     async def export_json(self, request: Request) -> object:
-        return await beside(self._export, *_filters(request), "json")
+        return await self._export(request, "json", self._json, "application/json")
 
     async def add(self, request: Request) -> object:
         """Add what the kiosk did not record."""
@@ -72,37 +83,55 @@ class AttendanceLog:
         return await beside(self._explain, request.path_params["event_id"])
 
     def _search(self, since: str | None, until: str | None, subject: str | None) -> dict[str, Any]:
-        documents, names = self._documents(since, until, subject), self._names()
-        shown = documents[-_MAX_SHOWN:]
-        return {
-            "events": [{**document, "name": names.get(document["subject_id"])} for document in reversed(shown)],
-            "found": len(documents),
-        }
-
-    def _documents(self, since: str | None, until: str | None, subject: str | None) -> list[dict[str, Any]]:
-        first, last = self._period(since, until)
-        wanted = None if subject is None else parse_subject_id(subject)
+        wanted = self._wanted(since, until, subject)
         with open_store(self._config) as store:
-            return [check_in_document(row) for row in store.attendance(since=first, until=last, subject=wanted)]
+            names = {subject.id: subject.name for subject in store.subjects()}
+            shown = store.attendance(**wanted, limit=_MAX_SHOWN, newest_first=True)
+            return {
+                "events": [{**check_in_document(row), "name": names.get(row.subject_id)} for row in shown],
+                "found": store.count_attendance(**wanted),
+            }
 
-    def _export(
-        self, since: str | None, until: str | None, subject: str | None, kind: Literal["csv", "json"]
+    async def _export(
+        self, request: Request, kind: str, write: Callable[[Iterator[list[dict[str, Any]]]], Iterator[str]], media: str
     ) -> Response:
-        documents = self._documents(since, until, subject)
-        if kind == "json":
-            text, media = json.dumps({"events": documents}, ensure_ascii=False, indent=2), "application/json"
-        else:
+        since, until, subject = _filters(request)
+        wanted = self._wanted(since, until, subject)
+        name = f"attendance-{self._config.device.id}-{since or 'start'}.{kind}"
+        return await send_file(lambda: write(self._pieces(wanted)), name, media)
+
+    def _pieces(self, wanted: _Wanted) -> Iterator[list[dict[str, Any]]]:
+        """The wanted events in the order of ``seq``; the store is open only while a piece is read."""
+        seen_seq = 0
+        while True:
+            with open_store(self._config) as store:
+                rows = store.attendance(**wanted, after_seq=seen_seq, limit=_PIECE)
+            if not rows:
+                return
+            seen_seq = rows[-1].seq
+            yield [check_in_document(row) for row in rows]
+
+    @staticmethod
+    def _csv(pieces: Iterator[list[dict[str, Any]]]) -> Iterator[str]:
+        for number, piece in enumerate(chain([[]], pieces)):
             file = io.StringIO()
-            write_csv(COLUMNS, documents, file=file)
-            text, media = file.getvalue(), "text/csv"
-        name = f"attendance-{self._config.device.id}-{since or 'start'}.{kind}".replace(":", "")
-        return Response(text, media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+            write_csv(COLUMNS, piece, header=number == 0, file=file)
+            yield file.getvalue()
+
+    @staticmethod
+    def _json(pieces: Iterator[list[dict[str, Any]]]) -> Iterator[str]:
+        before = '{"events": [\n'
+        for piece in pieces:
+            yield before + ",\n".join(json.dumps(document, ensure_ascii=False) for document in piece)
+            before = ",\n"
+        yield '{"events": []}\n' if before.startswith("{") else "\n]}\n"
 
     def _rejections(self, since: str | None, until: str | None) -> dict[str, Any]:
         first, last = self._period(since, until)
         with open_store(self._config) as store:
-            documents = [rejection_document(row) for row in store.rejections(since=first, until=last)]
-        return {"events": documents[-_MAX_SHOWN:][::-1], "found": len(documents)}
+            shown = store.rejections(since=first, until=last, limit=_MAX_SHOWN, newest_first=True)
+            found = store.count_rejections(since=first, until=last)
+        return {"events": [rejection_document(row) for row in shown], "found": found}
 
     def _explain(self, event_id: str) -> dict[str, Any]:
         with open_store(self._config) as store:
@@ -122,9 +151,9 @@ class AttendanceLog:
             None if until is None else parse_time(until, zone, now, end_of_day=True),
         )
 
-    def _names(self) -> dict[str, str | None]:
-        with open_store(self._config) as store:
-            return {str(subject.id): subject.name for subject in store.subjects()}
+    def _wanted(self, since: str | None, until: str | None, subject: str | None) -> _Wanted:
+        first, last = self._period(since, until)
+        return {"since": first, "until": last, "subject": None if subject is None else parse_subject_id(subject)}
 
 
 def _filters(request: Request) -> tuple[str | None, str | None, str | None]:

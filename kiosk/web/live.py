@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import struct
 import threading
@@ -14,9 +15,10 @@ from starlette.responses import Response
 
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
-from kiosk.errors import KioskError, UnavailableError, UsageError
-from kiosk.preview import PreviewClient, PreviewFrame, WantedPicture, socket_path
-from kiosk.web.requests import beside, dumps, query
+from kiosk.errors import KioskError, UnavailableError
+from kiosk.preview import BusyError, PreviewClient, PreviewFrame, WantedPicture, socket_path
+from kiosk.web.numbers import number
+from kiosk.web.requests import beside, dumps
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ _LINGER_S = 3.0
 """Once nobody has looked for so long, the kiosk is not asked any more."""
 _LENGTH = struct.Struct(">I")
 _KNOW_NAMES_S = 5.0
+_KNOW_HEALTH_S = 1.0
 
 
 class Live:
@@ -37,21 +40,25 @@ class Live:
         self._feed = _Feed(socket_path(Path(config.store.path)))
         self._names: dict[str, str | None] = {}
         self._names_until_s = 0.0
+        self._asking = asyncio.Lock()
+        self._known_health: dict[str, Any] = {}
+        self._health_until_s = 0.0
 
     async def next(self, request: Request) -> object:
         """The next picture after the one the browser has: four bytes (big-endian) that say how long the JSON is that
         follows, the JSON, and the JPEG behind it, if there is a newer one.
         """
-        text = query(request, "after")
-        if text is not None and not text.isdecimal():
-            raise UsageError("after: a frame's number")
-        after = None if text is None else int(text)
-        header, picture = await beside(self._next, after)
+        header, picture = await beside(self._next, number(request, "after", "a frame's number"))
         document = dumps(header)
         return Response(_LENGTH.pack(len(document)) + document + picture, media_type="application/octet-stream")
 
     async def health(self, _: Request) -> object:
-        return await beside(self._health)
+        # Asked for once for all who look: the kiosk answers few at a time. Who waits keeps no thread.
+        async with self._asking:
+            if time.monotonic() >= self._health_until_s:
+                self._known_health = await beside(self._health)
+                self._health_until_s = time.monotonic() + _KNOW_HEALTH_S
+        return self._known_health
 
     def close(self) -> None:
         self._feed.close()
@@ -65,18 +72,18 @@ class Live:
         return document, frame.picture
 
     def _health(self) -> dict[str, Any]:
-        """The kiosk's own document where it runs; what the store tells in any case."""
-        report, fault = None, None
+        """The kiosk's own document where it runs and answers; what the store tells in any case."""
+        report, fault, running = None, None, True
         try:
             with PreviewClient(socket_path(Path(self._config.store.path))) as client:
                 report = client.health().model_dump(mode="json")
         except KioskError as error:
-            fault = str(error)
+            fault, running = str(error), isinstance(error, BusyError)
         with open_store(self._config) as store:
             counts = store.unsent()
             waiting = {"pending": counts.pending, "parked": counts.parked, "last_error": counts.last_error}
         return {
-            "running": fault is None,
+            "running": running,
             "fault": fault,
             "outbox": waiting,
             "health": None if report is None else report["now"],

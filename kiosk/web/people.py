@@ -16,6 +16,7 @@ from kiosk.commands.subjects import find_subject, full_document, lapsed_subjects
 from kiosk.config import Config
 from kiosk.errors import InputError, ModelError
 from kiosk.pipeline import model_id_of, open_bundle
+from kiosk.web.exports import ONE_AT_A_TIME
 from kiosk.web.requests import Wish, beside, read_wish
 
 _MAX_SHOWN = 500
@@ -40,7 +41,8 @@ class People:
 
     async def audit(self, _: Request) -> object:
         """What is wrong with the gallery, and what to do about it."""
-        return await beside(self._audit)
+        async with ONE_AT_A_TIME:
+            return await beside(self._audit)
 
     async def show(self, request: Request) -> object:
         return await beside(self._show, request.path_params["subject_id"])

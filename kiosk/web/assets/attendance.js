@@ -62,9 +62,10 @@ function add(today) {
   return dialog("Add an event that the kiosk did not record", (close) => {
     const id = field("Id of the person", { required: true, autocomplete: "off" });
     const kind = el("select", {}, ["check_in", "check_out", "break_start", "break_end"].map((name) => el("option", { value: name }, words(name))));
-    const at = field("When, in the site's time", { type: "datetime-local", required: true, value: `${today}T08:00` });
+    // Text: a browser's own field takes no offset, which the hour that comes twice needs.
+    const at = field(`When, like ${today}T08:00 (the site's time) or ${today}T08:00+01:00`, { required: true, maxlength: 40, autocomplete: "off", spellcheck: "false", value: `${today}T08:00` });
     return reasonForm(close, "Add", [id.label, el("label", {}, "What", kind), at.label], (reason) =>
-      ask("api/events", { method: "POST", json: { subject_id: id.input.value.trim(), event_type: kind.value, at: at.input.value, reason } }));
+      ask("api/events", { method: "POST", json: { subject_id: id.input.value.trim(), event_type: kind.value, at: at.input.value.trim(), reason } }));
   });
 }
 

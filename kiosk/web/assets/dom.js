@@ -13,12 +13,13 @@ export function el(tag, attributes = {}, ...children) {
 }
 
 /** Ask the kiosk. Throws an Error whose message can be shown. */
-export async function ask(path, { method = "GET", json, body, signal } = {}) {
+export async function ask(path, { method = "GET", json, body, signal, keepalive } = {}) {
   let response;
   try {
     response = await fetch(path, {
       method,
       signal,
+      keepalive,
       body: json === undefined ? body : JSON.stringify(json),
       headers: json === undefined ? {} : { "Content-Type": "application/json" },
     });

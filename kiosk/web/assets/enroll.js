@@ -14,11 +14,15 @@ export async function enroll({ session }, known = null) {
     await dialog("Enroll", (close) => [notice(error.message, "error"), el("button", { type: "button", onclick: () => close() }, "Close")]);
     return;
   }
+  const forget = () => ask(`api/enrollments/${enrollment.key}`, { method: "DELETE", keepalive: true }).catch(() => null);
+  // Who reloads the page can begin again at once.
+  window.addEventListener("pagehide", forget);
   const leaving = new AbortController();
   const saved = await dialog(`Enroll ${who.name || who.subject_id}`, (close) => (who.source === "camera" ? fromCamera : fromPhotos)(enrollment.key, close, leaving.signal));
   leaving.abort();
+  window.removeEventListener("pagehide", forget);
   if (saved) toast(saved.text);
-  else await ask(`api/enrollments/${enrollment.key}`, { method: "DELETE" }).catch(() => null);
+  else await forget();
 }
 
 function askWho(close, session, known) {
@@ -27,7 +31,9 @@ function askWho(close, session, known) {
   const consent = field(`Consent: where it is filed${session.consent_needed && !known ? "" : " (if there is one)"}`, { maxlength: 200, autocomplete: "off" });
   const send = (source) => (event) => {
     if (!event.target.form.reportValidity()) return;
-    close({ subject_id: id.input.value, name: name.input.value.trim() || null, consent: consent.input.value.trim() || null, more: known !== null, source });
+    // A name that was left as it was is not sent: it may have been changed elsewhere.
+    const changed = name.input.value === name.input.defaultValue ? "" : name.input.value.trim();
+    close({ subject_id: id.input.value, name: changed || null, consent: consent.input.value.trim() || null, more: known !== null, source });
   };
   return el("form", { onsubmit: (event) => event.preventDefault() },
     el("div", { class: "row" }, id.label, name.label, consent.label),
@@ -86,7 +92,6 @@ function fromCamera(key, close, signal) {
         Object.assign(progress, { max: state.wanted, value: state.samples });
         poses.textContent = state.missing.length ? `still needed: ${state.missing.join(", ")}` : "";
         save.disabled = !state.complete;
-        if (state.complete) break;
       } catch (error) {
         if (!signal.aborted) problem.replaceChildren(notice(error.message, "error"));
         return;

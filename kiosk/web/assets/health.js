@@ -19,8 +19,8 @@ export async function showHealth(main, { signal }) {
 }
 
 function describe({ running, fault, outbox, health, history, broker }) {
-  if (!running) {
-    return [notice(fault, "error"), card("Outbox", [["waiting", outbox.pending], ["set aside", outbox.parked], ["last error", outbox.last_error]])];
+  if (!health) {
+    return [notice(running ? `The kiosk runs, and cannot be asked at the moment. ${fault}` : fault, running ? "" : "error"), card("Outbox", [["waiting", outbox.pending], ["set aside", outbox.parked], ["last error", outbox.last_error]])];
   }
   const problems = health.problems.map((one) => notice(`${words(one.part)}: ${one.what}`, "error"));
   return [
