@@ -270,6 +270,7 @@ def test_everybody_can_use_it(browser: Browser, door: Door, size: tuple[int, int
     page.goto(door.url)
     for name in PAGES:
         go(page, name)
+        assert page.evaluate("scrollY") == 0, "the menu stays in view"
         page.wait_for_timeout(600)
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0], name
         assert axe_violations(page) == [], name
@@ -373,6 +374,7 @@ def test_a_login_in_the_browser(browser: Browser, kiosk: Kiosk, samples: Path) -
     try:
         page.goto(f"http://127.0.0.1:{port}/")
         expect(page.get_by_label("Password")).to_be_focused()
+        expect(page.get_by_role("navigation")).to_be_hidden()
         assert axe_violations(page) == []
         page.get_by_label("Password").fill("wrong")
         page.get_by_role("button", name="Log in").click()

@@ -33,6 +33,8 @@ from kiosk.web.requests import ConflictError, Wish, beside, query, read_body, re
 log = logging.getLogger(__name__)
 
 _SAMPLES = 5
+_ENOUGH = 3
+"""Not everybody can hold the head in every way."""
 _MOST_PHOTOS = 20
 _MAX_PHOTO_BYTES = 32 << 20
 """``MAX_PHOTO_MIB`` of enroll.js."""
@@ -180,7 +182,7 @@ class Enrollments:
             photo = parse_photo(Path(shown), data)
             if any(digest == photo.sha256 for _, digest in begun.photos):
                 raise InputError(f"{shown}: the same photo once more")
-            with self._models, _in_page_words():
+            with self._models, _in_page_words(shown):
                 embedded = self._embed(begun, photo)
             begun.photos.append((embedded, photo.sha256))
             eyes = embedded.quality.eye_distance_px
@@ -286,8 +288,8 @@ class Enrollments:
 
 
 @contextmanager
-def _in_page_words() -> Iterator[None]:
-    """What was found without the options of the command line."""
+def _in_page_words(photo: str | None = None) -> Iterator[None]:
+    """What was found without the options of the command line. ``photo``: the one that was added last."""
     try:
         yield
     except RejectedPhoto as error:
@@ -297,6 +299,9 @@ def _in_page_words() -> Iterator[None]:
         }.get(error.reason)
         if advice is None:
             raise
+        if error.reason == "photos_differ" and photo is not None:
+            # The earlier ones agreed with each other, whichever of them is least like the rest now.
+            raise InputError(f"{photo}: does not show the person of the other photos; {advice}") from None
         raise InputError(f"{error.source}: {error.detail.partition(';')[0]}; {advice}") from None
 
 
@@ -340,18 +345,24 @@ class _Capture:
                 "wanted": _SAMPLES,
                 "samples": 0 if self._guide is None else len(self._guide.samples),
                 "missing": list(self._missing),
+                "enough": self._has_enough(),
                 "complete": self._complete,
             }
 
+    def _has_enough(self) -> bool:
+        return self._guide is not None and len(self._guide.samples) >= _ENOUGH
+
     def taken(self) -> list[tuple[EnrolledPhoto, str | None]]:
-        """All samples.
+        """The samples so far.
 
         Raises:
-            InputError: there are poses left.
+            InputError: too few.
         """
         with self._changed:
-            if self._guide is None or not self._complete:
-                raise InputError(f"still needed: {', '.join(self._missing) or 'every pose'}")
+            if self._guide is None or not self._has_enough():
+                raise InputError(
+                    f"{_ENOUGH} pictures at least; still needed: {', '.join(self._missing) or 'every pose'}"
+                )
             samples = self._guide.samples
         return [(EnrolledPhoto(f"camera ({one.pose})", one.quality, one.embedding), None) for one in samples]
 
@@ -370,6 +381,9 @@ class _Capture:
     def _capture(self, guide: Guide, camera: PreviewCamera) -> None:
         deadline_s = time.monotonic() + _CAPTURE_S
         while not self._stopping.is_set():
+            if time.monotonic() > deadline_s and self._has_enough():
+                self._tell(hint="the time is over: save, or begin again")
+                return
             if time.monotonic() > deadline_s:
                 raise UnavailableError(f"{_CAPTURE_S:.0f} s are over; begin again when the person is there")
             frame = camera.read(_READ_TIMEOUT_S)

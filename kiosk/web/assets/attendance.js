@@ -27,7 +27,10 @@ export async function showAttendance(main, { session, signal }) {
 }
 
 function eventTable(events, reload) {
-  return table(`Events, newest first (${events.length})`, [
+  const shown = [...events].sort((a, b) => (a.occurred_at < b.occurred_at ? 1 : -1));
+  const doubt = shown.some((event) => !event.clock_synchronized) ? "; ? after a time: the clock was not known to be right" : "";
+  return table(`Events, newest first (${shown.length})${doubt}`, [
+    ["No.", (event) => event.seq, "number"],
     ["Time", (event) => `${time(event.occurred_at)}${event.clock_synchronized ? "" : " ?"}`, "time"],
     ["Event", (event) => words(event.event_type)],
     ["Person", (event) => person(event.subject_id, event.name)],
@@ -35,7 +38,7 @@ function eventTable(events, reload) {
     ["Sent", (event) => event.delivery ?? "not sent"],
     ["Notes", (event) => remark(event)],
     [["Actions"], (event) => [why(event, `${words(event.event_type)} of ${event.subject_id}`), " ", voidable(event) ? voidButton(event, reload) : null]],
-  ], events, (event) => (event.voided_by === null ? null : "void"));
+  ], shown, (event) => (event.voided_by === null ? null : "void"));
 }
 
 function remark(event) {

@@ -69,7 +69,7 @@ export function dialog(title, build) {
     const box = el("dialog", { "aria-labelledby": "dialog-title" });
     let result;
     const close = (value) => { result = value; box.close(); };
-    box.append(el("h2", { id: "dialog-title" }, title), ...[build(close)].flat());
+    box.append(el("h2", { id: "dialog-title" }, title), ...[build(close)].flat().filter(Boolean));
     box.addEventListener("close", () => { box.remove(); resolve(result); });
     document.body.append(box);
     box.showModal();

@@ -90,8 +90,8 @@ function fromCamera(key, close, signal) {
         state = await ask(`api/enrollments/${key}?after=${state?.version ?? 0}`, { signal });
         if (hint.textContent !== state.hint) hint.textContent = state.hint;
         Object.assign(progress, { max: state.wanted, value: state.samples });
-        poses.textContent = state.missing.length ? `still needed: ${state.missing.join(", ")}` : "";
-        save.disabled = !state.complete;
+        poses.textContent = state.missing.length ? `${state.enough ? "better with" : "still needed"}: ${state.missing.join(", ")}` : "";
+        save.disabled = !state.enough;
       } catch (error) {
         if (!signal.aborted) problem.replaceChildren(notice(error.message, "error"));
         return;

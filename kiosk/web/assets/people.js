@@ -1,5 +1,5 @@
 // Who is enrolled.
-import { act, ask, dialog, el, field, notice, table, time, toast } from "./dom.js";
+import { act, ask, dialog, el, field, notice, table, time, toast, words } from "./dom.js";
 import { enroll } from "./enroll.js";
 
 export async function showPeople(main, context) {
@@ -81,7 +81,7 @@ async function details(id, context) {
         });
       } }, name.label, save),
       el("dl", {}, [
-        ["id", id], ["enrolled", time(subject.created_at)], ["last event", subject.last_event ?? "none"],
+        ["id", id], ["enrolled", time(subject.created_at)], ["last event", subject.last_event ? subject.last_event.replace(/(.*) at (.*)/, (_, kind, at) => `${words(kind)}, ${time(at)}`) : "none"],
         ["consent", subject.consent_reference ? `${subject.consent_reference}${subject.consent_until ? `, until ${subject.consent_until}` : ""}` : "none on record"],
         ["codes", subject.codes.map((code) => (code.kind === "pin" ? `PIN with number ${code.number}` : "badge")).join(", ") || "none"],
       ].flatMap(([term, value]) => [el("dt", {}, term), el("dd", {}, value)])),
@@ -124,8 +124,11 @@ async function remove(subject) {
   });
   if (receipt) {
     await dialog("Receipt", (close) => [
-      el("p", { class: receipt.complete ? "good" : "bad" }, receipt.text),
-      el("p", { class: "soft" }, "The kiosk keeps this receipt; `kiosk privacy report` shows it."),
+      el("p", { class: receipt.complete ? "good" : "bad" }, receipt.complete
+        ? `${id} erased at ${time(receipt.erased_at)}: ${receipt.templates_erased} templates erased, ${receipt.attendance_kept} events kept without name.`
+        : receipt.text),
+      receipt.templates_erased ? el("p", {}, "The key of the templates changes with this: who keeps a copy of the key file copies it again.") : null,
+      el("p", { class: "soft" }, `The kiosk keeps this receipt, ${receipt.receipt_id}; \`kiosk privacy report --json\` lists it.`),
       el("button", { type: "button", onclick: () => close() }, "Close"),
     ]);
   }
