@@ -91,7 +91,7 @@ def test_who_was_erased_is_nowhere_on_the_card(tmp_path: Path, record: Record) -
         recovered = readable(key, erased, card)
         with_the_old_key = readable(old, erased, card)
         record(
-            "erased card",
+            "erased-card",
             erased=len(ERASED),
             sealed_remnants_on_the_card=remnants,
             recovered_with_the_key_there_is=recovered,
