@@ -328,7 +328,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "year 1": (["add", "E1", "--type", "check_in", "--at", "0009-01-01T00:00", "--reason", "x"], 65, "longer ago"),
     "nobody": (["add", "E9", "--type", "check_in", "--at", "1h", "--reason", "x"], 65, "E9 is not enrolled"),
     "no id": (["add", "a b", "--type", "check_in", "--at", "1h", "--reason", "x"], 65, "a b"),
-    "an empty reason": (["void", "1", "--reason", ""], 65, "--reason"),
+    "an empty reason": (["void", "1", "--reason", ""], 65, "the reason must be 1 to 200"),
     "no event": (["void", "99", "--reason", "x"], 65, "no event 99"),
     "no number": (["void", "abc", "--reason", "x"], 65, "neither a seq nor an event id"),
     "no id of an event": (["void", "0123abcd", "--reason", "x"], 65, "no event '0123abcd'"),
