@@ -55,6 +55,7 @@ def report(kiosk: Kiosk, *arguments: str) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.stories
 def test_people_who_are_more_alike_raise_the_threshold_once_applied(kiosk: Kiosk, tmp_path: Path) -> None:
     fill(kiosk, crowd(15, 3, alike=0.985))
     first = report(kiosk, "--plot", str(tmp_path / "plot.png"))

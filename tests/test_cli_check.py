@@ -129,6 +129,7 @@ def test_wrong_password(healthy: Kiosk, tmp_path: Path) -> None:
     assert "canary-secret" not in message
 
 
+@pytest.mark.stories
 def test_password_handed_over_by_systemd(healthy: Kiosk, tmp_path: Path) -> None:
     credentials = tmp_path / "credentials"
     credentials.mkdir()
@@ -152,6 +153,7 @@ def test_password_handed_over_by_systemd(healthy: Kiosk, tmp_path: Path) -> None
         assert f"WARN  broker     {other} can be read by other users: chmod 600 {other}\n" in told.stdout
 
 
+@pytest.mark.stories
 def test_plaintext_to_another_machine(healthy: Kiosk, own_address: str) -> None:
     healthy.configure(mqtt={"enabled": True, "host": own_address, "port": 1883})
     status, message = _check(healthy, 78)["broker"]

@@ -31,6 +31,8 @@ from kiosk.signatures import EventSigner
 from kiosk.store import Store
 from kiosk.store._attendance import insert_entry
 
+pytestmark = pytest.mark.stories
+
 SEOUL = ZoneInfo("Asia/Seoul")
 BERLIN = ZoneInfo("Europe/Berlin")
 NOW = datetime.now(UTC)

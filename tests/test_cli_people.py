@@ -280,6 +280,7 @@ def test_a_name_is_read_from_standard_input(kiosk: Kiosk, samples: Path) -> None
     assert {key: subject["name"] for key, subject in _listed(kiosk).items()} == {"E1": "Joe Biden", "E2": name}
 
 
+@pytest.mark.stories
 def test_no_name_on_standard_input_changes_nothing(kiosk: Kiosk) -> None:
     assert kiosk("subjects", "add", "E1", "--name", "Ada").returncode == 0
     for stdin in ("", "\n", "x" * 300, "a\x07b"):

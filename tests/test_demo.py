@@ -42,6 +42,7 @@ def test_demo(kiosk: Kiosk, tmp_path: Path) -> None:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "the broker is still there"
 
 
+@pytest.mark.stories
 def test_demo_with_the_mosquitto_of_the_machine(kiosk: Kiosk) -> None:
     folder = str(Path(find_mosquitto()).parent)
     program = (

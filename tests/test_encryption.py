@@ -577,6 +577,7 @@ def test_a_change_of_the_secret_that_is_not_on_record_is_taken_back(
         assert len(who(store)) == PEOPLE
 
 
+@pytest.mark.stories
 def test_rekey_tells_what_to_set(kiosk: Kiosk, master: Path) -> None:
     with Store.open(kiosk.store) as store:
         enroll(store, range(2))

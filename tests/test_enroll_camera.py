@@ -83,6 +83,7 @@ def is_enrolled(kiosk: Kiosk, subject_id: str) -> bool:
         return store.subject(subject_id) is not None  # type: ignore[arg-type]
 
 
+@pytest.mark.stories
 def test_a_person_turns_before_the_running_kiosks_camera(kiosk: Kiosk, turning: Path) -> None:
     watch(kiosk, turning)
     with running(kiosk) as daemon:

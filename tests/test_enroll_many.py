@@ -30,6 +30,8 @@ from kiosk.opencv import cv2
 from kiosk.photo import Photo
 from kiosk.store import KeyFile, NewTemplate, Store
 
+pytestmark = pytest.mark.stories
+
 MODEL = ModelId("m@000001")
 ALL = Totals(people=2, people_done=2, photos=5, enrolled=3)
 

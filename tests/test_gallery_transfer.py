@@ -36,6 +36,8 @@ from kiosk.pipeline import build_rule
 from kiosk.store import Action, Consent, NewTemplate, Store
 from kiosk.store._damage import find_damage
 
+pytestmark = pytest.mark.stories
+
 BUNDLE = read_bundle(BUILT_IN / BUILT_IN_BUNDLE)
 MODEL, OLD = BUNDLE.model_id, ModelId("old-int8@000000")
 DIM = BUNDLE.manifest.embedding_dim

@@ -23,6 +23,8 @@ from kiosk.signatures import EventSigner, EventVerifier, PublicKeys
 from kiosk.store import AttendanceRow, Store
 from kiosk.store._limits import Limits
 
+pytestmark = pytest.mark.stories
+
 HOUR_MS = 3_600_000
 BOB = SubjectId("E2")
 SCHEMAS = Path(__file__).resolve().parent.parent / "docs" / "schemas"

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from kiosk.payroll import Entry, WorkDay, work_days
 
+pytestmark = pytest.mark.stories
+
 BERLIN = ZoneInfo("Europe/Berlin")
 LATER = datetime(2027, 1, 1, tzinfo=UTC)
 LONGEST = timedelta(hours=16)

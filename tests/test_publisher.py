@@ -228,6 +228,7 @@ while True:
 """
 
 
+@pytest.mark.stories
 def test_process_killed_again_and_again_loses_nothing(tmp_path: Path, start: Starter) -> None:
     with listening(tmp_path, TOPICS.attendance) as (mosquitto, subscriber):
         told: list[int] = []

@@ -585,6 +585,7 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
     return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
 
 
+@pytest.mark.stories
 def test_from_the_door_to_the_consumer(kiosk: Kiosk, enrolled: Kiosk, tmp_path: Path) -> None:
     copy_store(enrolled, kiosk)
     clip, key, public = tmp_path / "demo.avi", tmp_path / "key", tmp_path / "pub"
@@ -660,6 +661,7 @@ def test_without_a_usable_key_the_kiosk_does_not_start(kiosk: Kiosk, tmp_path: P
     assert "mqtt.sign_key_file" in kiosk("check").stdout
 
 
+@pytest.mark.stories
 def test_the_last_number_is_told_and_can_be_given(kiosk: Kiosk, public_key: Path) -> None:
     with Store.open(kiosk.store, signer=SIGNER) as store:
         store.enroll(ANA, [])

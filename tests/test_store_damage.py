@@ -701,6 +701,7 @@ def home(kiosk: Kiosk, samples: Path) -> Kiosk:
     return kiosk
 
 
+@pytest.mark.stories
 def test_run_restores_and_check_tells(home: Kiosk) -> None:
     with Store.open(home.store) as store, store.backups.alone():
         store.backups.take()

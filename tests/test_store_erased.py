@@ -15,6 +15,8 @@ from kiosk import integrity
 from kiosk.biometrics import ModelId, SubjectId
 from kiosk.store import Action, ErasureReceipt, KeyFile, Store
 
+pytestmark = pytest.mark.stories
+
 ERASED = SubjectId("E1")
 NAME = b"Erased Person"
 OTHERS = ["E0", "E2", "E3"]

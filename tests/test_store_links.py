@@ -14,6 +14,8 @@ from kiosk.errors import KioskError, StoreError
 from kiosk.store import KeyFile, Store, _files
 from kiosk.store._files import beside, create_private, open_lock
 
+pytestmark = pytest.mark.stories
+
 NOBODY = 65534
 OURS = b"root's own\n" * 10
 

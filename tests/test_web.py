@@ -36,6 +36,8 @@ from kiosk.web.enrollments import _Capture
 from kiosk.web.listener import HEAD_TIMEOUT_S
 from kiosk.web.sessions import Paused, Sessions
 
+pytestmark = pytest.mark.stories
+
 PASSWORD = "correct horse battery"  # noqa: S105
 
 
