@@ -30,6 +30,8 @@ from kiosk.signatures import EventSigner
 from kiosk.store import Action, AuditProblem, AuditRow, Consent, NewTemplate, Store, chain_hash
 from kiosk.store._damage import find_damage
 
+pytestmark = pytest.mark.stories
+
 SEALED = migrations.SEALED_SINCE
 
 

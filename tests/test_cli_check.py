@@ -14,6 +14,8 @@ from runner import assert_one_line_error, copy_store, enroll_people
 from kiosk.clip import Scene, write_clip
 from kiosk.store import Store
 
+pytestmark = pytest.mark.stories
+
 
 @pytest.fixture(scope="module")
 def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:

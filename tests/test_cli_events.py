@@ -19,6 +19,8 @@ from kiosk.errors import UsageError
 from kiosk.events import EventType, Moment, Origin, rejected_event
 from kiosk.store import NewTemplate, Store
 
+pytestmark = pytest.mark.stories
+
 SEOUL = ZoneInfo("Asia/Seoul")
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 MODEL = ModelId("test@000000")

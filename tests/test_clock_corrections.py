@@ -33,6 +33,8 @@ from kiosk.events import AttendanceEvent, Origin, utc_ms, utc_text
 from kiosk.gallery import Gallery
 from kiosk.store import Corrections, NewTemplate, Store
 
+pytestmark = pytest.mark.stories
+
 MODEL = ModelId("test@000000")
 VECTOR = np.eye(4, dtype=np.float32)[0]
 GALLERY = Gallery(MODEL, [Template(SubjectId("a"), MODEL, VECTOR)])

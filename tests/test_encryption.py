@@ -26,6 +26,8 @@ from kiosk.store import KeyFile, Store
 from kiosk.store._damage import find_damage
 from kiosk.store._sealing import BOUND, Key, Refused
 
+pytestmark = pytest.mark.stories
+
 PEOPLE = 6
 
 

@@ -16,6 +16,8 @@ from kiosk.errors import InputError
 from kiosk.pipeline import Pipeline, build_pipeline
 from kiosk.store import Consent, Store
 
+pytestmark = pytest.mark.stories
+
 X, Y = SubjectId("X"), SubjectId("Y")
 CONSENT = Consent("R1", "2026-01-01")
 

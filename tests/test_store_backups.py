@@ -25,6 +25,8 @@ from kiosk.errors import StoreError
 from kiosk.store import Backup, BackupKeeper, Store
 from kiosk.store._damage import find_damage
 
+pytestmark = pytest.mark.stories
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:

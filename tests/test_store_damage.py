@@ -36,6 +36,8 @@ from kiosk.store._damage import find_damage
 from kiosk.store._restore import SEQ_JUMP
 from kiosk.store._wal import WriteAheadLog
 
+pytestmark = pytest.mark.stories
+
 CORRUPTIONS = int(os.environ.get("KIOSK_TEST_CORRUPTIONS", "60"))
 LOST_BADGE, NEW_BADGE = b"lost".ljust(32), b"new".ljust(32)
 KINDS = ("bit", "sector", "page")

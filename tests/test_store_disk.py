@@ -28,6 +28,8 @@ from kiosk.opencv import cv2
 from kiosk.store import BackupKeeper, Limits, Store
 from kiosk.store._damage import find_damage
 
+pytestmark = pytest.mark.stories
+
 DAY_MS = 86_400_000
 NO_LIMIT = Limits(min_free_mib=0)
 PATH = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
