@@ -63,7 +63,7 @@ class Scene:
         return self.embedding
 
     def embed_frame(self, image: Image, face: Face, *, mirrored: bool) -> Embedding:
-        raise NotImplementedError
+        pytest.fail("a sample is embedded as good as can be had, not as a frame at the door is")
 
     def score(self, image: Image, face: Face) -> float:  # noqa: ARG002
         self.judged += 1

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kiosk.biometrics import Reason
 from kiosk.commands.options import count
+from kiosk.commands.spreadsheets import defused
 from kiosk.errors import OutputError, UsageError
 
 COLUMNS = ("subject_id", "photo", "reason", "enrolled_as", "detail")
@@ -40,8 +41,6 @@ REASONS = {
 """Every reason there is, in words."""
 
 _SUFFIXES = (".csv", ".html")
-# What a spreadsheet takes for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@")
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.4 system-ui, sans-serif; }
@@ -170,7 +169,7 @@ def _as_csv(rejections: Iterable[Rejection]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in _rows(rejections):
-        writer.writerow([f"'{text}" if text.lstrip().startswith(_FORMULA) else text for text in row])
+        writer.writerow(map(defused, row))
     return file.getvalue()
 
 

@@ -26,4 +26,7 @@ def write_csv(
 
 def defused(value: object) -> object:
     """Text that a spreadsheet would compute gets an apostrophe in front, which makes it text; all else is as it was."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    computed = isinstance(value, str) and (
+        value.startswith(_FORMULA_STARTS) or value.lstrip().startswith(_FORMULA_STARTS)
+    )
+    return f"'{value}" if computed else value
