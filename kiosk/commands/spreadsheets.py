@@ -26,7 +26,6 @@ def write_csv(
 
 def defused(value: object) -> object:
     """Text that a spreadsheet would compute gets an apostrophe in front, which makes it text; all else is as it was."""
-    computed = isinstance(value, str) and (
-        value.startswith(_FORMULA_STARTS) or value.lstrip().startswith(_FORMULA_STARTS)
-    )
-    return f"'{value}" if computed else value
+    if isinstance(value, str) and (value.startswith(_FORMULA_STARTS) or value.lstrip().startswith(_FORMULA_STARTS)):
+        return f"'{value}"
+    return value
