@@ -427,6 +427,7 @@ def test_half_an_export_is_not_taken_for_a_whole_one(
         ("GET", "/api/nothing", None, 404, "nothing at"),
         ("PUT", "/api/subjects/obama", None, 404, "nothing at"),
         ("GET", "/api/events?since=yesterday", None, 400, "is no time"),
+        ("GET", "/api/events?since=2026-12-31&until=2026-03-01", None, 400, "is it the other way round?"),
         ("GET", "/api/events?subject=a%20b", None, 400, "is not a subject id"),
         ("GET", "/api/live?after=-1", None, 400, "after: a frame's number"),
         ("GET", f"/api/live?after={'9' * 5000}", None, 400, "after: a frame's number"),

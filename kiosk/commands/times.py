@@ -54,7 +54,7 @@ def parse_period(
     first = None if since is None else parse_time(since, zone, now)
     last = None if until is None else parse_time(until, zone, now, end_of_day=True)
     if first is not None and last is not None and last <= first:
-        raise UsageError(f"--until {until} is not behind --since {since}; is it the other way round?")
+        raise UsageError(f"the end, {until}, is not behind the beginning, {since}; is it the other way round?")
     return first, last
 
 

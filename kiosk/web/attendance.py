@@ -19,7 +19,7 @@ from kiosk.commands.events import COLUMNS, check_in_document, rejection_document
 from kiosk.commands.lookup import find_decision
 from kiosk.commands.spreadsheets import write_csv
 from kiosk.commands.stores import open_store
-from kiosk.commands.times import parse_time
+from kiosk.commands.times import parse_period
 from kiosk.commands.why import decision_document
 from kiosk.config import Config
 from kiosk.enrollment import parse_subject_id
@@ -145,11 +145,7 @@ class AttendanceLog:
         return void_entry(self._config, event, reason).payload()
 
     def _period(self, since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
-        zone, now = ZoneInfo(self._config.device.timezone), datetime.now(UTC)
-        return (
-            None if since is None else parse_time(since, zone, now),
-            None if until is None else parse_time(until, zone, now, end_of_day=True),
-        )
+        return parse_period(since, until, ZoneInfo(self._config.device.timezone), datetime.now(UTC))
 
     def _wanted(self, since: str | None, until: str | None, subject: str | None) -> _Wanted:
         first, last = self._period(since, until)

@@ -75,10 +75,25 @@ function fromPhotos(key, close) {
   return [files.label, results, problem, row];
 }
 
+/** Shows what it is called with last, each text for so long that it can be read. */
+function steadily(place, leastMs = 900) {
+  let wanted = "";
+  let reading = false;
+  const show = (text) => {
+    wanted = text;
+    if (reading || place.textContent === text) return;
+    place.textContent = text;
+    reading = true;
+    setTimeout(() => { reading = false; show(wanted); }, leastMs);
+  };
+  return show;
+}
+
 function fromCamera(key, close, signal) {
   const view = pictureView();
   const problem = el("div");
   const hint = el("p", { class: "hint", "aria-live": "polite" }, "Look at the kiosk.");
+  const showHint = steadily(hint);
   const progress = el("progress", { max: 1, value: 0, "aria-label": "How much of the face has been seen" });
   const poses = el("p", { class: "soft" });
   const { save, row } = saveRow(key, close, problem);
@@ -88,7 +103,7 @@ function fromCamera(key, close, signal) {
     while (!signal.aborted) {
       try {
         state = await ask(`api/enrollments/${key}?after=${state?.version ?? 0}`, { signal });
-        if (hint.textContent !== state.hint) hint.textContent = state.hint;
+        showHint(state.hint);
         Object.assign(progress, { max: state.wanted, value: state.samples });
         poses.textContent = state.missing.length ? `${state.enough ? "better with" : "still needed"}: ${state.missing.join(", ")}` : "";
         save.disabled = !state.enough;

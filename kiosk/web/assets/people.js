@@ -10,7 +10,7 @@ export async function showPeople(main, context) {
       const { subjects, found, total } = await ask(`api/subjects?search=${encodeURIComponent(search.input.value)}`, { signal: context.signal });
       list.replaceChildren(
         found > subjects.length ? notice(`${subjects.length} of ${found} are shown: search for more of the name.`) : "",
-        total === 0 ? el("p", {}, "Nobody is enrolled yet.") : subjectTable(subjects, context, load));
+        found === 0 ? el("p", {}, total === 0 ? "Nobody is enrolled yet." : "Nobody enrolled has that in id or name.") : subjectTable(subjects, context, load));
     } catch (error) {
       if (!context.signal.aborted) list.replaceChildren(notice(error.message, "error"));
     }
