@@ -48,9 +48,13 @@ def test_what_needs_no_command_imports_nothing_heavy(arguments: list[str]) -> No
     assert result.stderr.splitlines()[-1] == "[]"
 
 
-def test_version(kiosk: Kiosk) -> None:
+def test_version_tells_the_build(kiosk: Kiosk, repo: Path) -> None:
     result = kiosk("--version")
-    assert (result.returncode, result.stdout.strip()) == (0, f"kiosk {__version__}")
+    assert result.returncode == 0
+    found = re.fullmatch(r"kiosk (\S+) \(commit (\S+), source checkout, Python (\S+) on \S+\)\n", result.stdout)
+    assert found
+    commit = build.find_commit(repo) or "unknown"
+    assert found.groups() == (__version__, commit, platform.python_version())
 
 
 def test_no_command_shows_help_on_stderr(kiosk: Kiosk) -> None:
