@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from click.testing import CliRunner
 from command_line import Kiosk
 from runner import assert_one_line_error, run_in_process
 
-from kiosk import __version__, cli
+from kiosk import __version__, build, cli
 from kiosk.errors import BrokerError, ConfigError, InputError
 
 COMMANDS = list(cli._COMMANDS)
