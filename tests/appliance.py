@@ -70,6 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("release", nargs="?", choices=["bookworm", "trixie"], default="bookworm")
     parser.add_argument("--work", type=Path, help="keep the clean root here for the next time")
+    parser.add_argument(
+        "--packages", type=Path, nargs=2, help="two packages, the second of a higher version; else they are built"
+    )
     parser.add_argument("--results", type=Path, help="file that the figures are added to")
     parser.add_argument("--camera", type=Path, help="only serve this clip as a camera does")
     options = parser.parse_args()
@@ -84,7 +87,7 @@ def main() -> None:
         return
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="appliance-")))
-        figures = Appliance(options.release, work.absolute()).run()
+        figures = Appliance(options.release, work.absolute()).run(options.packages)
     if options.results is not None:
         known = json.loads(options.results.read_text(encoding="utf-8")) if options.results.exists() else {}
         known[options.release] = figures
@@ -113,12 +116,13 @@ class Appliance:
         self._steps: list[Figures] = []
         self._container = Container(self._root, private_network=True)
 
-    def run(self) -> Figures:
+    def run(self, packages: list[Path] | None) -> Figures:
         """Every step; what was measured."""
         started_s = time.monotonic()
         self._received.write_text("", encoding="utf-8")
-        with self._step("build the package, twice: revision 1 and 2"):
-            packages = [self._build(revision) for revision in ("1", "2")]
+        if packages is None:
+            with self._step("build the package, twice: revision 1 and 2"):
+                packages = [self._build(revision) for revision in ("1", "2")]
         self._prepare(packages)
         write_scenes(self._clip)
         try:
@@ -164,11 +168,13 @@ class Appliance:
         _output("cp", "-a", "--reflink=auto", base, self._root)
         for package in packages:
             shutil.copy(package, self._root / "root")
-        inside = [f"/root/{package.name}" for package in packages]
+        # An installer writes these.
+        (self._root / "etc/hostname").write_text("door-1\n", encoding="ascii")
+        (self._root / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 door-1\n", encoding="ascii")
         with self._step("download what it needs from Debian"):
             apt = ["chroot", self._root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
             _output(*apt, "update")
-            _output(*apt, "install", "--download-only", "-y", inside[0], *BESIDE)
+            _output(*apt, "install", "--download-only", "-y", f"/root/{packages[0].name}", *BESIDE)
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -342,7 +348,7 @@ class Appliance:
 
     def _apt(self, *arguments: str) -> str:
         """All that is said on both streams."""
-        line = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "--no-download", *arguments]
+        line = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y", *arguments]
         return self._in("sh", "-c", '"$@" 2>&1', "sh", *line)
 
     def _show(self, name: str) -> str:
