@@ -42,20 +42,7 @@ FPS = 10.0
 """The clip's own."""
 PEOPLE = {"obama": ("Barack Obama", "obama.jpg"), "biden": ("Joe Biden", "biden_portrait.jpg")}
 BESIDE = ("mosquitto", "mosquitto-clients", "sudo")
-SUBSCRIBE = [
-    "mosquitto_sub",
-    "-V",
-    "5",
-    "-q",
-    "1",
-    "-i",
-    "attendance",
-    "-c",
-    "-x",
-    "2592000",
-    "-t",
-    "kiosk/v1/+/+/event/attendance",
-]
+SUBSCRIBE = ["mosquitto_sub", "-V", "5", "-q", "1", "-c", "-x", "2592000", "-t", "kiosk/v1/+/+/event/attendance", "-i"]
 STORE = "var/lib/kiosk/kiosk.db"
 VENV = "opt/kiosk/venv"
 WATCHDOG_S = 30.0
@@ -113,6 +100,7 @@ class Appliance:
         self._root = work / f"root-{release}"
         self._clip = work / "clip.avi"
         self._received = work / f"received-{release}.jsonl"
+        self._session = "attendance"
         self._steps: list[Figures] = []
         self._container = Container(self._root, private_network=True)
 
@@ -193,9 +181,11 @@ class Appliance:
 
     @contextlib.contextmanager
     def _subscriber(self) -> Iterator[None]:
+        # Not in its process namespace: there nsenter would stay between, and end alone.
+        inside = ["nsenter", "--target", self._container.leader, "--mount", "--net", "--"]
         with (
             self._received.open("ab") as received,
-            subprocess.Popen(self._container.entered(*SUBSCRIBE), stdout=received) as process,
+            subprocess.Popen([*inside, *SUBSCRIBE, self._session], stdout=received) as process,
         ):
             try:
                 yield
@@ -247,7 +237,7 @@ class Appliance:
     def _hang(self) -> None:
         with self._subscriber():
             stopped_s = time.monotonic()
-            self._in("kill", "-STOP", self._show("MainPID"))
+            self._in("systemctl", "kill", "--signal=SIGSTOP", "--kill-whom=main", "kiosk")
             with self._step("stopped (SIGSTOP): started again by the watchdog"):
                 _wait(lambda: self._show("NRestarts") == "1" and self._show("ActiveState") == "active", "restart")
             assert time.monotonic() - stopped_s > WATCHDOG_S / 2
@@ -319,6 +309,8 @@ class Appliance:
         program = f"/{VENV}/bin/kiosk"
         for subject in PEOPLE:
             self._in("sudo", "-u", "kiosk", program, "enroll", subject, f"/srv/{subject}.jpg")
+        # A store of its own, whose numbers begin at one.
+        self._session = "by-hand"
         self._received.write_text("", encoding="utf-8")
         with self._subscriber():
             self._in("systemctl", "daemon-reload")
@@ -356,7 +348,7 @@ class Appliance:
 
     def _subjects(self) -> set[str]:
         listed = json.loads(self._in("sudo", "-u", "kiosk", "kiosk", "subjects", "list", "--json"))
-        return {subject["id"] for subject in listed["subjects"]}
+        return {subject["subject_id"] for subject in listed["subjects"]}
 
     def _check_ins(self) -> list[Figures]:
         lines = self._received.read_text(encoding="utf-8").splitlines(keepends=True)
