@@ -291,9 +291,10 @@ class Appliance:
         with self._step("apt purge"):
             said = self._apt("purge", PACKAGE)
         assert "erasing /var/lib/kiosk" in said, said
-        left = self._in("find", "/etc", "/opt", "/usr", "/var", "-iname", "*kiosk*").split()
-        # What apt downloads and dpkg remembers of itself.
-        left = [path for path in left if not path.startswith(("/var/cache/apt", "/var/lib/apt", "/var/log"))]
+        found = self._in("find", "/", "-xdev", "-iname", "*kiosk*").split()
+        # What this test has put there, and what apt and systemd remember of the past.
+        known = ("/root", "/srv", "/var/cache/apt", "/var/lib/apt", "/var/log")
+        left = [path for path in found if not path.startswith(known)]
         assert not left, left
 
     def _over_an_installation_by_hand(self, package: Path) -> None:
