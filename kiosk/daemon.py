@@ -40,7 +40,9 @@ from kiosk.events import (
     StoreHealth,
     Topics,
 )
+from kiosk.feedback import Feedback, describe_relay
 from kiosk.gallery import Gallery, Readiness
+from kiosk.gpio import Panel
 from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
 from kiosk.hosts import is_loopback
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
@@ -112,7 +114,8 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
                 stack, config, connection, store=store, watcher=watcher, wake=wake, heartbeat=heartbeat
             )
         preview = _open_preview(stack, config)
-        book = _open_book(config, store, publisher, wake, preview)
+        feedback, panel = _open_panel(stack, config, watcher)
+        book = _open_book(config, store, publisher, wake, preview, door=feedback)
         codes = _open_codes(stack, config, store)
         notifier = Notifier()
         daemon = Daemon(
@@ -126,6 +129,8 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
             wake=wake,
             codes=codes,
             preview=preview,
+            feedback=feedback,
+            panel=panel,
         )
         daemon.report_health(config.device.site, config.device.id, publisher)
         _start_keeper(stack, config, store)
@@ -312,6 +317,8 @@ class Daemon:
         wake: threading.Event,
         codes: SecondWay | None = None,
         preview: Preview,
+        feedback: Feedback | None = None,
+        panel: Panel | None = None,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
@@ -322,6 +329,8 @@ class Daemon:
         self._wake = wake
         self._codes = codes
         self._preview = preview
+        self._feedback = feedback
+        self._panel = panel
         self._clock = SystemClock()
         self._fault: str | None = None
         self._reader_fault: str | None = None
@@ -426,6 +435,8 @@ class Daemon:
                 captured_s=frame.captured_s,
                 threshold_source=self._watcher.threshold_source,
             )
+        if self._feedback is not None:
+            self._feedback.show(reports)
         if self._codes is not None:
             self._codes.look(frame)
         if self._preview.watched:
@@ -510,6 +521,8 @@ class Daemon:
         if self._health is not None and now_s >= self._next_health_s:
             self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
             problems = self._problems()
+            if self._feedback is not None:
+                self._feedback.tell_problems(problems)
             self._health.follow(problems)
             if self._preview.health_wanted:
                 self._preview.tell_health(
@@ -554,6 +567,8 @@ class Daemon:
         if self._unsent.pending and self._unsent.last_error is not None:
             what = f"{self._unsent.pending} events wait: {self._unsent.last_error}"
             problems.append(Problem(part="outbox", what=what))
+        if self._panel is not None and self._panel.fault is not None:
+            problems.append(Problem(part="feedback", what=self._panel.fault))
         if not self._clock.synchronized():
             problems.append(Problem(part="clock", what="not known to follow a time server"))
         return problems
@@ -773,8 +788,31 @@ def _open_preview(stack: ExitStack, config: Config) -> Preview:
     return preview
 
 
+def _open_panel(stack: ExitStack, config: Config, watcher: GalleryWatcher) -> tuple[Feedback | None, Panel | None]:
+    """Lights, buzzer and relay, where there are any. Without them check-ins go on."""
+    plan = config.feedback.plan()
+    if plan is None:
+        return None, None
+    guarded, pad = describe_pad(config, watcher.recognizer.pad)
+    relay = describe_relay(plan, guarded=guarded, pad=pad)
+    if relay is not None:
+        log.log(logging.INFO if relay[0] else logging.WARNING, "%s", relay[1])
+    feedback = Feedback(plan, guarded=guarded)
+    panel = Panel(plan, feedback.at)
+    feedback.on_change = panel.wake
+    panel.start()
+    stack.callback(panel.stop)
+    return feedback, panel
+
+
 def _open_book(
-    config: Config, store: Store, publisher: Publisher | None, wake: threading.Event, preview: Preview
+    config: Config,
+    store: Store,
+    publisher: Publisher | None,
+    wake: threading.Event,
+    preview: Preview,
+    *,
+    door: Feedback | None,
 ) -> AttendanceBook:
     clock = SystemClock()
     origin = Origin(config.device.site, config.device.id, config.device.timezone)
@@ -809,6 +847,7 @@ def _open_book(
         refractory=_recent_check_ins(config.match.refractory_s, store, clock),
         on_check_in=tell_check_in,
         on_rejected=tell_rejected,
+        door=door,
     )
 
 

@@ -31,13 +31,16 @@ from kiosk.errors import (
     BrokerError,
     CameraError,
     ConfigError,
+    GpioError,
     KeyFileError,
     KioskError,
     PermissionDeniedError,
     StoreError,
 )
 from kiosk.events import HEALTH, Topics, utc_text
+from kiosk.feedback import describe_relay
 from kiosk.gallery import Readiness
+from kiosk.gpio import Pins
 from kiosk.health import trial_health
 from kiosk.hosts import is_loopback
 from kiosk.mqtt import BrokerSettings, check_broker
@@ -85,10 +88,10 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
     """Check that the kiosk would run; say what to mend.
 
     Tries config, model, detector, camera, key (of the templates), store, backups, outbox, broker, clock, pad
-    (presentation attack detection), code (the second way in) and web (the page), one line each; of disk, restore,
-    consent and erasure (who is due) it tells where there is something to tell. Exit code 0: the kiosk would run and
-    the broker takes what it says: it gets a health document that tells what it is for, and no event. Warnings do not
-    count against it: events that wait are one.
+    (presentation attack detection), code (the second way in), web (the page) and feedback (lights, buzzer, relay), one
+    line each; of disk, restore, consent and erasure (who is due) it tells where there is something to tell. Exit code
+    0: the kiosk would run and the broker takes what it says: it gets a health document that tells what it is for, and
+    no event. Warnings do not count against it: events that wait are one.
     """
     findings = list(_examine(config_path, verbose))
     failed = [finding for finding in findings if finding.status is Status.FAIL]
@@ -141,6 +144,7 @@ class Doctor:
             "pad": self._check_pad,
             "code": self._check_code,
             "web": self._check_web,
+            "feedback": self._check_feedback,
         }
 
     def _check_model(self) -> Iterator[Finding]:
@@ -287,6 +291,25 @@ class Doctor:
             f"{settings.address}{protected}{', without TLS: others on the network can read it' if unprotected else ''}"
         )
         yield Finding("web", Status.WARN if unprotected else Status.OK, told)
+
+    def _check_feedback(self) -> Iterator[Finding]:
+        plan = self._config.feedback.plan()
+        if plan is None:
+            yield Finding("feedback", Status.OK, "off (feedback.pins): no light, no buzzer, no relay")
+            return
+        pins = ", ".join(f"{output} on GPIO{pin.number}" for output, pin in plan.pins.items())
+        if find_daemon(self._config) is None:
+            try:
+                Pins(plan).close()
+            except GpioError as error:
+                # Check-ins go on without.
+                yield Finding("feedback", Status.WARN, str(error))
+                return
+        else:
+            pins += "; in use by the running kiosk"
+        guarded, pad = describe_pad(self._config, build_pad(self._config))
+        safe, relay = describe_relay(plan, guarded=guarded, pad=pad) or (True, "no relay")
+        yield Finding("feedback", Status.OK if safe else Status.WARN, f"{pins}; {relay}")
 
 
 @contextmanager
