@@ -26,6 +26,8 @@ DOOR_FAULTS = frozenset({"camera", "reader", "store"})
 _WAIT_S = 2.0
 # Between two signs of the same kind, so that the second is seen to be one.
 _GAP_S = 0.15
+# What waited for longer behind acceptances tells the next person nothing.
+_STALE_S = 4.0
 _REMEMBERED_TRACKS = 256
 # Somebody walks past: not meant, and nothing to be told.
 _UNTOLD = frozenset({Reason.NO_FACE, Reason.TOO_SMALL})
@@ -56,7 +58,7 @@ class Feedback:
         self._clock = clock
         self._lock = threading.Lock()
         self._shown: _Shown | None = None
-        self._next: tuple[Sign, bool] | None = None
+        self._next: tuple[Sign, bool, float] | None = None
         self._waiting_until_s = -math.inf
         self._waiting_since_s = -math.inf
         self._told_tracks: dict[int | None, None] = {}
@@ -142,7 +144,7 @@ class Feedback:
             if self._shown is None:
                 self._begin(sign, now_s, heard=heard)
             elif self._shown.sign is not sign:
-                self._next = sign, heard
+                self._next = sign, heard, now_s
         self.on_change()
 
     def _begin(self, sign: Sign, now_s: float, *, heard: bool = True) -> None:
@@ -156,8 +158,8 @@ class Feedback:
         if self._shown is None or now_s < self._shown.ends_s:
             return
         waited, self._shown, self._next = self._next, None, None
-        if waited is not None:
-            sign, heard = waited
+        if waited is not None and now_s - waited[2] <= _STALE_S:
+            sign, heard, _ = waited
             self._begin(sign, now_s, heard=heard)
 
     def _wait(self, *, deciding: bool) -> None:

@@ -38,7 +38,7 @@ def command() -> None:
 
 
 @command.command("test")
-@click.argument("what", metavar="[WHAT]", type=click.Choice([*Sign, _RELAY]), required=False)
+@click.argument("what", metavar="[WHAT]", type=click.Choice([*(sign.value for sign in Sign), _RELAY]), required=False)
 @click.option(
     "--seconds",
     type=Number(min=1, max=600),
@@ -62,8 +62,10 @@ def test_command(*, what: str | None, seconds: float, config_path: Path | None, 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with closing(Pins(plan)) as pins:
         for sign in [what] if what is not None else list(Sign):
-            click.echo(f"{sign:<8}  {_describe(plan, sign)}")
-            _show(plan, pins, sign, seconds)
+            shown = _describe(plan, sign)
+            click.echo(f"{sign:<8}  {shown or 'nothing: no light and no sound is set for it'}")
+            if shown:
+                _show(plan, pins, sign, seconds)
 
 
 @command.command("off")
@@ -97,6 +99,7 @@ def _refuse_beside_the_daemon(config: Config) -> None:
 
 
 def _describe(plan: Plan, sign: str) -> str:
+    """On which pins a sign is shown; empty: on none."""
     if sign == _RELAY:
         return f"GPIO{plan.pins[Output.RELAY].number} for {plan.relay.pulse_s:g} s"
     light = plan.pins.get(_LIGHTS[Sign(sign)])
@@ -107,7 +110,7 @@ def _describe(plan: Plan, sign: str) -> str:
         *([] if light is None else [f"light on GPIO{light.number}"]),
         *([] if buzzer is None or Sign(sign) not in plan.sounds else [f"buzzer on GPIO{buzzer.number}"]),
     ]
-    return ", ".join(told) or "nothing: no light and no sound is set for it"
+    return ", ".join(told)
 
 
 def _show(plan: Plan, pins: Pins, sign: str, seconds: float) -> None:
