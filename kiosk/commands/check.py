@@ -88,10 +88,10 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
     """Check that the kiosk would run; say what to mend.
 
     Tries config, model, detector, camera, key (of the templates), store, backups, outbox, broker, clock, pad
-    (presentation attack detection), code (the second way in), web (the page) and feedback (lights, buzzer, relay), one
-    line each; of disk, restore, consent and erasure (who is due) it tells where there is something to tell. Exit code
-    0: the kiosk would run and the broker takes what it says: it gets a health document that tells what it is for, and
-    no event. Warnings do not count against it: events that wait are one.
+    (presentation attack detection), code (the second way in) and web (the page), one line each; of disk, restore,
+    consent, erasure (who is due) and feedback (lights, buzzer, relay) it tells where there is something to tell. Exit
+    code 0: the kiosk would run and the broker takes what it says: it gets a health document that tells what it is for,
+    and no event. Warnings do not count against it: events that wait are one.
     """
     findings = list(_examine(config_path, verbose))
     failed = [finding for finding in findings if finding.status is Status.FAIL]
@@ -295,7 +295,6 @@ class Doctor:
     def _check_feedback(self) -> Iterator[Finding]:
         plan = self._config.feedback.plan()
         if plan is None:
-            yield Finding("feedback", Status.OK, "off (feedback.pins): no light, no buzzer, no relay")
             return
         pins = ", ".join(f"{output} on GPIO{pin.number}" for output, pin in plan.pins.items())
         if find_daemon(self._config) is None:
