@@ -149,10 +149,15 @@ def test_nothing_wakes_up_while_nothing_changes(board: Board) -> None:
 
         box.panel._look = counted  # type: ignore[assignment]
         wait_for(lambda: board.pin("GPIO25").function == "output", 5, what="the pins")
+        box.feedback.tell_problems([problem("camera")])
+        wait_for(lambda: board.high("fault"), 5, what="the fault")
         box.feedback.tell_problems([problem("broker")])
+        wait_for(lambda: not board.high("fault"), 5, what="its end")
+        before = looks
+        box.feedback.tell_problems([problem("clock")])
         box.feedback.show([])
         time.sleep(0.3)
-        assert looks <= 1
+        assert looks <= before + 1
 
 
 def test_faults_of_eight_sources_leave_the_light_right(board: Board) -> None:
@@ -377,8 +382,9 @@ def test_a_kiosk_shows_green_and_opens_once_and_only_after_the_commit(
     assert "A PHOTO MAY OPEN THE DOOR" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("board")
 def test_pins_that_cannot_be_had_are_a_problem_in_health(
-    kiosk: Kiosk, samples: Path, board: Board, monkeypatch: pytest.MonkeyPatch
+    kiosk: Kiosk, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kiosk.configure()
     with Store.open(kiosk.store) as store, gpiozero.OutputDevice(NUMBERS["relay"]), Wired(plan_of()) as wired:
