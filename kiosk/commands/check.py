@@ -57,6 +57,7 @@ from kiosk.pipeline import (
     open_bundle,
 )
 from kiosk.ports import EndOfStream
+from kiosk.signs import Plan
 from kiosk.store import Store, Subject, describe_damage, describe_refused
 
 _FIRST_FRAME_S = 5.0
@@ -296,19 +297,22 @@ class Doctor:
         plan = self._config.feedback.plan()
         if plan is None:
             return
-        pins = ", ".join(f"{output} on GPIO{pin.number}" for output, pin in plan.pins.items())
-        if find_daemon(self._config) is None:
-            try:
-                Pins(plan).close()
-            except GpioError as error:
-                # Check-ins go on without.
-                yield Finding("feedback", Status.WARN, str(error))
-                return
-        else:
-            pins += "; in use by the running kiosk"
+        yield self._try_pins(plan)
         guarded, pad = describe_pad(self._config, build_pad(self._config))
-        safe, relay = describe_relay(plan, guarded=guarded, pad=pad) or (True, "no relay")
-        yield Finding("feedback", Status.OK if safe else Status.WARN, f"{pins}; {relay}")
+        relay = describe_relay(plan, guarded=guarded, pad=pad)
+        if relay is not None:
+            yield Finding("feedback", Status.OK if relay[0] else Status.WARN, relay[1])
+
+    def _try_pins(self, plan: Plan) -> Finding:
+        """Whether they can be driven; check-ins go on where they cannot."""
+        pins = ", ".join(f"{output} on GPIO{pin.number}" for output, pin in plan.pins.items())
+        if find_daemon(self._config) is not None:
+            return Finding("feedback", Status.OK, f"{pins}; in use by the running kiosk")
+        try:
+            Pins(plan).close()
+        except GpioError as error:
+            return Finding("feedback", Status.WARN, str(error))
+        return Finding("feedback", Status.OK, pins)
 
 
 @contextmanager
