@@ -31,7 +31,7 @@ _LIGHTS = {
 
 @click.group("feedback")
 def command() -> None:
-    """Try out the lights, the buzzer and the relay at the door; bring them to rest.
+    """Try out lights, buzzer and relay at the door.
 
     Which pins they hang on is set in the configuration, section feedback (docs/feedback.md).
     """
