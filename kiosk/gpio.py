@@ -81,8 +81,10 @@ class Pins:
 
     def close(self) -> None:
         """Everything to rest, then release the pins: they are inputs from then on, and whatever hangs on them drops."""
-        with suppress(GpioError):
-            self.drive(frozenset())
+        for output, device in self._devices.items():
+            # Each by itself, whatever is known of it: that one does not obey must not leave another on.
+            with suppress(Exception):
+                device.value = self._pins[output].rests_on
         for device in self._devices.values():
             with suppress(Exception):
                 device.close()

@@ -101,6 +101,25 @@ def test_outputs_are_at_rest_from_the_start_and_when_released(board: Board) -> N
     assert board.pin("GPIO25").function == board.pin("GPIO17").function == "input"
 
 
+def test_a_light_that_does_not_obey_leaves_no_relay_on(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    pins = Pins(plan_of())
+    pins.drive(frozenset({Output.RELAY, Output.REFUSED}))
+    assert board.high("relay")
+    obey = Recorder._set_state
+
+    def only_the_relay_does(pin: Recorder, value: float) -> None:
+        if pin.info.name != "GPIO25":
+            _fail()
+        obey(pin, value)
+
+    monkeypatch.setattr(Recorder, "_set_state", only_the_relay_does)
+    with pytest.raises(GpioError, match="Input/output error"):
+        pins.drive(frozenset({Output.RELAY, Output.ACCEPTED}))
+    pins.close()
+    # Driven to rest, and not only let go of.
+    assert [level for _, level in board.changes("relay")] == [True, False]
+
+
 def test_a_relay_that_rests_driven_is_let_go_for_the_pulse(board: Board) -> None:
     pins = Pins(plan_of("relay", relay=OutputPin(NUMBERS["relay"], rests_on=True)))
     assert board.high("relay")
