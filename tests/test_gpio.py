@@ -320,7 +320,16 @@ else:
     [
         (
             "there",
-            ["open 0 True", "output 25 1", "output 17 0", "write 25 0", "write 25 1", "close", "False {}/lgpio.py"],
+            [
+                "open 0 True",
+                "output 25 1",
+                "output 17 0",
+                "write 25 0",
+                "write 25 1",
+                "write 17 0",
+                "close",
+                "False {}/lgpio.py",
+            ],
         ),
         (
             "none",
