@@ -10,7 +10,7 @@ from kiosk.biometrics import ModelId
 from kiosk.bundle import Bundle, select_bundle
 from kiosk.config import Config
 from kiosk.decision import DecisionRule
-from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
+from kiosk.detector import BlazeFaceDetector, FrameDetector, HaarDetector, PhotoDetector
 from kiosk.embedder import TfliteEmbedder, embedding_model_id
 from kiosk.errors import ConfigError, PermissionDeniedError
 from kiosk.gallery import Gallery, Readiness
@@ -91,6 +91,11 @@ class Pipeline:
     """Stricter: for photos that become templates."""
     configured_score: float | None = None
     """``match.threshold`` where it is a number; stands in for error rates that nobody has measured."""
+
+    @property
+    def frame_detector(self) -> Detector:
+        """A new one for the frames of one camera."""
+        return FrameDetector(self.detector) if isinstance(self.detector, BlazeFaceDetector) else self.detector
 
     @property
     def photo_detector(self) -> Detector:
