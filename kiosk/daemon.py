@@ -160,9 +160,7 @@ class GalleryWatcher:
         self.gallery = Gallery(pipeline.embedder.model_id, ())
         self.gallery = self._load()
         self.threshold_source = self._explain_threshold()
-        self.recognizer: Recognizer = build_recognizer(
-            config, pipeline, self.gallery, detector=pipeline.frame_detector
-        )
+        self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery, detector=pipeline.frame_detector)
 
     def follow(self) -> bool:
         """Take over what was enrolled or removed since the last look, and whose consent has ended.

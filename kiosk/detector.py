@@ -126,8 +126,8 @@ class FrameDetector:
     """For the frames of a camera, which are alike: faces half as far again as in the whole frame, at the same cost.
 
     Each face of the last frame is looked for where it was. New ones are looked for in the whole frame and, by turns, in
-    squares as high as the frame (of an upright one as wide), in which a face is larger than in the whole; while somebody
-    is followed also the whole frame takes its turn.
+    squares as high as the frame (of an upright one as wide), in which a face is larger than in the whole; while
+    somebody is followed the whole frame takes its turn, too.
     """
 
     def __init__(self, detector: BlazeFaceDetector) -> None:
