@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from kiosk.camera._devices import FoundCamera, list_cameras
 from kiosk.camera._live import LiveCamera
 from kiosk.camera._media import FolderMedia, Media, VideoMedia
 from kiosk.camera._picamera2 import LOADING_S, Picamera2Settings, Picamera2Source
@@ -13,7 +14,16 @@ from kiosk.camera._replay import ReplayCamera
 from kiosk.camera._sources import STREAM_SCHEMES, DeviceSource, LiveSource, StreamSource, shown_address
 from kiosk.errors import CameraError
 
-__all__ = ["LiveCamera", "OpenedCamera", "Picamera2Settings", "ReplayCamera", "open_camera", "shown_source"]
+__all__ = [
+    "FoundCamera",
+    "LiveCamera",
+    "OpenedCamera",
+    "Picamera2Settings",
+    "ReplayCamera",
+    "list_cameras",
+    "open_camera",
+    "shown_source",
+]
 
 OpenedCamera = LiveCamera | ReplayCamera
 

@@ -293,7 +293,7 @@ class Helper:
         return written != b""
 
 
-def list_picamera2(timeout_s: float) -> list[str]:
+def list_picamera2(timeout_s: float = 5.0) -> list[str]:
     """The models of the cameras that libcamera knows, in its order.
 
     Raises:
