@@ -227,6 +227,7 @@ def test_mode_shows_all_the_sensor_sees() -> None:
     [
         ("foreign", "picamera2 cannot be loaded (ValueError: numpy.dtype size changed, may indicate binary"),
         ("absent", "no camera found; check its ribbon cable, then look at `rpicam-hello --list-cameras`"),
+        ("unstartable", "no camera found; check its ribbon cable"),
         ("busy", "is in use by another program (`sudo fuser -v /dev/media*` tells which); end that"),
         ("late", "has not answered for 0.6 s; check the camera's cable"),
     ],
@@ -295,6 +296,7 @@ def test_cameras_are_listed(pi: PiCamera) -> None:
         # Neither an open pipe nor a polite word reaches a process whose interpreter is kept busy: it is killed.
         (["hangs"], 0, "no picture for more than 0.5 s; trying to open it again"),
         (["dies", "absent"], 0.6, "no camera found; check its ribbon cable"),
+        (["raises", "busy"], 0.6, "is in use by another program"),
         (["frozen"], 0.3, "the picture is frozen"),
     ],
 )

@@ -39,6 +39,8 @@ def main() -> None:
         _serve(wishes, wanted, answers)
     except _Refused as refusal:
         _tell(answers, {"refused": str(refusal.args[0]), "why": refusal.args[1]})
+    except Exception as error:  # noqa: BLE001 - whatever the libraries raise: told in one line, it is a fault of the camera
+        _complain(error)
     # Not through the libraries' own clean-up, which may hang.
     os._exit(0)
 
@@ -49,13 +51,12 @@ class _Refused(Exception):
 
 def _serve(wishes: dict[str, Any], wanted: queue.SimpleQueue[bytes], answers: int) -> None:
     picamera2 = _load_library()
-    found = picamera2.Picamera2.global_camera_info()
-    models = [str(camera.get("Model", "?")) for camera in found]
+    models = _find_cameras(picamera2.Picamera2)
     index = wishes["index"]
     if index is None:
         _tell(answers, {"cameras": models})
         return
-    if index >= len(found):
+    if index >= len(models):
         raise _Refused("place" if models else "absent", ", ".join(models))
     try:
         camera = picamera2.Picamera2(index)
@@ -84,6 +85,17 @@ def _load_library() -> Any:
         # Parts that were compiled for other versions of each other fail in many ways.
         raise _Refused("foreign", _words(error)) from error
     return picamera2
+
+
+def _find_cameras(picamera2: Any) -> list[str]:
+    """Their models, in the order of their numbers."""
+    try:
+        found = picamera2.global_camera_info()
+    except Exception as error:  # noqa: BLE001
+        # In a sandbox without udev's messages libcamera calls it an error that there are none.
+        _complain(error)
+        return []
+    return [str(camera.get("Model", "?")) for camera in found]
 
 
 def _start(camera: Any, wishes: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +197,10 @@ def _words(error: BaseException) -> str:
     while error.__context__ is not None:
         error = error.__context__
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _complain(error: Exception) -> None:
+    sys.stderr.write(f"{_words(error)}\n")
 
 
 def _tell(answers: int, message: dict[str, Any]) -> None:

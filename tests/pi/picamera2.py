@@ -51,6 +51,8 @@ class Picamera2:
 
     @staticmethod
     def global_camera_info() -> list[dict[str, Any]]:
+        if "unstartable" in _faults():
+            raise RuntimeError("Failed to start CameraManager")
         models = [] if "absent" in _faults() else ["imx708_wide", "ov5647"]
         return [{"Model": model, "Location": 2, "Rotation": 0, "Id": f"/base/{model}"} for model in models]
 
@@ -113,6 +115,8 @@ class Picamera2:
         if "dies" in faults:
             print("ERROR RPI pipeline_base.cpp:1 Camera frontend has timed out!", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
+        if "raises" in faults:
+            raise RuntimeError("Camera frontend is gone")
         if "silent" in faults:
             time.sleep(600)
         if "hangs" in faults:
