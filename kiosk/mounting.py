@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import median
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kiosk.biometrics import Face, Frame, Image, Quality, Reason
 from kiosk.ports import Detector
-from kiosk.quality import QualityGate, measure
+from kiosk.recognition import QualityCheck
 
 T = TypeVar("T")
 
@@ -126,6 +126,19 @@ class _SeenFace:
     roll_deg: float | None
 
 
+class Gate(QualityCheck, Protocol):
+    """Limits for faces, as :class:`kiosk.quality.QualityGate` has them."""
+
+    @property
+    def min_eye_distance_px(self) -> float: ...
+
+    @property
+    def min_sharpness(self) -> float: ...
+
+    def failure(self, quality: Quality) -> Reason | None:
+        """The first limit that these measures break."""
+
+
 class Advisor:
     """Follows a camera's frames, at whatever rate they come.
 
@@ -137,8 +150,8 @@ class Advisor:
         self,
         detector: Detector,
         *,
-        gate: QualityGate,
-        enrollment_gate: QualityGate,
+        gate: Gate,
+        enrollment_gate: Gate,
         rotate: int = 0,
         fps: float | None = None,
     ) -> None:
@@ -180,7 +193,7 @@ class Advisor:
         x, y = face.box.centre
         side = max(face.box.w, face.box.h)
         return _SeenFace(
-            measure(image, face),
+            self._gate.assess(image, face),
             found.score,
             x / width,
             y / height,
@@ -414,7 +427,7 @@ def _judge_aim(face: _SeenFace) -> Finding:
     return Finding(Topic.AIM, Level.GOOD, text)
 
 
-def _light_failure(gate: QualityGate, quality: Quality) -> Reason | None:
+def _light_failure(gate: Gate, quality: Quality) -> Reason | None:
     """What the gate has against the light, whatever else it has."""
     lit = Quality(
         size_px=math.inf,

@@ -126,7 +126,7 @@ class Picamera2:
             time.sleep(0.35)
         interval_s = self._config["controls"]["FrameDurationLimits"][0] / 1e6
         while (number := int((time.monotonic() - _STARTED_S) / interval_s)) <= self._given:
-            time.sleep(0.001)
+            time.sleep(max((self._given + 1) * interval_s - (time.monotonic() - _STARTED_S), 0.0005))
         self._given = number
         return CompletedRequest(self._picture(number, faults), time.monotonic_ns() - 20_000_000)
 
