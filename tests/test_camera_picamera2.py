@@ -225,7 +225,7 @@ def test_mode_shows_all_the_sensor_sees() -> None:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("foreign", "picamera2 cannot be loaded (ValueError: numpy.dtype size changed, may indicate binary"),
+        ("foreign", "cannot be loaded (ValueError: numpy.dtype size changed, may indicate binary"),
         ("absent", "no camera found; check its ribbon cable, then look at `rpicam-hello --list-cameras`"),
         ("unstartable", "no camera found; check its ribbon cable"),
         ("busy", "is in use by another program (`sudo fuser -v /dev/media*` tells which); end that"),
@@ -253,7 +253,7 @@ def test_place_that_is_none(source: str) -> None:
 def test_without_picamera2_or_without_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install = "`sudo apt install -y python3-picamera2 --no-install-recommends`"
     monkeypatch.setattr(_picamera2, "_PYTHON", (sys.executable, "-I"))
-    _not_opened("picamera2", f"picamera2 is not installed; {install}")
+    _not_opened("picamera2", f"is not installed; {install}")
     monkeypatch.setattr(_picamera2, "_PYTHON", (str(tmp_path / "python3"),))
     _not_opened(
         "picamera2", f"{tmp_path}/python3 cannot be run (No such file or directory): picamera2 needs the system"

@@ -38,8 +38,8 @@ _PYTHON = ("/usr/bin/python3", "-I")
 _SCRIPT = Path(__file__).with_name("_picamera2_helper.py")
 _INSTALL = "sudo apt install -y python3-picamera2 --no-install-recommends"
 _REFUSALS = {
-    "missing": f"picamera2 is not installed; `{_INSTALL}`",
-    "foreign": f"picamera2 cannot be loaded ({{}}); `{_INSTALL} --reinstall`",
+    "missing": f"is not installed; `{_INSTALL}`",
+    "foreign": f"cannot be loaded ({{}}); `{_INSTALL} --reinstall`",
     "absent": "no camera found; check its ribbon cable, then look at `rpicam-hello --list-cameras`",
     "place": "there is no such camera, only {}; set camera.source to picamera2",
     "busy": "is in use by another program (`sudo fuser -v /dev/media*` tells which); end that",
@@ -47,7 +47,7 @@ _REFUSALS = {
     "format": "does not take {}; change camera.width, camera.height and camera.fps",
 }
 """By the helper's word for it, with its reason."""
-_END_S = 0.7
+_END_S = 1.0
 _KILL_S = 0.5
 _MAX_ANSWER_BYTES = 65536
 _MAX_LINE = 300

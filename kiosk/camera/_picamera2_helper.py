@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1
 # For the camera to be released before the process ends all the same.
-_GRACE_S = 1.0
+_GRACE_S = 1.5
 # Of a sensor's view: what is left out at its edges is still all of it.
 _WHOLE_VIEW = 0.95
 _MICROSECONDS = 1_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import sys
@@ -44,18 +45,16 @@ def advise(config: Config, *, seconds: float | None, as_json: bool) -> None:
     findings: tuple[Finding, ...] = ()
     with open_frames(config) as camera:
         began_s = time.monotonic()
-        while time.monotonic() - began_s < (math.inf if seconds is None else seconds):
-            try:
+        # Ctrl-C is how it is meant to end.
+        with contextlib.suppress(KeyboardInterrupt, EndOfStream):
+            while time.monotonic() - began_s < (math.inf if seconds is None else seconds):
                 frame = camera.read(_READ_TIMEOUT_S)
-            except EndOfStream:
-                break
-            fault = camera.fault
-            if frame is not None:
-                findings = advisor.look(frame)
-            elif fault is not None or not findings:
-                findings = advisor.miss(fault)
-            if display is not None:
-                display.show(findings)
+                if frame is not None:
+                    findings = advisor.look(frame)
+                elif camera.fault is not None or not findings:
+                    findings = advisor.miss(camera.fault)
+                if display is not None:
+                    display.show(findings)
         lasted_s, fault = time.monotonic() - began_s, camera.fault
     if not advisor.frames:
         raise CameraError(fault or "no picture came")
