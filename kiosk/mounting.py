@@ -38,9 +38,9 @@ _MUCH_WHITE = 0.25
 _DIM_FACE, _BACKLIGHT = 80, 2.0
 # Face box in sides of the picture's shorter one (as at enrollment).
 _TOO_CLOSE = 0.75
-# And in sides of its longer one: BlazeFace finds no smaller ones, however many pixels they have. Six people were shrunk
-# in steps, and found down to 0.08 to 0.11; from the second figure on nobody was missed.
-_SMALLEST, _SAFELY_FOUND = 0.1, 0.12
+# BlazeFace finds no smaller ones, however many pixels they have (docs/hardware.md): most from the first figure on, all
+# from the second.
+_SMALLEST, _SAFELY_FOUND = 0.1, 0.125
 # Where the middle of a face should be, in shares of the picture.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.2, 0.8, 0.15, 0.8
 # Pitch of nine in ten photos of people who look at a camera at the height of their eyes (kiosk.guidance), and the yaw
@@ -113,15 +113,12 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _SeenFace:
-    """``x``, ``y``: its middle in shares of the picture. Its box in sides of the picture: the shorter one (``close``),
-    the longer one (``share``).
-    """
+    """``x``, ``y``: its middle in shares of the picture; ``share``: its box in sides of the picture's shorter one."""
 
     quality: Quality
     score: float
     x: float
     y: float
-    close: float
     share: float
     roll_deg: float | None
 
@@ -142,6 +139,7 @@ class Gate(QualityCheck, Protocol):
 class Advisor:
     """Follows a camera's frames, at whatever rate they come.
 
+    ``detector``: for frames that follow each other, ``turned_detector``: for single ones (the same one by default).
     ``gate``: for probes; ``enrollment_gate``: for those who are to be enrolled at this place. ``rotate``: how the
     frames have been turned already, degrees. ``fps``: what was asked of the camera; None: nothing was.
     """
@@ -152,10 +150,12 @@ class Advisor:
         *,
         gate: Gate,
         enrollment_gate: Gate,
+        turned_detector: Detector | None = None,
         rotate: int = 0,
         fps: float | None = None,
     ) -> None:
         self._detector = detector
+        self._turned_detector = turned_detector or detector
         self._gate = gate
         self._enrollment_gate = enrollment_gate
         self._rotate = rotate
@@ -185,7 +185,7 @@ class Advisor:
         return (Finding(Topic.PICTURE, Level.BAD, fault or "no picture comes", None),)
 
     def _find(self, image: Image) -> _SeenFace | None:
-        found = self._find_largest(image)
+        found = _largest_standing(self._detector.detect(image))
         if found is None:
             return None
         face = self._detector.refine(image, found)
@@ -198,20 +198,15 @@ class Advisor:
             x / width,
             y / height,
             side / min(width, height),
-            side / max(width, height),
             _roll_deg(face),
         )
-
-    def _find_largest(self, image: Image) -> Face | None:
-        """Of those that stand."""
-        standing = [face for face in self._detector.detect(image) if abs(_roll_deg(face) or 0.0) < _LYING_DEG]
-        return max(standing, key=lambda face: face.box.area, default=None)
 
     def _try_turned(self, image: Image) -> tuple[int, float]:
         """Look for a face in the picture turned by 90, 180 or 270 degrees clockwise, one after the other."""
         turn = _TURNS[self._tries % len(_TURNS)]
         self._tries += 1
-        face = self._find_largest(np.ascontiguousarray(np.rot90(image, -turn // 90)))
+        turned = np.ascontiguousarray(np.rot90(image, -turn // 90))
+        face = _largest_standing(self._turned_detector.detect(turned))
         return turn, 0.0 if face is None else face.score
 
     def _judge(self, now_s: float) -> Iterable[Finding]:
@@ -286,13 +281,13 @@ class Advisor:
         least, to_enroll = self._gate.min_eye_distance_px, self._enrollment_gate.min_eye_distance_px
         eyes = face.quality.eye_distance_px or 0.0
         text = f"{eyes:.0f} px between the eyes (needs {least:.0f}, to enroll {to_enroll:.0f}); the face is "
-        text += f"{face.share:.0%} of the picture's longer side (found from about {_SMALLEST:.0%} on)"
+        text += f"{face.share:.0%} of the picture's shorter side (found from about {_SMALLEST:.0%} on)"
         larger = "a larger picture (camera.width, camera.height), or come closer"
         if self._gate.failure(replace(face.quality, yaw=None, pitch=None)) is Reason.TOO_SMALL:
             return Finding(Topic.SIZE, Level.BAD, text, larger)
         if eyes < to_enroll:
             return Finding(Topic.SIZE, Level.POOR, text, larger)
-        if face.close > _TOO_CLOSE:
+        if face.share > _TOO_CLOSE:
             return Finding(Topic.SIZE, Level.POOR, text, "too close: the face fills the picture; step back")
         if face.share < _SAFELY_FOUND:
             nearer = "come closer, or take a lens of a narrower view: a larger picture does not help here"
@@ -439,6 +434,11 @@ def _light_failure(gate: Gate, quality: Quality) -> Reason | None:
     return gate.failure(lit)
 
 
+def _largest_standing(faces: Iterable[Face]) -> Face | None:
+    standing = [face for face in faces if abs(_roll_deg(face) or 0.0) < _LYING_DEG]
+    return max(standing, key=lambda face: face.box.area, default=None)
+
+
 def _typical(faces: list[_SeenFace]) -> _SeenFace | None:
     """The medians, measure by measure; None without a face."""
     if not faces:
@@ -458,7 +458,6 @@ def _typical(faces: list[_SeenFace]) -> _SeenFace | None:
         _middle(faces, lambda face: face.score),
         _middle(faces, lambda face: face.x),
         _middle(faces, lambda face: face.y),
-        _middle(faces, lambda face: face.close),
         _middle(faces, lambda face: face.share),
         _middle_of_known(face.roll_deg for face in faces),
     )

@@ -95,7 +95,7 @@ class Pipeline:
     @property
     def frame_detector(self) -> Detector:
         """A new one for the frames of one camera."""
-        return FrameDetector(self.detector) if isinstance(self.detector, BlazeFaceDetector) else self.detector
+        return build_frame_detector(self.detector)
 
     @property
     def photo_detector(self) -> Detector:
@@ -160,6 +160,11 @@ def build_detector(config: Config) -> Detector:
     if config.face.detector == "haar":
         return HaarDetector(min_size_px=max(config.face.min_size_px, _HAAR_MIN_SIZE_PX))
     return BlazeFaceDetector(min_score=config.face.min_score, runtime=config.model.runtime)
+
+
+def build_frame_detector(detector: Detector) -> Detector:
+    """For the frames of one camera, which follow each other."""
+    return FrameDetector(detector) if isinstance(detector, BlazeFaceDetector) else detector
 
 
 def build_embedder(config: Config, bundle: Bundle) -> TfliteEmbedder:

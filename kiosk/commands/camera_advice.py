@@ -18,7 +18,7 @@ from kiosk.commands.options import print_json
 from kiosk.config import Config
 from kiosk.errors import CameraError
 from kiosk.mounting import Advisor, Finding, Level
-from kiosk.pipeline import build_detector, build_gate
+from kiosk.pipeline import build_detector, build_frame_detector, build_gate
 from kiosk.ports import EndOfStream
 from kiosk.quality import ENROLLMENT_GATE, PROBE_GATE
 
@@ -34,8 +34,10 @@ def advise(config: Config, *, seconds: float | None, as_json: bool) -> None:
     Raises:
         UnavailableError: the camera cannot be had, or sends nothing at all.
     """
+    detector = build_detector(config)
     advisor = Advisor(
-        build_detector(config),
+        build_frame_detector(detector),
+        turned_detector=detector,
         gate=build_gate(config, PROBE_GATE),
         enrollment_gate=build_gate(config, ENROLLMENT_GATE),
         rotate=config.camera.rotate,
