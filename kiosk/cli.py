@@ -35,6 +35,7 @@ _COMMANDS = {
     "outbox": ("outbox", "See what waits for the broker; retry what was set aside."),
     "why": ("why", "Show what one decision rests on, accepted or not."),
     "calibrate": ("calibrate", "Find the threshold for this gallery and this door."),
+    "camera": ("camera", "See what the camera sees; list cameras; help to mount one."),
     "check": ("check", "Check that the kiosk would run; say what to mend."),
     "feedback": ("feedback", "Try out lights, buzzer and relay at the door."),
     "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),

@@ -19,7 +19,7 @@ from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
 from kiosk.badges import BadgeFinder
 from kiosk.biometrics import Frame, SubjectId
-from kiosk.camera import open_camera, shown_source
+from kiosk.camera import Picamera2Settings, open_camera, shown_source
 from kiosk.clock import SystemClock
 from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
@@ -165,7 +165,7 @@ class GalleryWatcher:
         self.gallery = Gallery(pipeline.embedder.model_id, ())
         self.gallery = self._load()
         self.threshold_source = self._explain_threshold()
-        self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
+        self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery, detector=pipeline.frame_detector)
 
     def follow(self) -> bool:
         """Take over what was enrolled or removed since the last look, and whose consent has ended.
@@ -603,7 +603,7 @@ def open_configured_camera(config: Config) -> Camera:
     Raises:
         CameraError: it cannot be opened.
     """
-    camera = config.camera
+    camera, pi = config.camera, config.camera.picamera2
     return open_camera(
         source=camera.source,
         width=camera.width,
@@ -615,6 +615,12 @@ def open_configured_camera(config: Config) -> Camera:
         open_timeout_s=camera.open_timeout_s,
         read_timeout_s=camera.read_timeout_s,
         frozen_after_s=camera.frozen_after_s,
+        picamera2=Picamera2Settings(
+            focus_m=None if pi.focus == "auto" else pi.focus,
+            exposure=pi.exposure,
+            ev=pi.ev,
+            longest_exposure_ms=pi.longest_exposure_ms,
+        ),
     )
 
 

@@ -182,4 +182,13 @@ def test_it_avoids_what_slows_or_kills_the_model_runtime(service: Mapping[str, l
     assert "@resources" not in denied or service["SystemCallErrorNumber"] == ["EPERM"]
     # It would hide the camera.
     assert service.get("PrivateDevices", ["no"]) == ["no"]
-    assert service["DeviceAllow"] == ["char-video4linux rw", "char-ttyACM r", "char-ttyUSB r", "char-gpiochip rw"]
+    assert service["DeviceAllow"] == [
+        "char-video4linux rw",
+        "char-media rw",
+        "char-dma_heap rw",
+        "char-ttyACM r",
+        "char-ttyUSB r",
+        "char-gpiochip rw",
+    ]
+    # libcamera does without netlink.
+    assert service["RestrictAddressFamilies"] == ["AF_INET AF_INET6 AF_UNIX"]

@@ -358,6 +358,8 @@ def _try_camera(config: Config) -> str:
 def _is_local_device(source: int | str) -> bool:
     """Whether this is a camera of this machine that is there: only one program can have it at a time."""
     text = str(source)
+    if text.startswith("picamera2"):
+        return True
     path = Path(f"/dev/video{text}" if text.isdigit() else text)
     return path.is_relative_to("/dev") and path.exists()
 

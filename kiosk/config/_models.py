@@ -152,21 +152,53 @@ class DeviceSection(Section):
     timezone: Timezone = Field(default="UTC", description="Time zone told with every event and used for printed times.")
 
 
+class Picamera2Section(Section):
+    """How a camera of the Raspberry Pi is set (docs/camera.md); for the source `picamera2` only."""
+
+    focus: Literal["auto"] | Annotated[float, Field(ge=0.05, le=1000)] = Field(
+        default="auto",
+        description="`auto`: the lens, where it can be moved, follows what is before it; a number: it stays focused on "
+        "this distance, metres.",
+    )
+    exposure: Literal["normal", "short", "long"] = Field(
+        default="normal",
+        description="What the automatic exposure prefers: `short` for people who walk (noisier in the dark), `long` "
+        "for less noise.",
+    )
+    ev: float = Field(
+        default=0.0,
+        ge=-8,
+        le=8,
+        description="Brighter (above 0) or darker than the automatic exposure would have it, stops; about 1 where "
+        "people stand before a bright door.",
+    )
+    longest_exposure_ms: Annotated[float, Field(ge=1, le=1000)] | None = Field(
+        default=None,
+        description="In the dark one picture may take so long, milliseconds: fewer pictures a second, and who walks is "
+        "blurred; null: no longer than `fps` allows.",
+    )
+
+
 class CameraSection(Section):
     """Where pictures come from."""
 
     source: Annotated[int, Field(ge=0, le=255)] | Text = Field(
         default=0,
-        description="Camera index, `/dev/videoN`, `rtsp://…`, `http://…` (MJPEG), a video file, or a folder of images.",
+        description="Camera index, `/dev/videoN`, `picamera2` (`picamera2:1`: the second), `rtsp://…`, `http://…` "
+        "(MJPEG), a video file, or a folder of images (docs/camera.md).",
         repr=False,
     )
-    width: int = Field(default=1280, ge=16, le=7680, description="Picture width asked of a USB camera, pixels.")
-    height: int = Field(default=720, ge=16, le=4320, description="Picture height asked of a USB camera, pixels.")
+    width: int = Field(
+        default=1280, ge=16, le=7680, description="Picture width asked of a USB camera or picamera2, pixels."
+    )
+    height: int = Field(
+        default=720, ge=16, le=4320, description="Picture height asked of a USB camera or picamera2, pixels."
+    )
     fps: int = Field(
         default=15,
         ge=1,
         le=240,
-        description="Frames per second asked of a USB camera, and at which a folder is played.",
+        description="Frames per second asked of a USB camera or picamera2, and at which a folder is played.",
     )
     rotate: Rotation = Field(default=0, description="Turn every picture clockwise, degrees.")
     loop: bool = Field(default=False, description="Play a file or folder again and again.")
@@ -184,6 +216,9 @@ class CameraSection(Section):
         le=3600,
         description="A live picture that stays exactly the same for longer is frozen, and recognized no more, seconds; "
         "0: never. Longer for a network camera whose key frames are further apart than that.",
+    )
+    picamera2: Picamera2Section = Field(
+        default=Picamera2Section(), description="Section: focus and exposure of a camera of the Raspberry Pi."
     )
 
 
