@@ -20,7 +20,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from kiosk.errors import ConfigError
-from kiosk.events import ATTENDANCE, Topics, discovery_document, encode
+from kiosk.events import ATTENDANCE, Topics, encode
+from kiosk.home_assistant import discovery_document
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls, check_broker
 from kiosk.mqtt._problems import connect_problem, end_problem, login_problem
 from kiosk.ports import Command, Message, Outcome, Receipt
