@@ -71,7 +71,7 @@ def _measures(topic: str) -> dict[str, dict[str, Any]]:
     """From the health document. One without a running time is a trial of ``kiosk check`` in which all is nought."""
 
     def told(value: str) -> str:
-        return f"{{{{ {value} if value_json.uptime_s else '' }}}}"
+        return f"{{{{ ({value}) if value_json.uptime_s else '' }}}}"
 
     measure = {"p": "sensor", "state_class": "measurement"}
     sensors: dict[str, dict[str, Any]] = {
@@ -110,7 +110,8 @@ def _measures(topic: str) -> dict[str, dict[str, Any]]:
             "device_class": "problem",
             "value_template": told("'ON' if value_json.problems else 'OFF'"),
             "json_attributes_topic": topic,
-            "json_attributes_template": "{{ {'problems': value_json.problems if value_json.uptime_s else []}|tojson }}",
+            "json_attributes_template": "{{ {'problems': value_json.problems if value_json.uptime_s "
+            "else this.attributes.problems | default([])} | tojson }}",
         },
     }
     common = {"state_topic": topic, "expire_after": _EXPIRE_AFTER_S, "entity_category": "diagnostic"}
