@@ -317,9 +317,8 @@ class _HomeAssistant:
         return None if found is None else str(found["state"])
 
     def stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
+        # Ends its input.
+        self._process.communicate(timeout=30)
 
 
 def test_home_assistant_itself(kiosk: Kiosk, samples: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
