@@ -1,0 +1,138 @@
+"""The numbers for Prometheus: read by its own parser, and nothing in them but numbers."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Kiosk
+from prometheus_client.parser import text_string_to_metric_families
+from test_web import Browser, serve, stop
+
+from kiosk import __version__
+from kiosk.events import Problem
+from kiosk.health import trial_health
+from kiosk.store import Store
+from kiosk.web.metrics import exposition
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """What ``/api/health`` answers while the kiosk runs."""
+    health = trial_health("hq", "door-1", at="2026-03-02T07:58:13.412Z", clock_synchronized=True).payload()
+    health |= {
+        "uptime_s": 60,
+        "problems": [Problem(part="camera", what="/dev/video0: no such camera").payload()] * 2,
+        "frames": {"processed": 900, "per_s": 15.0, "p50_ms": 31.5, "p95_ms": 48.0},
+        "decisions": {"accepted": 3, "check_ins": 2, "unknown": 1},
+        "last_event_at": "2026-03-02T07:58:13.412Z",
+        "temperature_c": 51.1,
+        "board": {"undervoltage": True, "throttled": False, "disk_errors": 0, "wear_percent": 20},
+    }
+    answer = {
+        "running": True,
+        "fault": None,
+        "outbox": {"pending": 4, "parked": 1, "last_error": "no route"},
+        "health": health,
+        "history": [],
+        "broker": "connected",
+    }
+    return answer | changes
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    """Value by name and labels' values."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            assert (family.type == "counter") == sample.name.endswith("_total"), sample
+            assert family.documentation
+            found[sample.name, *sample.labels.values()] = sample.value
+    return found
+
+
+def test_every_number_is_there() -> None:
+    told = samples(exposition(document()).decode())
+    assert told == {
+        ("kiosk_build_info", __version__): 1,
+        ("kiosk_up",): 1,
+        ("kiosk_events_pending",): 4,
+        ("kiosk_events_parked",): 1,
+        ("kiosk_broker_connected",): 1,
+        **{
+            ("kiosk_problems", part): 2 if part == "camera" else 0
+            for part in ("camera", "reader", "store", "outbox", "broker", "clock", "board")
+        },
+        ("kiosk_decisions_total", "accepted"): 3,
+        ("kiosk_decisions_total", "check_ins"): 2,
+        ("kiosk_decisions_total", "unknown"): 1,
+        ("kiosk_frame_seconds", "0.5"): 0.0315,
+        ("kiosk_frame_seconds", "0.95"): 0.048,
+        ("kiosk_frames_total",): 900,
+        ("kiosk_uptime_seconds",): 60,
+        ("kiosk_camera_reconnects_total",): 0,
+        ("kiosk_camera_stalls_total",): 0,
+        ("kiosk_last_event_timestamp_seconds",): 1772438293.412,
+        ("kiosk_clock_synchronized",): 1,
+        ("kiosk_temperature_celsius",): 51.1,
+        ("kiosk_undervoltage",): 1,
+        ("kiosk_throttled",): 0,
+        ("kiosk_filesystem_errors",): 0,
+        ("kiosk_storage_wear_ratio",): 0.2,
+    }
+
+
+def test_no_word_of_a_fault_gets_in() -> None:
+    text = exposition(document()).decode()
+    assert not any(word in text for word in ("video0", "no route", "door-1", "hq"))
+
+
+def test_a_kiosk_that_does_not_run_still_has_an_outbox() -> None:
+    told = samples(exposition(document(running=False, health=None, broker=None)).decode())
+    assert {name for name, *_ in told} == {
+        "kiosk_build_info", "kiosk_up", "kiosk_events_pending", "kiosk_events_parked",
+    }  # fmt: skip
+    assert told["kiosk_up",] == 0
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    health = trial_health("hq", "door-1", at="2026-03-02T07:58:13.412Z", clock_synchronized=False).payload()
+    told = samples(exposition(document(health=health, broker="off")).decode())
+    assert all(math.isfinite(value) for value in told.values())
+    assert not {
+        "kiosk_temperature_celsius",
+        "kiosk_store_free_bytes",
+        "kiosk_undervoltage",
+        "kiosk_broker_connected",
+    } & {name for name, *_ in told}
+
+
+def test_nobody_who_does_not_want_it_loads_the_library() -> None:
+    code = "import sys, kiosk.web.app; sys.exit(any(name.startswith('prometheus') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.stories
+def test_the_page_serves_it_where_it_is_wanted(kiosk: Kiosk, tmp_path: Path) -> None:
+    with Store.open(kiosk.store):
+        pass
+    password = tmp_path / "password"
+    password.write_text("correct horse battery")
+    password.chmod(0o600)
+    process, port = serve(kiosk, password_file=str(password))
+    assert Browser(port)("GET", "/metrics")[0] == 404
+    stop(process)
+    process, port = serve(kiosk, password_file=str(password), metrics=True)
+    page = Browser(port)
+    status, text, headers = page("GET", "/metrics")
+    assert (status, headers["Content-Type"].partition(";")[0]) == (200, "text/plain")
+    assert samples(text.decode())["kiosk_up",] == 0
+    # All else still asks for the password, and nobody else's page may ask for this.
+    assert page("GET", "/api/health")[0] == 401
+    assert page("GET", "/metrics", headers={"Host": "evil.example"})[0] == 421
+    assert page("GET", "/metrics", headers={"Sec-Fetch-Site": "cross-site"})[0] == 403
+    assert page("POST", "/metrics")[0] == 404
+    stop(process)
