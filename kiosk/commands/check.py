@@ -112,6 +112,11 @@ def _examine(config_path: Path | None, verbose: int) -> Iterator[Finding]:
         for problem in str(error).splitlines():
             yield Finding("config", Status.FAIL, problem, error.exit_code)
         return
+    yield from examine(config)
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Everything that ``kiosk check`` tries with a configuration that can be read."""
     yield Finding("config", Status.OK, f"{config.device.site}/{config.device.id}, time zone {config.device.timezone}")
     doctor = Doctor(config)
     for name, probe in doctor.probes().items():
