@@ -46,6 +46,7 @@ from kiosk.gallery import Gallery, Readiness
 from kiosk.health import FrameTimes, HealthReporter
 from kiosk.home_assistant import GREETING, GREETING_TOPIC, discovery_document
 from kiosk.hosts import is_loopback
+from kiosk.logs import fields
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
     Pipeline,
@@ -810,12 +811,14 @@ def _open_book(
         wake.set()
         preview.tell_outcome(event)
         how = "by code" if event.match is None else f"score {event.match.score:.3f}"
-        log.info("%s of %s (event %s, %s)", event.event_type, event.subject.id, event.seq, how)
+        extra = fields(event=event.event_type, seq=event.seq, event_id=event.event_id)
+        log.info("%s of %s (event %s, %s)", event.event_type, event.subject.id, event.seq, how, extra=extra)
 
     def tell_rejected(event: RejectedEvent) -> None:
         preview.tell_outcome(event)
         score = "" if event.score is None else f", best score {event.score:.3f}"
-        log.info("no check-in: %s%s (event %s)", event.reason, score, event.event_id)
+        extra = fields(event=event.event_type, event_id=event.event_id)
+        log.info("no check-in: %s%s (event %s)", event.reason, score, event.event_id, extra=extra)
         if publisher is not None and config.mqtt.rejected_events:
             payload = event.payload()
             publisher.offer(events.REJECTED, payload if store.signer is None else store.signer.sign(payload))
