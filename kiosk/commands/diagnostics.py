@@ -58,7 +58,7 @@ Left out is the log (`journalctl -u kiosk`), for it holds ids of people.
 @json_option
 @common_options
 def command(*, file: Path, as_json: bool, config_path: Path | None, verbose: int) -> None:
-    """Write a file that helps others to help you, without anything personal.
+    """Write a file for whoever helps, without anything personal.
 
     FILE ends in .zip and must not be there yet. In it: versions, the computer, the configuration without secrets,
     addresses and names, what `kiosk check` finds, what the running kiosk says of itself, and how the store is, in
@@ -69,12 +69,14 @@ def command(*, file: Path, as_json: bool, config_path: Path | None, verbose: int
         raise UsageError(f"{file}: the file's name must end in .zip")
     if file.exists():
         raise OutputError(f"{file}: is there already; diagnostics are not written over a file")
+    if not file.absolute().parent.is_dir():
+        raise OutputError(f"{file}: there is no such folder; choose another one")
     config = load(config_path, verbose)
     documents = dict(_collect(config))
     try:
         write_private(file, _pack(documents))
     except OSError as error:
-        raise OutputError(f"{file}: {error.strerror}") from error
+        raise OutputError(f"{file}: {error.strerror}; choose another place") from error
     if as_json:
         print_json({"file": str(file), "bytes": file.stat().st_size, "documents": documents})
         return
