@@ -28,7 +28,7 @@ from kiosk.errors import ConfigError, KioskError
 _COMMANDS = {
     "run": ("run", "Watch the camera, recognize people and report their check-ins."),
     "enroll": ("enroll", "Enroll a person from photos, or before the camera."),
-    "subjects": ("subjects", "List, add, rename, audit, move or remove people; codes, consent."),
+    "subjects": ("subjects", "List, add, rename, audit, move, remove people; codes, consent."),
     "verify": ("verify", "Do two photos show the same person?"),
     "identify": ("identify", "Who is in these photos?"),
     "events": ("events", "Show the attendance log, correct it, sum it up, sign it."),

@@ -110,6 +110,14 @@ def test_what_is_not_known_is_left_out() -> None:
     } & {name for name, *_ in told}
 
 
+def test_a_kiosk_of_an_earlier_version_is_understood() -> None:
+    health = document()["health"]
+    del health["board"], health["last_event_at"]
+    told = samples(exposition(document(health=health)).decode())
+    assert told["kiosk_frames_total",] == 900
+    assert ("kiosk_undervoltage",) not in told
+
+
 def test_nobody_who_does_not_want_it_loads_the_library() -> None:
     code = "import sys, kiosk.web.app; sys.exit(any(name.startswith('prometheus') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -62,7 +62,9 @@ class _Numbers(Collector):
 
 def _of_health(health: Mapping[str, Any]) -> Iterator[Metric]:
     """Of the health document. What is not known is left out."""
-    frames, camera, store, outbox, board = (health[name] for name in ("frames", "camera", "store", "outbox", "board"))
+    frames, camera, store, outbox = (health[name] for name in ("frames", "camera", "store", "outbox"))
+    # A kiosk that was started before an upgrade does not tell of its board, nor when its last event was.
+    board, last_event_at = health.get("board", {}), health.get("last_event_at")
     problems = GaugeMetricFamily("kiosk_problems", "What needs attention, by part.", labels=["part"])
     for part in _PARTS:
         problems.add_metric([part], sum(problem["part"] == part for problem in health["problems"]))
@@ -79,7 +81,7 @@ def _of_health(health: Mapping[str, Any]) -> Iterator[Metric]:
             took.add_metric([quantile], frames[name] / 1000)
     yield took
     free_bytes = None if store["free_mib"] < 0 else store["free_mib"] * _MIB
-    wear = board["wear_percent"]
+    wear = board.get("wear_percent")
     gauges: tuple[tuple[str, str, float | None], ...] = (
         ("kiosk_uptime_seconds", "Since the start.", health["uptime_s"]),
         ("kiosk_camera_last_frame_age_seconds", "Age of the last usable picture.", camera["last_frame_age_s"]),
@@ -88,14 +90,14 @@ def _of_health(health: Mapping[str, Any]) -> Iterator[Metric]:
             "When the oldest waiting event was.",
             _time(outbox["oldest_unsent_at"]),
         ),
-        ("kiosk_last_event_timestamp_seconds", "When the last event was recorded.", _time(health["last_event_at"])),
+        ("kiosk_last_event_timestamp_seconds", "When the last event was recorded.", _time(last_event_at)),
         ("kiosk_last_backup_timestamp_seconds", "When the newest backup was taken.", _time(store["last_backup_at"])),
         ("kiosk_store_free_bytes", "Free on the store's disk.", free_bytes),
         ("kiosk_clock_synchronized", "Whether the clock follows a time server.", health["clock_synchronized"]),
         ("kiosk_temperature_celsius", "Of the processor.", health["temperature_c"]),
-        ("kiosk_undervoltage", "Whether the supply voltage is too low.", board["undervoltage"]),
-        ("kiosk_throttled", "Whether the board has slowed itself down.", board["throttled"]),
-        ("kiosk_filesystem_errors", "Of ext4 file systems, until repaired.", board["disk_errors"]),
+        ("kiosk_undervoltage", "Whether the supply voltage is too low.", board.get("undervoltage")),
+        ("kiosk_throttled", "Whether the board has slowed itself down.", board.get("throttled")),
+        ("kiosk_filesystem_errors", "Of ext4 file systems, until repaired.", board.get("disk_errors")),
         ("kiosk_storage_wear_ratio", "Of the most worn eMMC's life.", None if wear is None else wear / 100),
     )
     counters: tuple[tuple[str, str, float | None], ...] = (
