@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 from command_line import Kiosk
 from prometheus_client.parser import text_string_to_metric_families
-from test_web import Browser, serve, stop
+from starlette.types import Message
 
 from kiosk import __version__
+from kiosk.commands.web_settings import web_settings
+from kiosk.config import load
 from kiosk.events import Problem
 from kiosk.health import trial_health
 from kiosk.store import Store
+from kiosk.web.app import build_app
 from kiosk.web.metrics import exposition
 
 
@@ -118,29 +119,48 @@ def test_a_kiosk_of_an_earlier_version_is_understood() -> None:
     assert ("kiosk_undervoltage",) not in told
 
 
-def test_nobody_who_does_not_want_it_loads_the_library() -> None:
-    code = "import sys, kiosk.web.app; sys.exit(any(name.startswith('prometheus') for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def ask(kiosk: Kiosk, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
+    """Status, headers and body of the whole page's answer, without a socket."""
+    config = load(kiosk.config, {})
+    app, stop = build_app(config, web_settings(config))
+    answer: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        answer.append(message)
+
+    given = {"host": f"127.0.0.1:{config.web.port}", **{name.replace("_", "-"): text for name, text in headers.items()}}
+    scope = {
+        "type": "http", "method": method, "path": path, "query_string": b"",
+        "headers": [(name.encode(), text.encode()) for name, text in given.items()],
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    stop()
+    told = {name.decode(): text.decode() for name, text in answer[0]["headers"]}
+    return answer[0]["status"], told, b"".join(part.get("body", b"") for part in answer[1:]).decode()
 
 
-@pytest.mark.stories
 def test_the_page_serves_it_where_it_is_wanted(kiosk: Kiosk, tmp_path: Path) -> None:
-    with Store.open(kiosk.store):
-        pass
     password = tmp_path / "password"
     password.write_text("correct horse battery")
     password.chmod(0o600)
-    process, port = serve(kiosk, password_file=str(password))
-    assert Browser(port)("GET", "/metrics")[0] == 404
-    stop(process)
-    process, port = serve(kiosk, password_file=str(password), metrics=True)
-    page = Browser(port)
-    status, text, headers = page("GET", "/metrics")
-    assert (status, headers["Content-Type"].partition(";")[0]) == (200, "text/plain")
-    assert samples(text.decode())["kiosk_up",] == 0
+    kiosk.configure(web={"password_file": str(password)})
+    assert ask(kiosk, "/metrics")[0] == 404
+    kiosk.configure(web={"metrics": True})
+    assert ask(kiosk, "/metrics")[0] == 503  # there is no store yet
+    with Store.open(kiosk.store):
+        pass
+    status, headers, text = ask(kiosk, "/metrics")
+    assert (status, headers["content-type"].partition(";")[0], headers["cache-control"]) == (
+        200,
+        "text/plain",
+        "no-store",
+    )
+    assert samples(text)["kiosk_up",] == 0
     # All else still asks for the password, and nobody else's page may ask for this.
-    assert page("GET", "/api/health")[0] == 401
-    assert page("GET", "/metrics", headers={"Host": "evil.example"})[0] == 421
-    assert page("GET", "/metrics", headers={"Sec-Fetch-Site": "cross-site"})[0] == 403
-    assert page("POST", "/metrics")[0] == 404
-    stop(process)
+    assert ask(kiosk, "/api/health")[0] == 401
+    assert ask(kiosk, "/metrics", host="evil.example")[0] == 421
+    assert ask(kiosk, "/metrics", sec_fetch_site="cross-site")[0] == 403
+    assert ask(kiosk, "/metrics", "POST", origin=f"http://127.0.0.1:{load(kiosk.config, {}).web.port}")[0] == 404
