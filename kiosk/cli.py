@@ -28,7 +28,7 @@ from kiosk.errors import ConfigError, KioskError
 _COMMANDS = {
     "run": ("run", "Watch the camera, recognize people and report their check-ins."),
     "enroll": ("enroll", "Enroll a person from photos, or before the camera."),
-    "subjects": ("subjects", "List, add, rename, audit, move or remove people; codes, consent."),
+    "subjects": ("subjects", "List, add, rename, audit, move, remove people; codes, consent."),
     "verify": ("verify", "Do two photos show the same person?"),
     "identify": ("identify", "Who is in these photos?"),
     "events": ("events", "Show the attendance log, correct it, sum it up, sign it."),
@@ -38,6 +38,7 @@ _COMMANDS = {
     "camera": ("camera", "See what the camera sees; list cameras; help to mount one."),
     "check": ("check", "Check that the kiosk would run; say what to mend."),
     "feedback": ("feedback", "Try out lights, buzzer and relay at the door."),
+    "diagnostics": ("diagnostics", "Write a file for whoever helps, without anything personal."),
     "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),
     "web": (".web.command", "Serve the administration page."),
     "privacy": ("privacy", "Say what is stored about whom and why; change the key."),

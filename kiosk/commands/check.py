@@ -16,11 +16,13 @@ from zoneinfo import ZoneInfo
 import click
 
 from kiosk.biometrics import ModelId
+from kiosk.board import Board
 from kiosk.bundle import Bundle
 from kiosk.camera import shown_source
 from kiosk.clock import SystemClock
 from kiosk.code_reader import open_device
 from kiosk.codes import StoredCode
+from kiosk.commands.computer import ask_daemon, judge_heat, judge_power, judge_storage
 from kiosk.commands.erasure import describe_due
 from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
@@ -89,10 +91,11 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
     """Check that the kiosk would run; say what to mend.
 
     Tries config, model, detector, camera, key (of the templates), store, backups, outbox, broker, clock, pad
-    (presentation attack detection), code (the second way in) and web (the page), one line each; of disk, restore,
-    consent, erasure (who is due) and feedback (lights, buzzer, relay) it tells where there is something to tell. Exit
-    code 0: the kiosk would run and the broker takes what it says: it gets a health document that tells what it is for,
-    and no event. Warnings do not count against it: events that wait are one.
+    (presentation attack detection), code (the second way in), web (the page), and of the computer itself power, heat
+    and storage (space, errors, wear), one line each; of disk, restore, consent, erasure (who is due) and feedback
+    (lights, buzzer, relay) it tells where there is something to tell. Exit code 0: the kiosk would run and the broker
+    takes what it says: it gets a health document that tells what it is for, and no event. Warnings do not count
+    against it: events that wait are one.
     """
     findings = list(_examine(config_path, verbose))
     failed = [finding for finding in findings if finding.status is Status.FAIL]
@@ -113,6 +116,11 @@ def _examine(config_path: Path | None, verbose: int) -> Iterator[Finding]:
         for problem in str(error).splitlines():
             yield Finding("config", Status.FAIL, problem, error.exit_code)
         return
+    yield from examine(config)
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Everything that ``kiosk check`` tries with a configuration that can be read."""
     yield Finding("config", Status.OK, f"{config.device.site}/{config.device.id}, time zone {config.device.timezone}")
     doctor = Doctor(config)
     for name, probe in doctor.probes().items():
@@ -146,6 +154,7 @@ class Doctor:
             "code": self._check_code,
             "web": self._check_web,
             "feedback": self._check_feedback,
+            "computer": self._check_computer,
         }
 
     def _check_model(self) -> Iterator[Finding]:
@@ -278,6 +287,16 @@ class Doctor:
             yield Finding("code", Status.WARN, message)
         else:
             yield Finding("code", Status.OK, f"{message}; {count(len(codes), 'code')}")
+
+    def _check_computer(self) -> Iterator[Finding]:
+        board, seen = Board(), ask_daemon(self._config)
+        judgements = {
+            "power": judge_power(board, seen),
+            "heat": judge_heat(board, seen),
+            "storage": judge_storage(board, self._config),
+        }
+        for name, judged in judgements.items():
+            yield Finding(name, Status.OK if judged.well else Status.WARN, judged.message)
 
     def _check_web(self) -> Iterator[Finding]:
         if not self._config.web.enabled:

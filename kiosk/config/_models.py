@@ -528,6 +528,11 @@ class WebSection(Section):
         "credential `web-password`, if it has one, or none.",
     )
     tls: WebTlsSection | None = Field(default=None, description="Section with certificate and key; null: no TLS.")
+    metrics: bool = Field(
+        default=False,
+        description="Serve `/metrics` for Prometheus (docs/health.md), without the password: numbers about the kiosk, "
+        "nothing about people.",
+    )
     allow_plaintext: bool = Field(
         default=False,
         description="Let other machines open it without TLS: everybody on the way can then read the password and what "
