@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
 from kiosk.badges import BadgeFinder
 from kiosk.biometrics import Frame, SubjectId
-from kiosk.camera import open_camera, shown_source
+from kiosk.board import Board
+from kiosk.camera import Picamera2Settings, open_camera, shown_source
 from kiosk.clock import SystemClock
 from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
@@ -30,6 +31,7 @@ from kiosk.decision import RefractoryPeriod
 from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
 from kiosk.events import (
     AttendanceEvent,
+    BoardHealth,
     CameraHealth,
     Health,
     Info,
@@ -40,9 +42,13 @@ from kiosk.events import (
     StoreHealth,
     Topics,
 )
+from kiosk.feedback import Feedback, describe_relay
 from kiosk.gallery import Gallery, Readiness
-from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
+from kiosk.gpio import Panel
+from kiosk.health import FrameTimes, HealthReporter
+from kiosk.home_assistant import GREETING, GREETING_TOPIC, discovery_document
 from kiosk.hosts import is_loopback
+from kiosk.logs import fields
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
     Pipeline,
@@ -104,15 +110,16 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
         _note_settings(config, pipeline, store)
         _settle_names(config, store)
         watcher.announce()
-        wake = threading.Event()
+        wake, greeted = threading.Event(), threading.Event()
         heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([] if connection is None else [_PUBLISHER]))
         publisher = None
         if connection is not None:
             publisher = _start_publisher(
-                stack, config, connection, store=store, watcher=watcher, wake=wake, heartbeat=heartbeat
+                stack, config, connection, store=store, watcher=watcher, wake=wake, greeted=greeted, heartbeat=heartbeat
             )
         preview = _open_preview(stack, config)
-        book = _open_book(config, store, publisher, wake, preview)
+        feedback, panel = _open_panel(stack, config, watcher)
+        book = _open_book(config, store, publisher, wake, preview, door=feedback)
         codes = _open_codes(stack, config, store)
         notifier = Notifier()
         daemon = Daemon(
@@ -126,8 +133,10 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
             wake=wake,
             codes=codes,
             preview=preview,
+            feedback=feedback,
+            panel=panel,
         )
-        daemon.report_health(config.device.site, config.device.id, publisher)
+        daemon.report_health(config.device.site, config.device.id, publisher, wanted=greeted)
         _start_keeper(stack, config, store)
         if page is not None:
             companion = Companion(page)
@@ -160,7 +169,7 @@ class GalleryWatcher:
         self.gallery = Gallery(pipeline.embedder.model_id, ())
         self.gallery = self._load()
         self.threshold_source = self._explain_threshold()
-        self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
+        self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery, detector=pipeline.frame_detector)
 
     def follow(self) -> bool:
         """Take over what was enrolled or removed since the last look, and whose consent has ended.
@@ -312,6 +321,8 @@ class Daemon:
         wake: threading.Event,
         codes: SecondWay | None = None,
         preview: Preview,
+        feedback: Feedback | None = None,
+        panel: Panel | None = None,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
@@ -322,12 +333,15 @@ class Daemon:
         self._wake = wake
         self._codes = codes
         self._preview = preview
+        self._feedback = feedback
+        self._panel = panel
         self._clock = SystemClock()
         self._fault: str | None = None
         self._reader_fault: str | None = None
         self._store_fault: str | None = None
         self._unsent = Unsent()
         self._kept_seqs: tuple[int | None, int | None] = None, None
+        self._newest_at: str | None = None
         self._frame_times = FrameTimes()
         self._health: HealthReporter | None = None
         self._connected: Callable[[], bool | None] = lambda: None
@@ -338,11 +352,16 @@ class Daemon:
         self._next_look_s = 0.0
         self._next_housekeeping_s = 0.0
         self._next_health_s = 0.0
+        self.board = Board()
         self.book = book
         self.frames = 0
 
-    def report_health(self, site: str, device: str, publisher: Publisher | None) -> None:
-        """Tell from now on how this kiosk is: whoever asks, and the broker, where there is one."""
+    def report_health(
+        self, site: str, device: str, publisher: Publisher | None, *, wanted: threading.Event | None = None
+    ) -> None:
+        """Tell from now on how this kiosk is: whoever asks, and the broker, where there is one; as soon as ``wanted``
+        is set, too.
+        """
         started_s = time.monotonic()
 
         def describe(problems: list[Problem], aside: bool) -> Health:
@@ -350,7 +369,7 @@ class Daemon:
                 site=site,
                 device=device,
                 at=events.utc_text(self._clock.utc_ms()),
-                uptime_s=round(time.monotonic() - started_s),
+                uptime_s=1 + int(time.monotonic() - started_s),
                 problems=problems,
                 frames=self._frame_times.summarize(aside=aside),
                 camera=self._camera_health(),
@@ -358,7 +377,9 @@ class Daemon:
                 outbox=self._outbox_health(),
                 clock_synchronized=self._clock.synchronized(),
                 decisions={**self.book.counts, **({} if self._codes is None else self._codes.desk.counts)},
-                temperature_c=read_temperature_c(),
+                last_event_at=self._last_event_at(),
+                temperature_c=self.board.temperature_c,
+                board=BoardHealth(**asdict(self.board.condition())),
             )
 
         def publish(health: Health) -> None:
@@ -368,7 +389,13 @@ class Daemon:
         if publisher is not None:
             self._connected = lambda: publisher.connected
 
-        self._health = HealthReporter(describe, publish)
+        self._health = HealthReporter(describe, publish, wanted)
+
+    def _last_event_at(self) -> str | None:
+        with suppress(KioskError):
+            newest = self._store.newest()
+            self._newest_at = None if newest is None else newest.occurred_at
+        return self._newest_at
 
     def _camera_health(self) -> CameraHealth:
         condition = self._camera.condition
@@ -426,6 +453,8 @@ class Daemon:
                 captured_s=frame.captured_s,
                 threshold_source=self._watcher.threshold_source,
             )
+        if self._feedback is not None:
+            self._feedback.show(reports)
         if self._codes is not None:
             self._codes.look(frame)
         if self._preview.watched:
@@ -510,6 +539,8 @@ class Daemon:
         if self._health is not None and now_s >= self._next_health_s:
             self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
             problems = self._problems()
+            if self._feedback is not None:
+                self._feedback.tell_problems(problems)
             self._health.follow(problems)
             if self._preview.health_wanted:
                 self._preview.tell_health(
@@ -554,8 +585,11 @@ class Daemon:
         if self._unsent.pending and self._unsent.last_error is not None:
             what = f"{self._unsent.pending} events wait: {self._unsent.last_error}"
             problems.append(Problem(part="outbox", what=what))
+        if self._panel is not None and self._panel.fault is not None:
+            problems.append(Problem(part="feedback", what=self._panel.fault))
         if not self._clock.synchronized():
             problems.append(Problem(part="clock", what="not known to follow a time server"))
+        problems += [Problem(part="board", what=what) for what in self.board.problems()]
         return problems
 
     def _prune(self) -> None:
@@ -588,7 +622,7 @@ def open_configured_camera(config: Config) -> Camera:
     Raises:
         CameraError: it cannot be opened.
     """
-    camera = config.camera
+    camera, pi = config.camera, config.camera.picamera2
     return open_camera(
         source=camera.source,
         width=camera.width,
@@ -600,6 +634,12 @@ def open_configured_camera(config: Config) -> Camera:
         open_timeout_s=camera.open_timeout_s,
         read_timeout_s=camera.read_timeout_s,
         frozen_after_s=camera.frozen_after_s,
+        picamera2=Picamera2Settings(
+            focus_m=None if pi.focus == "auto" else pi.focus,
+            exposure=pi.exposure,
+            ev=pi.ev,
+            longest_exposure_ms=pi.longest_exposure_ms,
+        ),
     )
 
 
@@ -719,13 +759,21 @@ def _start_publisher(
     store: Store,
     watcher: GalleryWatcher,
     wake: threading.Event,
+    greeted: threading.Event,
     heartbeat: Heartbeat,
 ) -> Publisher:
     topics = Topics(config.mqtt.topic_root, config.device.site, config.device.id)
-    births = [(topics.info, _info(config, watcher, signed=store.signer is not None).encode())]
+    info = _info(config, watcher, signed=store.signer is not None)
+    births, once = [(topics.info, info.encode())], []
     if config.mqtt.home_assistant:
-        births.append((topics.discovery, events.encode(events.discovery_document(topics, version=__version__))))
-    broker = MqttBroker(connection, topics, births=tuple(births), on_change=wake.set)
+        document = discovery_document(topics, version=__version__, board=info.board)
+        births.append((topics.discovery, events.encode(document)))
+    else:
+        # An earlier start may have left one, which the broker keeps; an empty one takes it away.
+        once.append((topics.discovery, b""))
+    broker = MqttBroker(connection, topics, births=tuple(births), once=tuple(once), on_change=wake.set)
+    if config.mqtt.home_assistant:
+        broker.answer_greeting(GREETING_TOPIC, GREETING, greeted.set)
     publisher = Publisher(
         store,
         broker,
@@ -749,6 +797,7 @@ def _info(config: Config, watcher: GalleryWatcher, *, signed: bool) -> Info:
         version=__version__,
         model=watcher.gallery.model_id,
         timezone=config.device.timezone,
+        board=Board().model,
         started_at=events.utc_text(SystemClock().utc_ms()),
         capabilities=[
             "attendance",
@@ -773,8 +822,31 @@ def _open_preview(stack: ExitStack, config: Config) -> Preview:
     return preview
 
 
+def _open_panel(stack: ExitStack, config: Config, watcher: GalleryWatcher) -> tuple[Feedback | None, Panel | None]:
+    """Lights, buzzer and relay, where there are any. Without them check-ins go on."""
+    plan = config.feedback.plan()
+    if plan is None:
+        return None, None
+    guarded, pad = describe_pad(config, watcher.recognizer.pad)
+    relay = describe_relay(plan, guarded=guarded, pad=pad)
+    if relay is not None:
+        log.log(logging.INFO if relay[0] else logging.WARNING, "%s", relay[1])
+    feedback = Feedback(plan, guarded=guarded)
+    panel = Panel(plan, feedback.at)
+    feedback.on_change = panel.wake
+    panel.start()
+    stack.callback(panel.stop)
+    return feedback, panel
+
+
 def _open_book(
-    config: Config, store: Store, publisher: Publisher | None, wake: threading.Event, preview: Preview
+    config: Config,
+    store: Store,
+    publisher: Publisher | None,
+    wake: threading.Event,
+    preview: Preview,
+    *,
+    door: Feedback | None,
 ) -> AttendanceBook:
     clock = SystemClock()
     origin = Origin(config.device.site, config.device.id, config.device.timezone)
@@ -783,12 +855,14 @@ def _open_book(
         wake.set()
         preview.tell_outcome(event)
         how = "by code" if event.match is None else f"score {event.match.score:.3f}"
-        log.info("%s of %s (event %s, %s)", event.event_type, event.subject.id, event.seq, how)
+        extra = fields(event=event.event_type, seq=event.seq, event_id=event.event_id)
+        log.info("%s of %s (event %s, %s)", event.event_type, event.subject.id, event.seq, how, extra=extra)
 
     def tell_rejected(event: RejectedEvent) -> None:
         preview.tell_outcome(event)
         score = "" if event.score is None else f", best score {event.score:.3f}"
-        log.info("no check-in: %s%s (event %s)", event.reason, score, event.event_id)
+        extra = fields(event=event.event_type, event_id=event.event_id)
+        log.info("no check-in: %s%s (event %s)", event.reason, score, event.event_id, extra=extra)
         if publisher is not None and config.mqtt.rejected_events:
             payload = event.payload()
             publisher.offer(events.REJECTED, payload if store.signer is None else store.signer.sign(payload))
@@ -809,6 +883,7 @@ def _open_book(
         refractory=_recent_check_ins(config.match.refractory_s, store, clock),
         on_check_in=tell_check_in,
         on_rejected=tell_rejected,
+        door=door,
     )
 
 

@@ -314,7 +314,7 @@ class RejectedEvent(_Signable):
 class Problem(_Document):
     """Something that needs somebody's attention. ``what`` is one line; it names no person, and no folder."""
 
-    part: Literal["camera", "reader", "store", "outbox", "broker", "clock"]
+    part: Literal["camera", "reader", "store", "outbox", "broker", "clock", "feedback", "board"]
     what: Words
 
 
@@ -351,6 +351,17 @@ class StoreHealth(_Document):
     restored: Words | None = Field(description="what the last restore from a backup did, null when there was none")
 
 
+class BoardHealth(_Document):
+    """The computer itself; null where it does not tell. ``…_seen``: now or at some time since the start."""
+
+    undervoltage: bool | None
+    undervoltage_seen: bool | None
+    throttled: bool | None = Field(description="slowed down by its firmware, for heat or for want of power")
+    throttled_seen: bool | None
+    disk_errors: int | None = Field(description="of ext4 file systems, until they are repaired")
+    wear_percent: int | None = Field(description="of the most worn eMMC's life, in tens; over 100: outlived")
+
+
 class Health(_Document):
     """How the kiosk is; published every minute and whenever a problem comes or goes. Not retained.
 
@@ -360,7 +371,7 @@ class Health(_Document):
     site: Id
     device: Id
     at: Timestamp
-    uptime_s: int = Field(ge=0)
+    uptime_s: int = Field(ge=0, description="since the start, begun seconds; 0: a trial of `kiosk check`")
     problems: list[Problem]
     frames: FrameHealth
     camera: CameraHealth
@@ -368,7 +379,9 @@ class Health(_Document):
     outbox: OutboxHealth
     clock_synchronized: bool
     decisions: dict[str, int] = Field(description="final decisions since the start, by reason, and check_ins")
-    temperature_c: float | None
+    last_event_at: Timestamp | None = Field(description="occurred_at of what this kiosk recorded last")
+    temperature_c: float | None = Field(description="the processor's")
+    board: BoardHealth
 
 
 class ReplayCommand(_Document):
@@ -395,6 +408,7 @@ class Info(_Document):
     version: str
     model: str
     timezone: str
+    board: str | None = Field(description="what the computer calls itself; null where it does not tell")
     started_at: Timestamp
     capabilities: list[str]
 
@@ -530,35 +544,6 @@ _REJECTIONS: dict[str, Rejection] = {
     Reason.CODE_LOCKED: Rejection.CODE,
     Reason.CODE_PAUSED: Rejection.CODE,
 }
-
-
-def discovery_document(topics: Topics, *, version: str) -> dict[str, Any]:
-    """Home Assistant's device discovery: one device, one event entity fed by the attendance topic."""
-    unique = re.sub(r"[^A-Za-z0-9_-]", "_", f"kiosk_{topics.site}_{topics.device}")
-    return {
-        "dev": {
-            "ids": [unique],
-            "name": f"Kiosk {topics.device}",
-            "mf": "attendance-kiosk",
-            "mdl": "Attendance kiosk",
-            "sw": version,
-        },
-        "o": {"name": "attendance-kiosk", "sw": version},
-        "cmps": {
-            "attendance": {
-                "p": "event",
-                "unique_id": f"{unique}_attendance",
-                "name": "Attendance",
-                "icon": "mdi:badge-account",
-                "state_topic": topics.attendance,
-                "event_types": [*(kind.value for kind in EventType), TIME_CORRECTION, MANUAL_ENTRY, VOID],
-            }
-        },
-        "availability_topic": topics.status,
-        "payload_available": ONLINE.decode(),
-        "payload_not_available": OFFLINE.decode(),
-        "qos": 1,
-    }
 
 
 def nameless(event: Mapping[str, Any]) -> dict[str, Any]:

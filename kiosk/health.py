@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
-from kiosk.events import CameraHealth, FrameHealth, Health, OutboxHealth, Problem, StoreHealth
+from kiosk.events import BoardHealth, CameraHealth, FrameHealth, Health, OutboxHealth, Problem, StoreHealth
 
 _EVERY_S = 60.0
 # A fault that comes and goes must not flood the broker.
 _NEWS_EVERY_S = 1.0
 _FRAMES = 512
 _HISTORY = 60
-_TEMPERATURE = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
 class FrameTimes:
@@ -49,12 +48,19 @@ class FrameTimes:
 class HealthReporter:
     """Publishes a health document every minute, and as soon as the list of problems changes.
 
-    ``describe`` collects it, given the problems, and whether it is an answer aside; ``publish`` sends it.
+    ``describe`` collects it, given the problems, and whether it is an answer aside; ``publish`` sends it. Whoever sets
+    ``wanted`` gets one within a second.
     """
 
-    def __init__(self, describe: Callable[[list[Problem], bool], Health], publish: Callable[[Health], None]) -> None:
+    def __init__(
+        self,
+        describe: Callable[[list[Problem], bool], Health],
+        publish: Callable[[Health], None],
+        wanted: threading.Event | None = None,
+    ) -> None:
         self._describe = describe
         self._publish = publish
+        self._wanted = wanted or threading.Event()
         self._problems: list[Problem] = []
         self.history: deque[tuple[str, FrameHealth]] = deque(maxlen=_HISTORY)
         """How fast frames were at the last 60 documents of the minute, with their time, oldest first."""
@@ -66,8 +72,9 @@ class HealthReporter:
         now_s = time.monotonic()
         news = [problem.part for problem in problems] != [problem.part for problem in self._problems]
         due = now_s >= self._next_s
-        if not due and not (news and now_s >= self._next_news_s):
+        if not due and not ((news or self._wanted.is_set()) and now_s >= self._next_news_s):
             return
+        self._wanted.clear()
         health = self._describe(problems, False)
         self._publish(health)
         if due:
@@ -98,16 +105,17 @@ def trial_health(site: str, device: str, *, at: str, clock_synchronized: bool) -
         outbox=OutboxHealth(pending=0, parked=0, oldest_unsent_at=None, kept_from_seq=None, last_seq=None),
         clock_synchronized=clock_synchronized,
         decisions={},
+        last_event_at=None,
         temperature_c=None,
+        board=BoardHealth(
+            undervoltage=None,
+            undervoltage_seen=None,
+            throttled=None,
+            throttled_seen=None,
+            disk_errors=None,
+            wear_percent=None,
+        ),
     )
-
-
-def read_temperature_c() -> float | None:
-    """The processor's temperature, where the kernel tells."""
-    try:
-        return int(_TEMPERATURE.read_text(encoding="ascii")) / 1000
-    except (OSError, ValueError):
-        return None
 
 
 def _quantile_ms(ordered: list[float], share: float) -> float | None:

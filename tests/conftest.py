@@ -29,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="auto",
         help="the TFLite runtime that every test uses, in this process and in those it starts",
     )
+    parser.addoption(
+        "--home-assistant",
+        metavar="PYTHON",
+        help="a Python with Home Assistant, to be shown the kiosk: `just home-assistant`",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -60,6 +60,9 @@ def test_a_kiosk_that_would_run(healthy: Kiosk, tmp_path: Path) -> None:
         "pad",
         "code",
         "web",
+        "power",
+        "heat",
+        "storage",
     ]
     assert {checks[name][0] for name in ("config", "model", "detector", "camera", "store", "outbox", "broker")} == {
         "ok"
@@ -76,7 +79,7 @@ def test_in_words_one_line_each(healthy: Kiosk) -> None:
     result = healthy("check")
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert len(lines) == 13
+    assert len(lines) == 16
     assert all(line.split()[0] in {"OK", "WARN"} for line in lines)
 
 

@@ -22,7 +22,6 @@ from kiosk.events import (
     Origin,
     Topics,
     attendance_event,
-    discovery_document,
     encode,
     match_of,
     rejected_code,
@@ -186,21 +185,6 @@ def test_topics() -> None:
     assert topics.info == "kiosk/v1/hq/door-1/info"
     assert topics.discovery == "homeassistant/device/kiosk_door-1/config"
     assert Topics("a", "b", "c.d").discovery == "homeassistant/device/kiosk_c_d/config"
-
-
-def test_discovery_document_points_home_assistant_at_our_topics() -> None:
-    topics = Topics("kiosk/v1", "hq", "door-1")
-    document = discovery_document(topics, version="1.2.3")
-    assert document["dev"]["ids"] == ["kiosk_hq_door-1"]
-    assert document["o"]["name"]
-    assert document["availability_topic"] == topics.status
-    entity = document["cmps"]["attendance"]
-    assert entity["p"] == "event"
-    assert entity["unique_id"]
-    assert entity["state_topic"] == topics.attendance
-    assert entity["event_types"] == [
-        "check_in", "check_out", "break_start", "break_end", "time_correction", "manual_entry", "void",
-    ]  # fmt: skip
 
 
 @given(st.integers(0, 4_000_000_000_000), st.integers(1, 10**6))

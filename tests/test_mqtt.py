@@ -20,7 +20,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from kiosk.errors import ConfigError
-from kiosk.events import ATTENDANCE, Topics, discovery_document, encode
+from kiosk.events import ATTENDANCE, Topics, encode
+from kiosk.home_assistant import discovery_document
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls, check_broker
 from kiosk.mqtt._problems import connect_problem, end_problem, login_problem
 from kiosk.ports import Command, Message, Outcome, Receipt
@@ -38,9 +39,10 @@ def start() -> Iterator[Starter]:
     started: list[MqttBroker] = []
 
     def start(
-        port: int, *, topics: Topics = TOPICS, births: Any = (), on_change: Any = None, **options: Any
+        port: int, *, topics: Topics = TOPICS, births: Any = (), once: Any = (), on_change: Any = None, **options: Any
     ) -> MqttBroker:
-        broker = MqttBroker(settings(port, **options), topics, births=births, on_change=on_change or (lambda: None))
+        on_change = on_change or (lambda: None)
+        broker = MqttBroker(settings(port, **options), topics, births=births, once=once, on_change=on_change)
         broker.start()
         started.append(broker)
         return broker
@@ -106,8 +108,12 @@ def test_will_says_offline_when_the_process_is_killed(tmp_path: Path) -> None:
 def test_births_come_again_after_a_broker_restart(tmp_path: Path, start: Starter) -> None:
     changes: list[bool] = []
     with Mosquitto(tmp_path) as mosquitto:
-        kiosk = start(mosquitto.port, births=((TOPICS.info, b"{}"),), on_change=lambda: changes.append(True))
+        births, once = ((TOPICS.info, b"{}"),), ((TOPICS.below("once"), b"1"),)
+        kiosk = start(mosquitto.port, births=births, once=once, on_change=lambda: changes.append(True))
         assert kiosk.wait_connected(5)
+        with Subscriber(mosquitto.port) as subscriber:
+            subscriber.wait_for("info")
+            subscriber.wait_for("once")
         mosquitto.kill()
         wait_for(lambda: not kiosk.connected)
         wait_for(lambda: "broke" in (kiosk.last_error or ""))
@@ -117,6 +123,7 @@ def test_births_come_again_after_a_broker_restart(tmp_path: Path, start: Starter
         with Subscriber(mosquitto.port) as subscriber:
             subscriber.wait_for("info")
             subscriber.wait_for("status")
+            assert subscriber.on("once") == []
         assert len(changes) >= 3
 
 
@@ -264,6 +271,42 @@ def test_commands_are_heard_unless_they_are_retained(tmp_path: Path) -> None:
     assert not heard[0].expired
     assert heard[0].expires_at_s is None
     wait_for(lambda: heard[1].expired, 2)
+
+
+def test_a_greeting_is_answered_and_a_flood_of_them_is_not(tmp_path: Path) -> None:
+    greeted: list[bool] = []
+    with listening(tmp_path) as (mosquitto, subscriber):
+        kiosk = MqttBroker(settings(mosquitto.port), TOPICS, births=((TOPICS.info, b"{}"),))
+        kiosk.answer_greeting("home/status", b"hello", lambda: greeted.append(True))
+        kiosk.hear_replays(lambda _: None)
+        kiosk.start()
+        try:
+            subscriber.wait_for("info")
+            subscriber.publish("home/status", b"goodbye")
+            # Some keep it for whoever comes later.
+            subscriber.publish("home/status", b"hello", retain=True)
+            subscriber.wait_for("info", 2)
+            for _ in range(20):
+                subscriber.publish("home/status", b"hello")
+            assert publish(kiosk, b"behind them").outcome is Outcome.SENT
+            subscriber.wait_for(ATTENDANCE)
+        finally:
+            kiosk.stop()
+        assert len(subscriber.on("info")) == 2
+    assert greeted == [True]
+
+
+def test_a_birth_larger_than_the_broker_takes_does_not_end_the_connection(
+    tmp_path: Path, start: Starter, caplog: pytest.LogCaptureFixture
+) -> None:
+    births = ((TOPICS.discovery, b"x" * 2000), (TOPICS.info, b"{}"))
+    with listening(tmp_path, extra="max_packet_size 1000") as (mosquitto, subscriber):
+        kiosk = start(mosquitto.port, births=births)
+        assert kiosk.wait_connected(5)
+        subscriber.wait_for("info")
+        assert publish(kiosk, b"x").outcome is Outcome.SENT
+        assert subscriber.on("/config") == []
+    assert "homeassistant/device/kiosk_door-1/config is not published: larger than the 1000 bytes" in caplog.text
 
 
 def test_a_broker_that_forbids_listening_is_no_obstacle(tmp_path: Path, password_file: Path) -> None:

@@ -60,6 +60,14 @@ def test_a_backup_is_the_store_private_and_without_a_log(store: Store) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
 
 
+def test_the_store_may_be_named_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Store.open(Path("kiosk.db")) as store:
+        backup = take(store)
+        assert [one.path for one in store.backups.all()] == [backup.path]
+    assert (tmp_path / "backups" / ".lock").exists()
+
+
 def test_a_backup_in_place_of_the_store_is_refused_and_restored_from_its_folder(store: Store) -> None:
     backup, path = take(store), store.path
     told = check_in(store).seq

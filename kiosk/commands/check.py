@@ -16,11 +16,13 @@ from zoneinfo import ZoneInfo
 import click
 
 from kiosk.biometrics import ModelId
+from kiosk.board import Board
 from kiosk.bundle import Bundle
 from kiosk.camera import shown_source
 from kiosk.clock import SystemClock
 from kiosk.code_reader import open_device
 from kiosk.codes import StoredCode
+from kiosk.commands.computer import ask_daemon, judge_heat, judge_power, judge_storage
 from kiosk.commands.erasure import describe_due
 from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
@@ -31,13 +33,16 @@ from kiosk.errors import (
     BrokerError,
     CameraError,
     ConfigError,
+    GpioError,
     KeyFileError,
     KioskError,
     PermissionDeniedError,
     StoreError,
 )
 from kiosk.events import HEALTH, Topics, utc_text
+from kiosk.feedback import describe_relay
 from kiosk.gallery import Readiness
+from kiosk.gpio import Pins
 from kiosk.health import trial_health
 from kiosk.hosts import is_loopback
 from kiosk.mqtt import BrokerSettings, check_broker
@@ -54,6 +59,7 @@ from kiosk.pipeline import (
     open_bundle,
 )
 from kiosk.ports import EndOfStream
+from kiosk.signs import Plan
 from kiosk.store import Store, Subject, describe_damage, describe_refused
 
 _FIRST_FRAME_S = 5.0
@@ -85,10 +91,11 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
     """Check that the kiosk would run; say what to mend.
 
     Tries config, model, detector, camera, key (of the templates), store, backups, outbox, broker, clock, pad
-    (presentation attack detection), code (the second way in) and web (the page), one line each; of disk, restore,
-    consent and erasure (who is due) it tells where there is something to tell. Exit code 0: the kiosk would run and
-    the broker takes what it says: it gets a health document that tells what it is for, and no event. Warnings do not
-    count against it: events that wait are one.
+    (presentation attack detection), code (the second way in), web (the page), and of the computer itself power, heat
+    and storage (space, errors, wear), one line each; of disk, restore, consent, erasure (who is due) and feedback
+    (lights, buzzer, relay) it tells where there is something to tell. Exit code 0: the kiosk would run and the broker
+    takes what it says: it gets a health document that tells what it is for, and no event. Warnings do not count
+    against it: events that wait are one.
     """
     findings = list(_examine(config_path, verbose))
     failed = [finding for finding in findings if finding.status is Status.FAIL]
@@ -109,6 +116,11 @@ def _examine(config_path: Path | None, verbose: int) -> Iterator[Finding]:
         for problem in str(error).splitlines():
             yield Finding("config", Status.FAIL, problem, error.exit_code)
         return
+    yield from examine(config)
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Everything that ``kiosk check`` tries with a configuration that can be read."""
     yield Finding("config", Status.OK, f"{config.device.site}/{config.device.id}, time zone {config.device.timezone}")
     doctor = Doctor(config)
     for name, probe in doctor.probes().items():
@@ -141,6 +153,8 @@ class Doctor:
             "pad": self._check_pad,
             "code": self._check_code,
             "web": self._check_web,
+            "feedback": self._check_feedback,
+            "computer": self._check_computer,
         }
 
     def _check_model(self) -> Iterator[Finding]:
@@ -274,6 +288,16 @@ class Doctor:
         else:
             yield Finding("code", Status.OK, f"{message}; {count(len(codes), 'code')}")
 
+    def _check_computer(self) -> Iterator[Finding]:
+        board, seen = Board(), ask_daemon(self._config)
+        judgements = {
+            "power": judge_power(board, seen),
+            "heat": judge_heat(board, seen),
+            "storage": judge_storage(board, self._config),
+        }
+        for name, judged in judgements.items():
+            yield Finding(name, Status.OK if judged.well else Status.WARN, judged.message)
+
     def _check_web(self) -> Iterator[Finding]:
         if not self._config.web.enabled:
             yield Finding("web", Status.OK, "off (web.enabled); `kiosk web` serves the page when it is wanted")
@@ -287,6 +311,27 @@ class Doctor:
             f"{settings.address}{protected}{', without TLS: others on the network can read it' if unprotected else ''}"
         )
         yield Finding("web", Status.WARN if unprotected else Status.OK, told)
+
+    def _check_feedback(self) -> Iterator[Finding]:
+        plan = self._config.feedback.plan()
+        if plan is None:
+            return
+        yield self._try_pins(plan)
+        guarded, pad = describe_pad(self._config, build_pad(self._config))
+        relay = describe_relay(plan, guarded=guarded, pad=pad)
+        if relay is not None:
+            yield Finding("feedback", Status.OK if relay[0] else Status.WARN, relay[1])
+
+    def _try_pins(self, plan: Plan) -> Finding:
+        """Whether they can be driven; check-ins go on where they cannot."""
+        pins = ", ".join(f"{output} on GPIO{pin.number}" for output, pin in plan.pins.items())
+        if find_daemon(self._config) is not None:
+            return Finding("feedback", Status.OK, f"{pins}; in use by the running kiosk")
+        try:
+            Pins(plan).close()
+        except GpioError as error:
+            return Finding("feedback", Status.WARN, str(error))
+        return Finding("feedback", Status.OK, pins)
 
 
 @contextmanager
@@ -332,6 +377,8 @@ def _try_camera(config: Config) -> str:
 def _is_local_device(source: int | str) -> bool:
     """Whether this is a camera of this machine that is there: only one program can have it at a time."""
     text = str(source)
+    if text.startswith("picamera2"):
+        return True
     path = Path(f"/dev/video{text}" if text.isdigit() else text)
     return path.is_relative_to("/dev") and path.exists()
 

@@ -26,7 +26,7 @@ from kiosk.store import Store, Subject
 
 @click.group("subjects")
 def command() -> None:
-    """List, add, rename, audit, move or remove people; codes, consent."""
+    """List, add, rename, audit, move, remove people; codes, consent."""
 
 
 @command.command("list")

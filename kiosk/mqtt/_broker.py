@@ -27,13 +27,15 @@ _RETRY_MIN_S = 1.0
 _RETRY_MAX_S = 15.0
 _SHORT_LIFE_S = 5.0
 _SUSPICIOUS_ENDS = 3
+_GREETED_EVERY_S = 5.0
 
 
 class MqttBroker:
     """Keeps a connection to the broker; implements :class:`kiosk.ports.Broker`.
 
-    ``births`` are retained documents (full topic, payload) published after ``online`` on every connection.
-    ``on_change`` is called, from another thread, when the connection comes or goes.
+    ``births`` are retained documents (full topic, payload) published after ``online`` on every connection, ``once``
+    more of them for the first connection only. ``on_change`` is called, from another thread, when the connection comes
+    or goes.
     """
 
     def __init__(
@@ -42,12 +44,16 @@ class MqttBroker:
         topics: Topics,
         *,
         births: tuple[tuple[str, bytes], ...] = (),
+        once: tuple[tuple[str, bytes], ...] = (),
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._topics = topics
         self._births = births
+        self._once = once
         self._on_change = on_change
+        self._greeting: tuple[str, bytes, Callable[[], None]] | None = None
+        self._greeted_s = -_GREETED_EVERY_S
         self._on_replay: Callable[[Command], None] | None = None
         self._client_id = f"kiosk-{topics.site}-{topics.device}"
         self._session: Session | None = None
@@ -62,6 +68,12 @@ class MqttBroker:
     def hear_replays(self, hear: Callable[[Command], None]) -> None:
         """Before :meth:`start`: have ``hear`` called, on the network thread, for every command on ``cmd/replay``."""
         self._on_replay = hear
+
+    def answer_greeting(self, topic: str, greeting: bytes, then: Callable[[], None]) -> None:
+        """Before :meth:`start`: publish the births again, and call ``then`` on the network thread, whenever somebody
+        who needs them says at a topic that it is there. Of many greetings a few are answered.
+        """
+        self._greeting = topic, greeting, then
 
     def start(self) -> None:
         """Begin connecting in the background; returns at once.
@@ -139,8 +151,11 @@ class MqttBroker:
 
     def _announce(self, session: Session) -> None:
         session.send(self._topics.status, ONLINE)
-        for topic, payload in self._births:
+        for topic, payload in (*self._births, *self._once):
             session.send(topic, payload)
+        self._once = ()
+        if self._greeting is not None:
+            session.listen(self._greeting[0], lambda heard: self._hear_greeting(session, heard), retained=True)
         if self._on_replay is not None:
             session.listen(self._topics.replay, self._on_replay)
         self._session = session
@@ -150,6 +165,18 @@ class MqttBroker:
         self._on_change()
         if self._stopping.is_set():  # stop() may have looked before there was a session to close
             session.close(politely=False)
+
+    def _hear_greeting(self, session: Session, heard: Command) -> None:
+        if self._greeting is None or heard.payload != self._greeting[1]:
+            return
+        now_s = time.monotonic()
+        if now_s - self._greeted_s < _GREETED_EVERY_S:
+            return
+        self._greeted_s = now_s
+        # The births before it, on another thread, are long sent: there was no subscription yet.
+        for topic, payload in self._births:
+            session.send(topic, payload)
+        self._greeting[2]()
 
     def _suspicion(self) -> str:
         """Older brokers do not say that they cut us off for another client with our id."""

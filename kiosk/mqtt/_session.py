@@ -55,6 +55,8 @@ class Session:
         self._births = 0
         self._answers = 0
         self._innocent = False
+        self._subscriptions: dict[int, str] = {}
+        """By the number of the request: what was asked for."""
         self.closed = threading.Event()
         self.ending = ""
 
@@ -85,13 +87,18 @@ class Session:
             raise BrokerError(problem)
 
     def send(self, topic: str, payload: bytes) -> None:
-        """Publish a retained document without waiting for the PUBACK."""
-        if self._client is not None:
+        """Publish a retained document without waiting for the PUBACK. From one thread at a time."""
+        if not self._fits((topic, payload)):
+            log.warning("%s is not published: larger than the %s bytes the broker takes", topic, self._max_packet)
+        elif self._client is not None:
             self._births += 1
             self._client.publish(topic, payload, qos=1, retain=True)
 
-    def listen(self, topic: str, hear: Callable[[Command], None]) -> None:
-        """Have ``hear`` called, on the network thread, for every message to a topic that is not retained."""
+    def listen(self, topic: str, hear: Callable[[Command], None], *, retained: bool = False) -> None:
+        """Have ``hear`` called, on the network thread, for every message to a topic that comes from now on.
+
+        ``retained``: also for those that the broker keeps for others; of commands they are ignored.
+        """
         client = self._client
         if client is None:
             return
@@ -99,7 +106,7 @@ class Session:
         told: set[str] = set()
 
         def on_message(_c: Client, _u: object, message: MQTTMessage) -> None:
-            if message.retain:
+            if message.retain and not retained:
                 # Once a connection: whoever floods us shall not fill the log.
                 if topic not in told:
                     log.warning("%s: retained commands are ignored", topic)
@@ -108,14 +115,17 @@ class Session:
             life_s = getattr(message.properties, "MessageExpiryInterval", None)
             hear(Command(bytes(message.payload), None if life_s is None else time.monotonic() + life_s))
 
-        def on_subscribe(_c: Client, _u: object, _mid: int, reasons: list[ReasonCode], _p: Properties | None) -> None:
+        def on_subscribe(_c: Client, _u: object, mid: int, reasons: list[ReasonCode], _p: Properties | None) -> None:
             if any(reason.value >= _FAILURE for reason in reasons):
-                log.warning("the broker does not let this kiosk listen to %s: %s", topic, reasons[0])
+                heard = self._subscriptions.get(mid, topic)
+                log.warning("the broker does not let this kiosk listen to %s: %s", heard, reasons[0])
 
-        client.on_message = on_message
+        client.message_callback_add(topic, on_message)
         client.on_subscribe = on_subscribe
         options = SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-        client.subscribe(topic, options=options)
+        _, mid = client.subscribe(topic, options=options)
+        if mid is not None:
+            self._subscriptions[mid] = topic
 
     def publish(
         self, messages: Sequence[tuple[str, bytes]], *, retain: bool = False, timeout_s: float

@@ -295,6 +295,10 @@ class Attendance(Connection):
         """The oldest event that is still there, by number."""
         return self._visit("ORDER BY a.seq LIMIT 1", {})
 
+    def newest(self) -> Visit | None:
+        """What the kiosk itself recorded last, whether that counts or not."""
+        return self._visit("AND a.added_at IS NULL ORDER BY a.seq DESC LIMIT 1", {})
+
     def last_recorded(self, subject_id: str) -> Visit | None:
         """When the kiosk itself saw a subject last, whether that counts or not."""
         return self._visit(

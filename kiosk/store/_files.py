@@ -65,8 +65,10 @@ def open_lock(path: Path, *, dir_fd: int | None = None) -> int:
         StoreError: it is a link, or root would write to what may be another file's second name.
         OSError: it cannot be opened.
     """
+    # In a folder that is open it is found by its name alone, however the folder was named.
+    place = path if dir_fd is None else path.name
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
+        fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StoreError(f"{path}: this is a link, which no file of the store beside the database may be") from None

@@ -114,6 +114,11 @@ class Store(Transfers, ManualEntries, Recognitions, Rejections, Calibrations, Co
                 for table in integrity.COLUMNS
             }
 
+    def schema_version(self) -> int:
+        """Of the file: how many migrations it has behind it."""
+        (row,) = self._rows("PRAGMA user_version")
+        return int(row["user_version"])
+
     def condition(self) -> StoreCondition:
         """How the store is at this moment. Cheap; never raises."""
         fault, restored, unsent = self._trouble.fault or self.backup_fault, None, 0

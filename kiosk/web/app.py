@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,18 @@ def build_app(config: Config, settings: WebSettings) -> tuple[ASGIApp, Callable[
         Route("/api/enrollments/{key}", answering(enrollments.cancel), methods=["DELETE"]),
         Route("/api/enrollments/{key}/photos", answering(enrollments.add_photo), methods=["POST"]),
         Route("/api/enrollments/{key}/finish", answering(enrollments.finish), methods=["POST"]),
+        *([Route("/metrics", answering(_metrics(live)))] if config.web.metrics else []),
         *(Route("/" if file.name == "index.html" else f"/{file.name}", _asset(file)) for file in _ASSETS.iterdir()),
     ]
     pages = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _not_found})
     return Guard(pages, settings=settings, sessions=sessions), stop
+
+
+def _metrics(live: Live) -> Callable[[Request], Awaitable[object]]:
+    # Its library takes a tenth of a second to load.
+    from kiosk.web.metrics import Metrics
+
+    return Metrics(live.health).show
 
 
 class _Password(Wish):

@@ -60,7 +60,8 @@ class Guard:
             return _say(403, "this request comes from another page; open the kiosk's own and try there")
         path = scope["path"]
         # A picture in a foreign page could still keep us busy.
-        if path.startswith("/api/") and headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
+        data = path.startswith("/api/") or path == "/metrics"
+        if data and headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
             return _say(403, "this request comes from another page; open the kiosk's own and try there")
         if path.startswith("/api/") and path not in _OPEN:
             token = cookie_parser(headers.get("cookie", "")).get(self.cookie)

@@ -52,7 +52,7 @@ class Live:
         document = dumps(header)
         return Response(_LENGTH.pack(len(document)) + document + picture, media_type="application/octet-stream")
 
-    async def health(self, _: Request) -> object:
+    async def health(self, _: Request) -> dict[str, Any]:
         # Asked for once for all who look: the kiosk answers few at a time. Who waits keeps no thread.
         async with self._asking:
             if time.monotonic() >= self._health_until_s:

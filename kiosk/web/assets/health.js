@@ -22,12 +22,15 @@ function describe({ running, fault, outbox, health, history, broker }) {
   if (!health) {
     return [notice(running ? `The kiosk runs, and cannot be asked at the moment. ${fault}` : fault, running ? "" : "error"), card("Outbox", [["waiting", outbox.pending], ["set aside", outbox.parked], ["last error", outbox.last_error]])];
   }
+  // A kiosk that was started before an upgrade does not tell of its board.
+  const board = health.board ?? { undervoltage: null, throttled: null, disk_errors: null, wear_percent: null };
   const problems = health.problems.map((one) => notice(`${words(one.part)}: ${one.what}`, "error"));
   return [
     ...(problems.length ? problems : [el("p", { class: "good" }, "All is well.")]),
     el("div", { class: "cards" },
       card("Camera", [["state", health.camera.fault ?? "delivers pictures"], ["frames a second", health.frames.per_s], ["last usable picture", health.camera.last_frame_age_s === null ? null : `${health.camera.last_frame_age_s} s ago`], ["opened again", health.camera.reconnects], ["stalls", health.camera.stalls]]),
-      card("Recognition", [["median", ms(health.frames.p50_ms)], ["95 % within", ms(health.frames.p95_ms)], ["frames", health.frames.processed], ["temperature", health.temperature_c === null ? null : `${health.temperature_c.toFixed(1)} °C`]]),
+      card("Recognition", [["median", ms(health.frames.p50_ms)], ["95 % within", ms(health.frames.p95_ms)], ["frames", health.frames.processed]]),
+      card("Computer", [["temperature", health.temperature_c === null ? null : `${health.temperature_c.toFixed(1)} °C`], ["power", board.undervoltage === null ? null : board.undervoltage ? "too weak" : board.undervoltage_seen ? "was too weak" : "good"], ["slowed down", board.throttled === null ? null : board.throttled ? "yes" : "no"], ["disk errors", board.disk_errors], ["storage worn", board.wear_percent === null ? null : `${board.wear_percent} %`]]),
       card("Broker and outbox", [["broker", broker], ["waiting", health.outbox.pending], ["set aside", health.outbox.parked], ["oldest waiting", health.outbox.oldest_unsent_at ? time(health.outbox.oldest_unsent_at) : "none"], ["last error", outbox.last_error ?? "none"], ["last number", health.outbox.last_seq]]),
       card("Store and clock", [["state", health.store.fault ?? "check-ins are recorded"], ["free", health.store.free_mib < 0 ? null : `${health.store.free_mib} MiB`], ["last backup", time(health.store.last_backup_at)], ["clock", health.clock_synchronized ? "follows a time server" : "not known to follow a time server"], ["up for", hours(health.uptime_s)]]),
       card("Decisions since the start", Object.entries(health.decisions).map(([name, count]) => [words(name), count]))),
