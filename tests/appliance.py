@@ -258,7 +258,8 @@ class Appliance:
             with self._step("apt install of the higher version"):
                 self._apt("install", f"/root/{package.name}")
             after = self._in("kiosk", "--version")
-            assert (before, after.replace("-2~", "-1~")) == (after.replace("-2~", "-1~"), before), (before, after)
+            assert after != before
+            assert self._in("dpkg-query", "--show", "--showformat", "${Version}", PACKAGE) in after, after
             assert self._subjects() == set(PEOPLE)
             with self._step("check-in after the upgrade"):
                 self._await_check_ins(len(self._check_ins()) + 1)
