@@ -109,12 +109,12 @@ package *arguments:
 reproducible *arguments:
     #!/usr/bin/env bash
     set -euo pipefail
-    first=$(mktemp)
-    trap 'rm -f "$first"' EXIT
+    folder=$(mktemp -d)
+    trap 'rm -rf "$folder"' EXIT
     built=$(debian/build {{ arguments }})
-    mv "$built" "$first"
-    (umask 077 && TZ=Asia/Seoul LC_ALL=C HOME=$(mktemp -d) debian/build {{ arguments }})
-    cmp "$first" "$built" && echo "the same bytes: $built"
+    mv "$built" "$folder/first.deb"
+    (umask 077 && TZ=Asia/Seoul LC_ALL=C HOME=$folder debian/build {{ arguments }})
+    cmp "$folder/first.deb" "$built" && echo "the same bytes: $built"
 
 # What goes into the package: today's versions of all that the kiosk needs, with their hashes
 lock:
