@@ -236,7 +236,7 @@ def read_bundle(folder: Path) -> Bundle:
 Changes = Mapping[Path, "Bundle | None"]
 """What would lie at a place (see :func:`place`) after a change that is only planned: a bundle, or None for nothing."""
 
-_NO_CHANGES: Changes = MappingProxyType({})
+NO_CHANGES: Changes = MappingProxyType({})
 
 
 def place(folder: Path) -> Path:
@@ -249,17 +249,17 @@ def bundle_folders(parent: Path) -> list[Path]:
     return sorted({path.parent for file in ("manifest.json", "model.tflite") for path in parent.glob(f"*/{file}")})
 
 
-def find_bundles(models_folder: Path, changes: Changes = _NO_CHANGES) -> list[Bundle]:
+def find_bundles(models_folder: Path, changes: Changes = NO_CHANGES) -> list[Bundle]:
     """All bundles, installed ones first, each group in the order ``auto`` prefers them.
 
     Raises:
         ModelError: one of them is damaged or only half copied.
     """
     installed = _bundles_in(models_folder, changes) if models_folder != BUILT_IN else []
-    return sorted(installed, key=_preference) + sorted(_bundles_in(BUILT_IN), key=_preference)
+    return sorted(installed, key=preference) + sorted(_bundles_in(BUILT_IN), key=preference)
 
 
-def select_bundle(wanted: str, models_folder: Path, changes: Changes = _NO_CHANGES) -> Bundle:
+def select_bundle(wanted: str, models_folder: Path, changes: Changes = NO_CHANGES) -> Bundle:
     """The bundle named in ``model.bundle``: ``auto``, an installed name, or a folder.
 
     ``auto`` takes the installed bundle with the best measured accuracy (the smallest variant among equals), and
@@ -284,7 +284,7 @@ def select_bundle(wanted: str, models_folder: Path, changes: Changes = _NO_CHANG
     raise ModelError(f"model.bundle: no bundle {wanted!r}; `kiosk model list` names the installed ones")
 
 
-def _bundles_in(parent: Path, changes: Changes = _NO_CHANGES) -> list[Bundle]:
+def _bundles_in(parent: Path, changes: Changes = NO_CHANGES) -> list[Bundle]:
     planned = {folder: bundle for folder, bundle in changes.items() if folder.parent == parent.resolve()}
     folders = [folder for folder in bundle_folders(parent) if place(folder) not in planned]
     return [_read_installed(folder) for folder in folders] + [b for b in planned.values() if b is not None]
@@ -301,7 +301,8 @@ def _read_installed(folder: Path) -> Bundle:
         ) from None
 
 
-def _preference(bundle: Bundle) -> tuple[float, int, str]:
+def preference(bundle: Bundle) -> tuple[float, int, str]:
+    """What ``auto`` sorts bundles by, the best first."""
     accuracy = bundle.manifest.accuracy.value if bundle.manifest.accuracy else 0.0
     # Half a point of accuracy on 1,000 pairs is noise: within it, the smaller variant wins.
     return -round(accuracy * 200), _VARIANT_ORDER.index(bundle.manifest.variant), bundle.manifest.name

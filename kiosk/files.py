@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -23,4 +24,24 @@ def write_private(path: Path, content: bytes) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             part.unlink()
+        raise
+
+
+def replace_beside(path: Path, content: bytes) -> None:
+    """Put a file (0600) in the place of one, at once; root gives it to whom the folder belongs to.
+
+    Raises:
+        OSError: it cannot be written; what was there before is left.
+    """
+    descriptor, draft = tempfile.mkstemp(prefix=f"{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if os.geteuid() == 0:
+                # By number: the name may be another file's by now.
+                owner = path.parent.stat()
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            file.write(content)
+        Path(draft).replace(path)
+    except OSError:
+        Path(draft).unlink(missing_ok=True)
         raise

@@ -169,7 +169,8 @@ def record_scores(bundle: PadBundle) -> tuple[KnownScore, ...]:
     """What a pad bundle's networks say to the sample photos on this machine, for its manifest."""
     pad = TflitePad(bundle)
     return tuple(
-        KnownScore(photo=sample.name, photo_sha256=sample.sha256, scores=_pair(pad, sample)) for sample in find_samples()
+        KnownScore(photo=sample.name, photo_sha256=sample.sha256, scores=_pair(pad, sample))
+        for sample in find_samples()
     )
 
 
