@@ -150,8 +150,8 @@ def find_build(mark: Mark, models_folder: Path) -> Bundle | None:
 
 
 def find_others(notes: Notes, models_folder: Path, but: set[str]) -> Iterator[Bundle]:
-    """Intact bundles to go back to, the best first: those that carried the last starts, the latest first; former builds;
-    then as ``auto`` prefers them, the built-in one last. ``but``: fingerprints that are left out, with all refused ones.
+    """Intact bundles to go back to, the best first: those that carried the last starts, the latest first; former
+    builds; then as ``auto`` prefers them, the built-in one last. ``but``: fingerprints left out, with all refused ones.
     """
     left_out = but | set(notes.refused)
     intact = {one.fingerprint: one for one in _intact(models_folder, notes.good) if one.fingerprint not in left_out}

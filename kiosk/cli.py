@@ -39,7 +39,7 @@ _COMMANDS = {
     "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),
     "web": (".web.command", "Serve the administration page."),
     "privacy": ("privacy", "Say what is stored about whom and why; change the key."),
-    "model": ("model", "List, inspect, install or remove model bundles."),
+    "model": ("model", "List, inspect, install, roll back or remove model bundles."),
     "demo": ("demo", "See everything work, with nothing set up."),
 }
 """Name: module as seen from ``kiosk.commands`` (it has a ``command``), short help (kept here: help imports nothing)."""

@@ -623,7 +623,7 @@ def _model_start(config: Config) -> Iterator[ModelStart]:
 
 
 def _tell_stand_in(start: ModelStart, watcher: GalleryWatcher, store: Store) -> None:
-    """What the kiosk goes on with instead of the bundle that is asked for; in the audit log when it has just left it."""
+    """What the kiosk goes on with instead of the bundle that is asked for; once in the audit log, too."""
     if start.why is None:
         return
     log.error("%s; why: %s", watcher.model_problem, start.why)

@@ -1,4 +1,4 @@
-"""Files that show people."""
+"""Files for their owner only, and files that outlast a power cut."""
 
 from __future__ import annotations
 
@@ -45,3 +45,12 @@ def replace_beside(path: Path, content: bytes) -> None:
     except OSError:
         Path(draft).unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

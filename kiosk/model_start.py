@@ -1,8 +1,8 @@
-"""A start of the kiosk with a bundle: what is new or did not survive is tried first, what fails gives way to the last good.
+"""A start of the kiosk with a bundle: what is new or did not survive is tried first; what fails gives way.
 
 In the ordinary case, the same bundle as at the last start, which came to its end, nothing is tried and two small notes
-are written. A start that ended without a word (a crash of the runtime, a signal, a power cut) has the bundle examined in
-a process of its own at the next one.
+are written. A start that ended without a word (a crash of the runtime, a signal, a power cut) has the bundle examined
+in a process of its own at the next one.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class PadNetwork(_Record):
 
 
 class KnownScore(_Record):
-    """What the networks said, when the bundle was built, to the face in one of the kiosk's sample photos (0-1, each)."""
+    """What each network said (0-1), when the bundle was built, to the face in one of the kiosk's sample photos."""
 
     photo: str = Field(pattern=r"^[a-z0-9_]{1,64}\.jpg$")
     photo_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

@@ -172,6 +172,16 @@ def build_embedder(config: Config, bundle: Bundle) -> TfliteEmbedder:
     return TfliteEmbedder(bundle, threads=config.model.threads, runtime=config.model.runtime, alignment=alignment)
 
 
+def try_bundle(config: Config, bundle: Bundle) -> None:
+    """The self-test in a process of its own, whatever the bundle has passed before.
+
+    Raises:
+        ModelError: it does not pass.
+    """
+    threads, runtime = config.model.threads, config.model.runtime
+    try_model(bundle, models_folder(config), threads=threads, runtime=runtime, again=True)
+
+
 def build_pad(config: Config, *, again: bool = False) -> TflitePad | None:
     """Load presentation attack detection; None where it is switched off or not installed.
 

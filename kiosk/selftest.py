@@ -1,9 +1,10 @@
 """Known answers: what a model must make of the kiosk's own sample photos before anybody is recognized with it.
 
-Whether a model runs says nothing about whether it recognizes: another's weights, a wrong preprocessing or a runtime that
-computes wrongly on this processor give vectors, too. So the photos that come with the kiosk are taken through detector,
-alignment and network as anybody's are, and what comes out is compared: with each other, at the bundle's own threshold,
-and with what the same photos gave where the bundle was built. It finds what is broken, not what is a little worse.
+Whether a model runs says nothing about whether it recognizes: another's weights, a wrong preprocessing or a runtime
+that computes wrongly on this processor give vectors, too. So the photos that come with the kiosk are taken through
+detector, alignment and network as anybody's are, and what comes out is compared: with each other, at the bundle's own
+threshold, and with what the same photos gave where the bundle was built. It finds what is broken, not what is a little
+worse.
 """
 
 from __future__ import annotations
