@@ -109,10 +109,16 @@ class Notes(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The bundle in use. ``why``: where it is not the one asked for, the reason in words."""
+    """The bundle in use. ``why``: where it is not the one asked for, the reason in words; ``by_hand``: somebody's."""
 
     bundle: Bundle
     why: str | None = None
+    by_hand: bool = False
+
+    @property
+    def unwanted(self) -> bool:
+        """Nobody has asked for this bundle in any way."""
+        return self.why is not None and not self.by_hand
 
 
 def choose_bundle(
@@ -127,16 +133,16 @@ def choose_bundle(
     try:
         bundle = select_bundle(wanted, models_folder, changes)
     except ModelError as error:
-        problem = error
+        problem, by_hand = error, False
     else:
         refusal = noted.refused.get(bundle.fingerprint)
         if refusal is None:
             return Choice(bundle)
-        problem = ModelError(describe_refusal(bundle.model_id, refusal))
+        problem, by_hand = ModelError(describe_refusal(bundle.model_id, refusal)), refusal.by_hand
     stand_in = None if noted.stand_in is None else find_build(noted.stand_in, models_folder)
     if stand_in is None or stand_in.fingerprint in noted.refused:
         raise problem
-    return Choice(stand_in, str(problem))
+    return Choice(stand_in, str(problem), by_hand)
 
 
 def describe_refusal(model_id: ModelId, refusal: Refusal) -> str:

@@ -105,7 +105,7 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
         # The daemon before us may have committed until now.
         store.inherit_outbox()
-        watcher = GalleryWatcher(config, pipeline, store, stands_in=start.why is not None)
+        watcher = GalleryWatcher(config, pipeline, store, stands_in=start.unwanted)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         _note_settings(config, pipeline, store)
         _settle_names(config, store)
@@ -626,7 +626,10 @@ def _tell_stand_in(start: ModelStart, watcher: GalleryWatcher, store: Store) -> 
     """What the kiosk goes on with instead of the bundle that is asked for; once in the audit log, too."""
     if start.why is None:
         return
-    log.error("%s; why: %s", watcher.model_problem, start.why)
+    if start.unwanted:
+        log.error("%s; why: %s", watcher.model_problem, start.why)
+    else:
+        log.info("%s", start.why)
     if not start.gone_back:
         return
     try:

@@ -56,6 +56,8 @@ class ModelStart:
         self.bundle = choice.bundle
         self.why = choice.why
         """Why the bundle is not the one that is asked for; None: it is."""
+        self.unwanted = choice.unwanted
+        """It is not, and nobody has said so by hand."""
         self.gone_back = gone_back
         self.unfinished = unfinished
 

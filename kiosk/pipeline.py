@@ -236,7 +236,7 @@ def build_pipeline(config: Config, bundle: Bundle | None = None) -> Pipeline:
     if bundle is None:
         choice = choose_bundle(config.model.bundle, models_folder(config))
         bundle = choice.bundle
-        if choice.why is not None:
+        if choice.unwanted:
             log.warning("model %s stands in for the bundle that is asked for: %s", bundle.model_id, choice.why)
     check_threshold(config, bundle)
     gates = build_gate(config, PROBE_GATE), build_gate(config, ENROLLMENT_GATE)

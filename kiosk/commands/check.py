@@ -154,12 +154,14 @@ class Doctor:
         where = "built in" if bundle.built_in else f"in {bundle.folder}"
         message = f"{self._model_id} ({where}), {explain_accuracy(bundle)}"
         if choice.why is not None:
-            message += f"; it STANDS IN for the bundle that is asked for: {choice.why}"
+            message += (
+                f"; it {'STANDS' if choice.unwanted else 'stands'} in for the one that is asked for: {choice.why}"
+            )
         daemon = find_daemon(self._config)
         outdated = daemon is not None and daemon.model_id not in {None, self._model_id}
         if daemon is not None and outdated:
             message += f"; the running kiosk (process {daemon.process}) still uses {daemon.model_id}: restart it"
-        yield Finding("model", Status.OK if measured and not outdated and choice.why is None else Status.WARN, message)
+        yield Finding("model", Status.OK if measured and not outdated and not choice.unwanted else Status.WARN, message)
 
     def _check_detector(self) -> Iterator[Finding]:
         build_detector(self._config)
