@@ -35,7 +35,7 @@ def with_model(folder: Path, content: bytes, **changes: object) -> Bundle:
 
 
 def swap_weights(folder: Path, **changes: object) -> Bundle:
-    """It loads and runs as before, and what it says of faces means nothing: the large layers' weights stand backwards."""
+    """It loads and runs, and what it says of faces means nothing: the weights of large layers stand backwards."""
     path = folder / "model.tflite"
     content = path.read_bytes()
     interpreter: Any = make_interpreter(path, threads=1)
