@@ -672,6 +672,7 @@ def open_store_verified(config: Config, signer: EventSigner | None) -> Store:
         limits=store_limits(config),
         keys=KeyFile.configured(config.store),
         signer=signer,
+        backs_up=config.store.backups.keep > 0,
     )
     if store.created:
         log.info("a new store was begun: %s", store.path)
