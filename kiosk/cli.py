@@ -36,6 +36,7 @@ _COMMANDS = {
     "why": ("why", "Show what one decision rests on, accepted or not."),
     "calibrate": ("calibrate", "Find the threshold for this gallery and this door."),
     "check": ("check", "Check that the kiosk would run; say what to mend."),
+    "config": ("configuration", "Show and check the configuration; update an old file."),
     "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),
     "web": (".web.command", "Serve the administration page."),
     "privacy": ("privacy", "Say what is stored about whom and why; change the key."),

@@ -1,7 +1,9 @@
 """The configuration: one YAML file, overlaid by environment variables, checked as a whole before anything starts."""
 
 from kiosk.config._fields import FieldGuide, field_guides, section_guides
-from kiosk.config._loading import load
+from kiosk.config._former import FORMER, Former
+from kiosk.config._loading import Loaded, Origin, load, load_traced
+from kiosk.config._migrating import Rewritten, rewrite
 from kiosk.config._models import (
     AttendanceSection,
     CameraSection,
@@ -20,6 +22,7 @@ from kiosk.config._models import (
 )
 
 __all__ = [
+    "FORMER",
     "AttendanceSection",
     "CameraSection",
     "CodeSection",
@@ -27,15 +30,21 @@ __all__ = [
     "DeviceSection",
     "FaceSection",
     "FieldGuide",
+    "Former",
+    "Loaded",
     "MatchSection",
     "ModelSection",
     "MqttSection",
+    "Origin",
     "PadSection",
+    "Rewritten",
     "StoreSection",
     "TlsSection",
     "WebSection",
     "WebTlsSection",
     "field_guides",
     "load",
+    "load_traced",
+    "rewrite",
     "section_guides",
 ]
