@@ -49,10 +49,14 @@ class PadNetwork(_Record):
 
 
 class KnownScore(_Record):
-    """What each network said (0-1), when the bundle was built, to the face in one of the kiosk's sample photos."""
+    """What each network said (0-1), when the bundle was built, to the face in one of the kiosk's sample photos.
+
+    ``negative``: to the photo's negative.
+    """
 
     photo: str = Field(pattern=r"^[a-z0-9_]{1,64}\.jpg$")
     photo_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    negative: bool = False
     scores: tuple[float, float]
 
 

@@ -23,6 +23,7 @@ from convert.torch_pth import read_pth
 from kiosk.detector import BLAZEFACE
 from kiosk.errors import InputError, ModelError
 from kiosk.pad import TflitePad, read_pad_bundle
+from kiosk.selftest import examine_pad, find_samples
 
 pytestmark = pytest.mark.convert
 
@@ -207,6 +208,25 @@ def test_damaged_bundles_are_refused(bundle: Path) -> None:
     (bundle / "pad.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(ModelError, match=r"pad.json: networks.0.file"):
         read_pad_bundle(bundle)
+
+
+def test_the_self_test_knows_what_the_networks_said(bundle: Path) -> None:
+    samples = find_samples()
+    sound = read_pad_bundle(bundle)
+    assert len(sound.manifest.known_scores) == len(samples) + 1
+    examine_pad(sound, TflitePad(sound), samples)
+    path = bundle / "pad.json"
+    manifest = json.loads(path.read_text())
+    first, second = manifest["networks"]
+    first["scale"], second["scale"] = second["scale"], first["scale"]
+    # Each is shown the other's crop: both run, and are wrong.
+    path.write_text(json.dumps(manifest))
+    exchanged = read_pad_bundle(bundle)
+    with pytest.raises(ModelError, match="gets other live scores than where the bundle was built"):
+        examine_pad(exchanged, TflitePad(exchanged), samples)
+    path.write_text(json.dumps(manifest | {"known_scores": []}))
+    old = read_pad_bundle(bundle)
+    examine_pad(old, TflitePad(old), samples)
 
 
 def test_a_threshold_that_was_changed_makes_another_model(bundle: Path) -> None:
