@@ -15,8 +15,6 @@ import numpy as np
 from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE, Bundle, read_bundle
 from kiosk.tflite import make_interpreter
 
-_LARGE = 100_000
-
 
 def make_bundle(folder: Path, name: str = "mine", *, tail: bytes = b"", **changes: object) -> Bundle:
     """A copy under another name; bytes behind the end of the network make another build that computes the same."""
@@ -35,17 +33,21 @@ def with_model(folder: Path, content: bytes, **changes: object) -> Bundle:
 
 
 def swap_weights(folder: Path, **changes: object) -> Bundle:
-    """It loads and runs, and what it says of faces means nothing: the weights of large layers stand backwards."""
-    path = folder / "model.tflite"
+    """It loads and runs, and what it says of faces means nothing."""
+    return with_model(folder, backwards(folder / "model.tflite"), **changes)
+
+
+def backwards(path: Path, *, larger_than: int = 100_000) -> bytes:
+    """An int8 network whose large layers' weights stand backwards."""
     content = path.read_bytes()
     interpreter: Any = make_interpreter(path, threads=1)
     for detail in interpreter.get_tensor_details():
-        if detail["dtype"] == np.int8 and math.prod(detail["shape"]) > _LARGE:
+        if detail["dtype"] == np.int8 and math.prod(detail["shape"]) > larger_than:
             with contextlib.suppress(ValueError):  # no constant
                 weights = interpreter.get_tensor(detail["index"]).tobytes()
                 content = content.replace(weights, weights[::-1])
     assert content != path.read_bytes()
-    return with_model(folder, content, **changes)
+    return content
 
 
 def truncate(folder: Path) -> Bundle:
