@@ -27,6 +27,7 @@ from kiosk.bundle import (
     Bundle,
     Changes,
     bundle_folders,
+    place,
     preference,
     read_bundle,
     select_bundle,
@@ -130,6 +131,7 @@ def choose_bundle(
         ModelError: it is missing, damaged or refused, and nothing stands in for it.
     """
     noted = read_notes(models_folder) if notes is None else notes
+    others: Iterator[Bundle] = iter(())
     try:
         bundle = select_bundle(wanted, models_folder, changes)
     except ModelError as error:
@@ -139,8 +141,11 @@ def choose_bundle(
         if refusal is None:
             return Choice(bundle)
         problem, by_hand = ModelError(describe_refusal(bundle.model_id, refusal)), refusal.by_hand
+        others = (one for one in find_others(noted, models_folder, set()) if place(one.folder) not in changes)
     stand_in = None if noted.stand_in is None else find_build(noted.stand_in, models_folder)
     if stand_in is None or stand_in.fingerprint in noted.refused:
+        stand_in = next(others, None)
+    if stand_in is None:
         raise problem
     return Choice(stand_in, str(problem), by_hand)
 

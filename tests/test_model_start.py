@@ -17,7 +17,7 @@ from runner import assert_one_line_error
 
 from kiosk.biometrics import Box
 from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE, read_bundle
-from kiosk.bundle_choice import FORMER, NOTES, choose_bundle, read_notes, update_notes
+from kiosk.bundle_choice import FORMER, NOTES, Refusal, choose_bundle, read_notes, update_notes
 from kiosk.clip import Person, Scene, Walk, write_clip
 from kiosk.errors import ModelError
 from kiosk.model_start import ModelStart, model_start
@@ -160,6 +160,21 @@ def test_where_every_bundle_fails_the_first_failure_is_told(
     with pytest.raises(ModelError, match=r"mine/model\.tflite: SHA-256"):
         start(models)
     assert read_notes(models).stand_in is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_set_aside_stays_so_when_a_better_one_has_come_and_gone(models: Path) -> None:
+    mine = make_bundle(models / "mine")
+    refusal = Refusal(model=mine.model_id, why="a test", at="2026-03-02T07:58:13.412Z", by_hand=True)
+    update_notes(models, lambda notes: notes.with_refused(mine, refusal, read_bundle(BUILT_IN / BUILT_IN_BUNDLE)))
+    assert choose_bundle("auto", models).bundle.built_in
+    better = make_bundle(models / "better", name="better", tail=b"better")
+    update_notes(models, lambda notes: notes.with_installed(better))
+    shutil.rmtree(models / "better")
+    choice = choose_bundle("auto", models)
+    assert (choice.bundle.built_in, choice.unwanted) == (True, False)
+    assert "is set aside by hand" in str(choice.why)
+    assert not start(models).gone_back
 
 
 @pytest.mark.parametrize("content", [b"", b"no json", b"[" * 9000, b'{"good": 1}', b"[]"])
