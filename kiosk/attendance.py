@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
-from kiosk.biometrics import Decision, FaceReport, ModelId, SubjectId
+from kiosk.biometrics import Decision, FaceReport, ModelId, Reason, SubjectId
 from kiosk.codes import CodeAnswer, Kind
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import KioskError
@@ -120,10 +120,24 @@ class AttendanceSettings:
         return Schedule((), self.mode)
 
 
+class Door(Protocol):
+    """Tells whoever stands there what came of it, at once."""
+
+    def accepted(self, event: AttendanceEvent, *, age_s: float) -> None:
+        """The event is committed, ``age_s`` seconds after its person was seen."""
+
+    def repeated(self) -> None:
+        """It was a moment ago already."""
+
+    def refused(self, reason: Reason | None) -> None:
+        """Why nothing is recorded; None: for the store could not, or the subject is erased."""
+
+
 class AttendanceBook:
     """Takes every face report; writes check-ins and what else is final.
 
-    ``on_check_in`` is called after the commit, ``on_rejected`` for final decisions without a subject.
+    ``on_check_in`` is called after the commit, ``on_rejected`` for final decisions without a subject. ``door``, where
+    there is one, is told first.
     """
 
     def __init__(
@@ -136,7 +150,9 @@ class AttendanceBook:
         refractory: RefractoryPeriod,
         on_check_in: Callable[[AttendanceEvent], None],
         on_rejected: Callable[[RejectedEvent], None],
+        door: Door | None = None,
     ) -> None:
+        self._door = door
         self._register = register
         self._settings = settings
         self._schedule = settings.schedule()
@@ -169,9 +185,10 @@ class AttendanceBook:
             return
         self.counts[decision.reason] += report.final
         if subject_id is None:
+            self._refuse(decision.reason)
             self._on_rejected(self._keep(decision, gallery, threshold_source))
         elif not self._refractory.admits(subject_id, captured_s):
-            self.counts["refractory"] += 1
+            self._note_repeat()
         else:
             self._record(report, subject_id, gallery, captured_s, threshold_source)
 
@@ -183,13 +200,23 @@ class AttendanceBook:
         self.counts[answer.reason] += 1
         subject_id = answer.subject_id
         if subject_id is None:
+            self._refuse(answer.reason)
             self._on_rejected(self._keep_code(answer))
         elif not self._refractory.admits(subject_id, answer.at_s):
-            self.counts["refractory"] += 1
+            self._note_repeat()
         else:
             self._attempt(
                 subject_id, answer.at_s, lambda moment: self._commit_code(answer.kind, subject_id, moment), told=False
             )
+
+    def _note_repeat(self) -> None:
+        self.counts["refractory"] += 1
+        if self._door is not None:
+            self._door.repeated()
+
+    def _refuse(self, reason: Reason | None) -> None:
+        if self._door is not None:
+            self._door.refused(reason)
 
     def follow_clock(self) -> bool:
         """Once the clock is set, correct what was recorded before. True: there is something new to send.
@@ -247,6 +274,7 @@ class AttendanceBook:
         except KioskError as error:
             if not told:
                 log.error("check-in of %s not recorded: %s", subject_id, error)  # noqa: TRY400 - told in one line
+                self._refuse(None)
             self.counts["store_failures"] += 1
             self.fault = f"check-ins are not recorded: {error}"
             return False
@@ -257,7 +285,10 @@ class AttendanceBook:
         self._owed = {owed: decision for owed, decision in self._owed.items() if owed[1] != subject_id}
         if event is None:
             log.info("%s was erased a moment ago; nothing recorded", subject_id)
+            self._refuse(None)
             return True
+        if self._door is not None:
+            self._door.accepted(event, age_s=self._clock.boottime_s() - at_s)
         self._refractory.note(subject_id, at_s)
         self.counts["check_ins"] += 1
         self._on_check_in(event)

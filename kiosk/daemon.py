@@ -19,7 +19,7 @@ from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
 from kiosk.badges import BadgeFinder
 from kiosk.biometrics import Frame, SubjectId
-from kiosk.camera import open_camera, shown_source
+from kiosk.camera import Picamera2Settings, open_camera, shown_source
 from kiosk.clock import SystemClock
 from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
@@ -40,7 +40,9 @@ from kiosk.events import (
     StoreHealth,
     Topics,
 )
+from kiosk.feedback import Feedback, describe_relay
 from kiosk.gallery import Gallery, Readiness
+from kiosk.gpio import Panel
 from kiosk.health import FrameTimes, HealthReporter, read_temperature_c
 from kiosk.hosts import is_loopback
 from kiosk.model_start import ModelStart, model_start
@@ -119,7 +121,8 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
                 stack, config, connection, store=store, watcher=watcher, wake=wake, heartbeat=heartbeat
             )
         preview = _open_preview(stack, config)
-        book = _open_book(config, store, publisher, wake, preview)
+        feedback, panel = _open_panel(stack, config, watcher)
+        book = _open_book(config, store, publisher, wake, preview, door=feedback)
         codes = _open_codes(stack, config, store)
         notifier = Notifier()
         daemon = Daemon(
@@ -134,6 +137,8 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
             codes=codes,
             preview=preview,
             on_ready=start.succeed,
+            feedback=feedback,
+            panel=panel,
         )
         daemon.report_health(config.device.site, config.device.id, publisher)
         _start_keeper(stack, config, store)
@@ -170,7 +175,7 @@ class GalleryWatcher:
         self.gallery = Gallery(pipeline.embedder.model_id, ())
         self.gallery = self._load()
         self.threshold_source = self._explain_threshold()
-        self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery)
+        self.recognizer: Recognizer = build_recognizer(config, pipeline, self.gallery, detector=pipeline.frame_detector)
 
     def follow(self) -> bool:
         """Take over what was enrolled or removed since the last look, and whose consent has ended.
@@ -333,6 +338,8 @@ class Daemon:
         codes: SecondWay | None = None,
         preview: Preview,
         on_ready: Callable[[], None] = lambda: None,
+        feedback: Feedback | None = None,
+        panel: Panel | None = None,
     ) -> None:
         self._camera = camera
         self._on_ready = on_ready
@@ -344,6 +351,8 @@ class Daemon:
         self._wake = wake
         self._codes = codes
         self._preview = preview
+        self._feedback = feedback
+        self._panel = panel
         self._clock = SystemClock()
         self._fault: str | None = None
         self._reader_fault: str | None = None
@@ -448,6 +457,8 @@ class Daemon:
                 captured_s=frame.captured_s,
                 threshold_source=self._watcher.threshold_source,
             )
+        if self._feedback is not None:
+            self._feedback.show(reports)
         if self._codes is not None:
             self._codes.look(frame)
         if self._preview.watched:
@@ -533,6 +544,8 @@ class Daemon:
         if self._health is not None and now_s >= self._next_health_s:
             self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
             problems = self._problems()
+            if self._feedback is not None:
+                self._feedback.tell_problems(problems)
             self._health.follow(problems)
             if self._preview.health_wanted:
                 self._preview.tell_health(
@@ -579,6 +592,8 @@ class Daemon:
         if self._unsent.pending and self._unsent.last_error is not None:
             what = f"{self._unsent.pending} events wait: {self._unsent.last_error}"
             problems.append(Problem(part="outbox", what=what))
+        if self._panel is not None and self._panel.fault is not None:
+            problems.append(Problem(part="feedback", what=self._panel.fault))
         if not self._clock.synchronized():
             problems.append(Problem(part="clock", what="not known to follow a time server"))
         return problems
@@ -645,7 +660,7 @@ def open_configured_camera(config: Config) -> Camera:
     Raises:
         CameraError: it cannot be opened.
     """
-    camera = config.camera
+    camera, pi = config.camera, config.camera.picamera2
     return open_camera(
         source=camera.source,
         width=camera.width,
@@ -657,6 +672,12 @@ def open_configured_camera(config: Config) -> Camera:
         open_timeout_s=camera.open_timeout_s,
         read_timeout_s=camera.read_timeout_s,
         frozen_after_s=camera.frozen_after_s,
+        picamera2=Picamera2Settings(
+            focus_m=None if pi.focus == "auto" else pi.focus,
+            exposure=pi.exposure,
+            ev=pi.ev,
+            longest_exposure_ms=pi.longest_exposure_ms,
+        ),
     )
 
 
@@ -831,8 +852,31 @@ def _open_preview(stack: ExitStack, config: Config) -> Preview:
     return preview
 
 
+def _open_panel(stack: ExitStack, config: Config, watcher: GalleryWatcher) -> tuple[Feedback | None, Panel | None]:
+    """Lights, buzzer and relay, where there are any. Without them check-ins go on."""
+    plan = config.feedback.plan()
+    if plan is None:
+        return None, None
+    guarded, pad = describe_pad(config, watcher.recognizer.pad)
+    relay = describe_relay(plan, guarded=guarded, pad=pad)
+    if relay is not None:
+        log.log(logging.INFO if relay[0] else logging.WARNING, "%s", relay[1])
+    feedback = Feedback(plan, guarded=guarded)
+    panel = Panel(plan, feedback.at)
+    feedback.on_change = panel.wake
+    panel.start()
+    stack.callback(panel.stop)
+    return feedback, panel
+
+
 def _open_book(
-    config: Config, store: Store, publisher: Publisher | None, wake: threading.Event, preview: Preview
+    config: Config,
+    store: Store,
+    publisher: Publisher | None,
+    wake: threading.Event,
+    preview: Preview,
+    *,
+    door: Feedback | None,
 ) -> AttendanceBook:
     clock = SystemClock()
     origin = Origin(config.device.site, config.device.id, config.device.timezone)
@@ -867,6 +911,7 @@ def _open_book(
         refractory=_recent_check_ins(config.match.refractory_s, store, clock),
         on_check_in=tell_check_in,
         on_rejected=tell_rejected,
+        door=door,
     )
 
 

@@ -60,8 +60,7 @@ class BlazeFaceDetector:
         A face that fills little of the image is only a few input pixels wide: its landmarks are coarse and it may be
         none. A second look, at the part around it, places it well or drops it.
         """
-        limit = max(image.shape[:2]) / _SECOND_LOOK
-        looked = [face if face.box.w > limit else self._look_again(image, face) for face in self._look(image)]
+        looked = [self.look_again(image, face) for face in self.look(image)]
         return sorted((face for face in looked if face is not None), key=lambda face: -face.score)
 
     def refine(self, image: Image, face: Face) -> Face:
@@ -71,16 +70,20 @@ class BlazeFaceDetector:
         else:
             left, top, part = _surroundings(image, face.box)
         width = part.shape[1]
-        seen = self._look(np.ascontiguousarray(part[:, ::-1]))
+        seen = self.look(np.ascontiguousarray(part[:, ::-1]))
         mirrored = _overlapping_most([_moved(_mirrored(found, width), left, top) for found in seen], face)
         return face if mirrored is None else _mean_face(face, mirrored)
 
-    def _look_again(self, image: Image, face: Face) -> Face | None:
+    def look_again(self, image: Image, face: Face) -> Face | None:
+        """A face about there, placed well; None where there is none. One that fills the image is as good as it gets."""
+        if face.box.w > max(image.shape[:2]) / _SECOND_LOOK:
+            return face
         left, top, part = _surroundings(image, face.box)
-        seen = [_moved(found, left, top) for found in self._look(part)]
+        seen = [_moved(found, left, top) for found in self.look(part)]
         return _overlapping_most(seen, face)
 
-    def _look(self, image: Image) -> list[Face]:
+    def look(self, image: Image) -> list[Face]:
+        """All faces of a BGR image, in any order and only roughly in place: one run of the network."""
         scale, left, top = self._letterbox(image)
         self._interpreter.set_tensor(self._input, self._canvas)
         self._interpreter.invoke()
@@ -117,6 +120,52 @@ class BlazeFaceDetector:
         np.multiply(small[..., ::-1], np.float32(1 / 127.5), out=target)
         target -= 1.0
         return scale, left, top
+
+
+class FrameDetector:
+    """For the frames of a camera, which are alike: faces half as far again as in the whole frame, at the same cost.
+
+    Each face of the last frame is looked for where it was. New ones are looked for in the whole frame and, by turns, in
+    squares as high as the frame (of an upright one as wide), in which a face is larger than in the whole; while
+    somebody is followed the whole frame takes its turn, too.
+    """
+
+    def __init__(self, detector: BlazeFaceDetector) -> None:
+        self._detector = detector
+        self._followed: list[Face] = []
+        self._size: tuple[int, ...] | None = None
+        self._turn = 0
+
+    def detect(self, image: Image) -> list[Face]:
+        """All faces of the next frame, highest score first."""
+        if image.shape != self._size:
+            self._size, self._followed = image.shape, []
+        faces: list[Face] = []
+        for seen in self._followed:
+            _add(faces, self._detector.look_again(image, seen))
+        for left, top, part in self._parts(image):
+            # Squares also show backs of heads as faces, as the tiles of photos do.
+            min_score = 0.0 if part is image else _MIN_EXTRA_SCORE
+            for found in self._detector.look(part):
+                seen = _moved(found, left, top)
+                if not any(same_face(seen, face) for face in faces):
+                    _add(faces, self._detector.look_again(image, seen), min_score)
+        self._followed = faces
+        return sorted(faces, key=lambda face: -face.score)
+
+    def refine(self, image: Image, face: Face) -> Face:
+        """As the detector does it for photos."""
+        return self._detector.refine(image, face)
+
+    def _parts(self, image: Image) -> list[tuple[int, int, Image]]:
+        """What is searched for new faces in this frame, with left and top edge."""
+        whole, squares = (0, 0, image), _squares(image)
+        self._turn += 1
+        if not squares:
+            return [whole]
+        if not self._followed:
+            return [whole, squares[self._turn % len(squares)]]
+        return [whole if self._turn % 2 else squares[self._turn // 2 % len(squares)]]
 
 
 class HaarDetector:
@@ -281,6 +330,10 @@ def _iou_with_first(rows: Array) -> Array:
 # a quarter, so a face a tile can show well is never cut by both.
 _LEVELS = (1, 2, 4)
 _TILE_OVERLAP = 0.25
+# Below this relation of the sides nothing is gained by squares.
+_SQUARISH = 1.2
+# Of the longer side: faces this wide are always found (docs/hardware.md).
+_SHOWN_WELL = 0.125
 # Beside faces found at a coarser level, tiles also show ties and hands as faces: up to 0.67 on portraits.
 _MIN_EXTRA_SCORE = 0.75
 
@@ -328,6 +381,29 @@ def _tiles(image: Image, level: int) -> Iterator[tuple[int, int, Image]]:
     for top in _offsets(height, side):
         for left in _offsets(width, side):
             yield left, top, image[top : top + side, left : left + side]
+
+
+def _squares(image: Image) -> list[tuple[int, int, Image]]:
+    """The image in squares of its shorter side, with left and top edge; none where it is nearly one.
+
+    They overlap by as much as a face needs that the whole image shows well: a cut through a larger one does no harm.
+    """
+    height, width = image.shape[:2]
+    side, length = min(height, width), max(height, width)
+    if side < _INPUT_PX or side * _SQUARISH > length:
+        return []
+    overlap = length * _SHOWN_WELL
+    count = math.ceil((length - overlap) / (side - overlap))
+    offsets = [round(i * (length - side) / (count - 1)) for i in range(count)]
+    if width > height:
+        return [(left, 0, image[:, left : left + side]) for left in offsets]
+    return [(0, top, image[top : top + side]) for top in offsets]
+
+
+def _add(faces: list[Face], face: Face | None, min_score: float = 0.0) -> None:
+    """One more face, unless it is among them."""
+    if face is not None and face.score >= min_score and not any(same_face(face, other) for other in faces):
+        faces.append(face)
 
 
 def _offsets(length: int, side: int) -> list[int]:

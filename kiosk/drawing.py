@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kiosk.biometrics import FaceReport, Image, Verdict
+from kiosk.biometrics import Face, FaceReport, Image, Verdict
 from kiosk.errors import OutputError, UsageError
 from kiosk.evidence import advise, describe_quality, explain_outcome, gather_evidence
 from kiosk.files import write_private
@@ -75,6 +75,19 @@ def draw_faces(image: Image, reports: Sequence[FaceReport]) -> Image:
     return canvas
 
 
+def draw_boxes(image: Image, faces: Sequence[Face]) -> Image:
+    """A copy of the picture with every face's box, and how many pixels lie between its eyes; nobody is named."""
+    canvas = image.copy()
+    scale = max(max(image.shape[:2]) / 1000, 0.4)
+    for face in faces:
+        x, y, w, h = face.box.rounded()
+        cv2.rectangle(canvas, (x, y), (x + w, y + h), _GREEN, max(round(2 * scale), 1))
+        if face.landmarks is not None:
+            eyes_px = float(np.linalg.norm(face.landmarks[1] - face.landmarks[0]))
+            _label(canvas, f"{eyes_px:.0f} px", (x, y, h), _GREEN, scale)
+    return canvas
+
+
 def explain_faces(image: Image, reports: Sequence[FaceReport]) -> Image:
     """The photo with its faces drawn, and beside it (below, when they are many) what each decision rests on."""
     drawn = draw_faces(image, reports)
@@ -119,8 +132,8 @@ def contact_sheet(images: Sequence[Image]) -> Image:
     return sheet
 
 
-def check_plot_path(path: Path | None) -> None:
-    """Refuse a plot that could not be written, before any work is done.
+def check_plot_path(path: Path | None, option: str = "--plot") -> None:
+    """Refuse a picture that could not be written, before any work is done.
 
     Raises:
         UsageError: no image format OpenCV writes.
@@ -129,7 +142,7 @@ def check_plot_path(path: Path | None) -> None:
     if path is None:
         return
     if path.suffix.lower() not in {".png", ".jpg", ".jpeg"}:
-        raise UsageError(f"--plot {path}: the name must end in .png or .jpg")
+        raise UsageError(f"{option} {path}: the name must end in .png or .jpg")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: cannot be written: no folder {path.parent}")
 

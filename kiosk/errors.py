@@ -39,6 +39,10 @@ class ModelError(UnavailableError):
     """A model bundle is missing, damaged or not the one its manifest describes."""
 
 
+class GpioError(UnavailableError):
+    """Lights, buzzer or relay cannot be driven: no pins, no library, or somebody else has them."""
+
+
 class BrokerError(UnavailableError):
     """The MQTT broker cannot be reached or refuses the kiosk."""
 

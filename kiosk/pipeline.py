@@ -12,7 +12,7 @@ from kiosk.bundle import Bundle
 from kiosk.bundle_choice import choose_bundle
 from kiosk.config import Config
 from kiosk.decision import DecisionRule
-from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector
+from kiosk.detector import BlazeFaceDetector, FrameDetector, HaarDetector, PhotoDetector
 from kiosk.embedder import TfliteEmbedder, embedding_model_id
 from kiosk.errors import ConfigError, PermissionDeniedError
 from kiosk.gallery import Gallery, Readiness
@@ -97,6 +97,11 @@ class Pipeline:
     """``match.threshold`` where it is a number; stands in for error rates that nobody has measured."""
 
     @property
+    def frame_detector(self) -> Detector:
+        """A new one for the frames of one camera."""
+        return build_frame_detector(self.detector)
+
+    @property
     def photo_detector(self) -> Detector:
         """For a photo of one person, whose face may be small."""
         return PhotoDetector(self.detector)
@@ -159,6 +164,11 @@ def build_detector(config: Config) -> Detector:
     if config.face.detector == "haar":
         return HaarDetector(min_size_px=max(config.face.min_size_px, _HAAR_MIN_SIZE_PX))
     return BlazeFaceDetector(min_score=config.face.min_score, runtime=config.model.runtime)
+
+
+def build_frame_detector(detector: Detector) -> Detector:
+    """For the frames of one camera, which follow each other."""
+    return FrameDetector(detector) if isinstance(detector, BlazeFaceDetector) else detector
 
 
 def build_embedder(config: Config, bundle: Bundle) -> TfliteEmbedder:

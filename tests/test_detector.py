@@ -7,7 +7,7 @@ import yunet
 from kiosk import detector
 from kiosk.align import align_face
 from kiosk.biometrics import Face, Image
-from kiosk.detector import BlazeFaceDetector, HaarDetector, PhotoDetector, YuNetDetector, decode_yunet
+from kiosk.detector import BlazeFaceDetector, FrameDetector, HaarDetector, PhotoDetector, YuNetDetector, decode_yunet
 from kiosk.errors import ModelError
 from kiosk.opencv import cv2
 
@@ -174,3 +174,63 @@ def test_files_that_are_not_yunet(tmp_path: Path) -> None:
     ):
         with pytest.raises(ModelError, match=f"{name}: {message}"):
             YuNetDetector(tmp_path / name)
+
+
+def scene(width: int, height: int, face_px: int, left: int, top: int) -> Image:
+    """A face of so many pixels before a grey wall."""
+    portrait = read("biden_portrait.jpg")
+    (face,) = BlazeFaceDetector().detect(portrait)
+    scale = face_px / face.box.w
+    person = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    canvas = np.full((height, width, 3), 120, np.uint8)
+    canvas[top : top + person.shape[0], left : left + person.shape[1]] = person
+    return canvas
+
+
+class CountingDetector(BlazeFaceDetector):
+    looks = 0
+
+    def look(self, image: Image) -> list[Face]:
+        self.looks += 1
+        return super().look(image)
+
+
+@pytest.mark.parametrize("place", [(20, 500), (550, 300), (1060, 20)], ids=["left", "on the cut", "right"])
+@pytest.mark.parametrize("upright", [False, True], ids=["landscape", "upright"])
+def test_a_face_too_small_for_the_whole_frame_is_found_and_followed(place: tuple[int, int], upright: bool) -> None:
+    frame = scene(1280, 720, 88, *place) if not upright else scene(720, 1280, 88, place[1], place[0])
+    assert BlazeFaceDetector().detect(frame) == []
+    detector_ = CountingDetector()
+    frames = FrameDetector(detector_)
+    seen = [len(frames.detect(frame)) for _ in range(3)]
+    assert seen[-1] == 1, seen
+    before = detector_.looks
+    for _ in range(4):
+        (face,) = frames.detect(frame)
+        assert face.landmarks is not None
+    # Following costs what finding anew in the whole frame would: one look for new faces, one at the known one.
+    assert detector_.looks - before == 8
+
+
+def test_somebody_new_is_found_beside_who_is_followed() -> None:
+    near = scene(1280, 720, 200, 700, 40)
+    both = near.copy()
+    far = scene(1280, 720, 88, 60, 500)
+    both[480:] = np.where(far[480:] == 120, both[480:], far[480:])
+    frames = FrameDetector(BlazeFaceDetector())
+    assert [len(frames.detect(near)) for _ in range(3)] == [1, 1, 1]
+    assert [len(frames.detect(both)) for _ in range(4)][-1] == 2
+
+
+def test_who_has_left_is_not_followed() -> None:
+    frames = FrameDetector(BlazeFaceDetector())
+    assert len(frames.detect(scene(1280, 720, 200, 300, 100))) == 1
+    assert frames.detect(np.full((720, 1280, 3), 120, np.uint8)) == []
+    # Another size: what was seen says nothing about where.
+    assert len(frames.detect(scene(640, 480, 140, 100, 100))) == 1
+
+
+def test_a_nearly_square_frame_is_looked_at_once() -> None:
+    detector_ = CountingDetector()
+    FrameDetector(detector_).detect(np.full((480, 512, 3), 120, np.uint8))
+    assert detector_.looks == 1

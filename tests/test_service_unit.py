@@ -71,6 +71,8 @@ def test_the_service_is_hardened(unit_file: Path) -> None:
 
 def test_it_runs_the_installed_command(service: Mapping[str, list[str]]) -> None:
     assert service["ExecStart"] == ["/opt/kiosk/venv/bin/kiosk run --config /etc/kiosk/config.yaml"]
+    # Whatever became of it, a relay is brought to rest.
+    assert service["ExecStopPost"] == ["-/opt/kiosk/venv/bin/kiosk feedback off --config /etc/kiosk/config.yaml"]
     assert service["StateDirectory"] == ["kiosk"]  # /var/lib/kiosk: where store.path points by default
     assert service["SupplementaryGroups"] == ["video dialout"]
 
@@ -180,4 +182,13 @@ def test_it_avoids_what_slows_or_kills_the_model_runtime(service: Mapping[str, l
     assert "@resources" not in denied or service["SystemCallErrorNumber"] == ["EPERM"]
     # It would hide the camera.
     assert service.get("PrivateDevices", ["no"]) == ["no"]
-    assert service["DeviceAllow"] == ["char-video4linux rw", "char-ttyACM r", "char-ttyUSB r"]
+    assert service["DeviceAllow"] == [
+        "char-video4linux rw",
+        "char-media rw",
+        "char-dma_heap rw",
+        "char-ttyACM r",
+        "char-ttyUSB r",
+        "char-gpiochip rw",
+    ]
+    # libcamera does without netlink.
+    assert service["RestrictAddressFamilies"] == ["AF_INET AF_INET6 AF_UNIX"]

@@ -6,17 +6,29 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from kiosk.camera._devices import FoundCamera, list_cameras
 from kiosk.camera._live import LiveCamera
 from kiosk.camera._media import FolderMedia, Media, VideoMedia
+from kiosk.camera._picamera2 import LOADING_S, Picamera2Settings, Picamera2Source
 from kiosk.camera._replay import ReplayCamera
 from kiosk.camera._sources import STREAM_SCHEMES, DeviceSource, LiveSource, StreamSource, shown_address
 from kiosk.errors import CameraError
 
-__all__ = ["LiveCamera", "OpenedCamera", "ReplayCamera", "open_camera", "shown_source"]
+__all__ = [
+    "FoundCamera",
+    "LiveCamera",
+    "OpenedCamera",
+    "Picamera2Settings",
+    "ReplayCamera",
+    "list_cameras",
+    "open_camera",
+    "shown_source",
+]
 
 OpenedCamera = LiveCamera | ReplayCamera
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_PLACES = frozenset("0123456789")
 
 
 def open_camera(
@@ -31,18 +43,34 @@ def open_camera(
     open_timeout_s: float = 5.0,
     read_timeout_s: float = 3.0,
     frozen_after_s: float = 4.0,
+    picamera2: Picamera2Settings = Picamera2Settings(),  # noqa: B008 - frozen
 ) -> OpenedCamera:
     """Open a source and start it.
 
-    ``source``: a V4L2 index or device file, an ``rtsp://`` or ``http://`` (MJPEG) address, a video file, or a folder of
-    images. ``width``, ``height`` (pixels) and ``fps`` are asked of V4L2 devices; a folder is played at ``fps``.
-    ``rotate``: degrees clockwise. ``loop`` and ``pace`` are for files and folders. ``frozen_after_s``: a live
-    picture that stays the same for longer is a fault; 0 never.
+    ``source``: a V4L2 index or device file, ``picamera2`` (``picamera2:1`` for a second camera), an ``rtsp://`` or
+    ``http://`` (MJPEG) address, a video file, or a folder of images. ``width``, ``height`` (pixels) and ``fps`` are
+    asked of V4L2 devices and picamera2; a folder is played at ``fps``. ``rotate``: degrees clockwise. ``loop`` and
+    ``pace`` are for files and folders. ``frozen_after_s``: a live picture that stays the same for longer is a fault; 0
+    never. ``picamera2``: for that source only.
 
     Raises:
-        CameraError: it cannot be opened; told in little more than ``open_timeout_s``.
+        CameraError: it cannot be opened; told in little more than ``open_timeout_s``, for picamera2 in 5 s more.
     """
-    live = _live_source(source, (width, height), fps, (open_timeout_s, read_timeout_s))
+    live: LiveSource | None
+    if (place := _picamera2_place(source)) is not None:
+        open_timeout_s += LOADING_S
+        live = Picamera2Source(
+            place,
+            (width, height),
+            fps,
+            upside_down=rotate == 180,
+            settings=picamera2,
+            open_timeout_s=open_timeout_s,
+            read_timeout_s=read_timeout_s,
+        )
+        rotate = 0 if rotate == 180 else rotate
+    else:
+        live = _live_source(source, (width, height), fps, (open_timeout_s, read_timeout_s))
     camera: OpenedCamera
     if live is not None:
         camera = LiveCamera(
@@ -64,16 +92,21 @@ def shown_source(source: int | str) -> str:
     return shown_address(text) if _SCHEME.match(text) else text
 
 
+def _picamera2_place(source: int | str) -> int | None:
+    """Which of libcamera's cameras is meant; None: another kind of source."""
+    kind, colon, place = str(source).partition(":")
+    if kind != "picamera2":
+        return None
+    if colon and place not in _PLACES:
+        raise CameraError(f"camera.source: {shown_source(source)}: use picamera2, or picamera2:1 for the second camera")
+    return int(place or 0)
+
+
 def _live_source(
     source: int | str, size: tuple[int, int], fps: int, timeouts_s: tuple[float, float]
 ) -> LiveSource | None:
     """The camera or stream that is meant; None for a file or folder."""
     text = str(source)
-    if text == "picamera2":
-        raise CameraError(
-            "picamera2 is not supported by this version; set camera.source to a USB camera's index, "
-            "or to an rtsp:// or http:// stream of the camera"
-        )
     if text.isascii() and text.isdigit():
         return DeviceSource(Path(f"/dev/video{int(text)}"), size, fps)
     if text.startswith("/dev/"):
@@ -95,6 +128,6 @@ def _media(path: Path, fps: int) -> Media:
     except OSError as error:
         raise CameraError(f"{path}: cannot be read: {error.strerror}") from error
     raise CameraError(
-        f"{path}: no such file or folder; set camera.source to a camera index, /dev/videoN, rtsp://…, http://…, "
-        "a video file or a folder of images"
+        f"{path}: no such file or folder; set camera.source to a camera index, /dev/videoN, picamera2, rtsp://…, "
+        "http://…, a video file or a folder of images"
     )

@@ -122,7 +122,7 @@ class Grabber:
                 stalled = waited_s >= _WAITED * self._read_timeout_s
                 self._owner.failed(self, no_picture(self._read_timeout_s) if stalled else STOPPED, stalled=stalled)
                 return delivered
-            captured_s = SystemClock().boottime_s()
+            captured_s = capture.captured_s or SystemClock().boottime_s()
             image = capture.retrieve()
             if image is None:
                 damaged += 1

@@ -48,6 +48,10 @@ class Capture(Protocol):
     def grab(self) -> bool:
         """Wait for the next picture. False: there is none, and none will come."""
 
+    @property
+    def captured_s(self) -> float | None:
+        """When the picture grabbed was taken, seconds since boot; None: just now, as far as can be told."""
+
     def retrieve(self) -> Image | None:
         """The picture grabbed, decoded; None when it is damaged."""
 
@@ -68,6 +72,8 @@ class LiveSource(Protocol):
 
 class DecodingCapture:
     """Pictures as OpenCV decodes them."""
+
+    captured_s: float | None = None
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
         self._capture = capture

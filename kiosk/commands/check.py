@@ -32,13 +32,16 @@ from kiosk.errors import (
     BrokerError,
     CameraError,
     ConfigError,
+    GpioError,
     KeyFileError,
     KioskError,
     PermissionDeniedError,
     StoreError,
 )
 from kiosk.events import HEALTH, Topics, utc_text
+from kiosk.feedback import describe_relay
 from kiosk.gallery import Readiness
+from kiosk.gpio import Pins
 from kiosk.health import trial_health
 from kiosk.hosts import is_loopback
 from kiosk.mqtt import BrokerSettings, check_broker
@@ -55,6 +58,7 @@ from kiosk.pipeline import (
     models_folder,
 )
 from kiosk.ports import EndOfStream
+from kiosk.signs import Plan
 from kiosk.store import Store, Subject, describe_damage, describe_refused
 
 _FIRST_FRAME_S = 5.0
@@ -87,9 +91,9 @@ def command(ctx: click.Context, *, as_json: bool, config_path: Path | None, verb
 
     Tries config, model, detector, camera, key (of the templates), store, backups, outbox, broker, clock, pad
     (presentation attack detection), code (the second way in) and web (the page), one line each; of disk, restore,
-    consent and erasure (who is due) it tells where there is something to tell. Exit code 0: the kiosk would run and
-    the broker takes what it says: it gets a health document that tells what it is for, and no event. Warnings do not
-    count against it: events that wait are one.
+    consent, erasure (who is due) and feedback (lights, buzzer, relay) it tells where there is something to tell. Exit
+    code 0: the kiosk would run and the broker takes what it says: it gets a health document that tells what it is for,
+    and no event. Warnings do not count against it: events that wait are one.
     """
     findings = list(_examine(config_path, verbose))
     failed = [finding for finding in findings if finding.status is Status.FAIL]
@@ -142,6 +146,7 @@ class Doctor:
             "pad": self._check_pad,
             "code": self._check_code,
             "web": self._check_web,
+            "feedback": self._check_feedback,
         }
 
     def _check_model(self) -> Iterator[Finding]:
@@ -294,6 +299,27 @@ class Doctor:
         )
         yield Finding("web", Status.WARN if unprotected else Status.OK, told)
 
+    def _check_feedback(self) -> Iterator[Finding]:
+        plan = self._config.feedback.plan()
+        if plan is None:
+            return
+        yield self._try_pins(plan)
+        guarded, pad = describe_pad(self._config, build_pad(self._config))
+        relay = describe_relay(plan, guarded=guarded, pad=pad)
+        if relay is not None:
+            yield Finding("feedback", Status.OK if relay[0] else Status.WARN, relay[1])
+
+    def _try_pins(self, plan: Plan) -> Finding:
+        """Whether they can be driven; check-ins go on where they cannot."""
+        pins = ", ".join(f"{output} on GPIO{pin.number}" for output, pin in plan.pins.items())
+        if find_daemon(self._config) is not None:
+            return Finding("feedback", Status.OK, f"{pins}; in use by the running kiosk")
+        try:
+            Pins(plan).close()
+        except GpioError as error:
+            return Finding("feedback", Status.WARN, str(error))
+        return Finding("feedback", Status.OK, pins)
+
 
 @contextmanager
 def _said(name: str) -> Iterator[list[str]]:
@@ -338,6 +364,8 @@ def _try_camera(config: Config) -> str:
 def _is_local_device(source: int | str) -> bool:
     """Whether this is a camera of this machine that is there: only one program can have it at a time."""
     text = str(source)
+    if text.startswith("picamera2"):
+        return True
     path = Path(f"/dev/video{text}" if text.isdigit() else text)
     return path.is_relative_to("/dev") and path.exists()
 

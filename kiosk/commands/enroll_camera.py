@@ -8,8 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
 from typing import Self
 
 import click
@@ -17,17 +15,15 @@ import click
 from kiosk.biometrics import SubjectId
 from kiosk.commands.documents import quality_document, rounded
 from kiosk.commands.enroll import Enroller, Enrollment
+from kiosk.commands.frames import open_frames
 from kiosk.commands.options import count, print_json
-from kiosk.commands.stores import find_daemon
 from kiosk.config import Config
-from kiosk.daemon import open_configured_camera
 from kiosk.enrollment import EnrolledPhoto
-from kiosk.errors import CameraError, InputError, UnavailableError
+from kiosk.errors import CameraError, InputError
 from kiosk.evidence import describe_quality
 from kiosk.guidance import Guidance, Guide, Sample
 from kiosk.pipeline import Pipeline, build_guide
 from kiosk.ports import Camera, EndOfStream
-from kiosk.preview import PreviewCamera, socket_path
 
 _READ_TIMEOUT_S = 0.5
 # Shorter, nobody reads a hint; lines that stay are written still less often.
@@ -57,7 +53,7 @@ def enroll_from_camera(
     guide = build_guide(config, pipeline, samples=samples)
     began_s = time.monotonic()
     try:
-        with _open_frames(config) as camera, Display(subject_id, samples) as display:
+        with open_frames(config) as camera, Display(subject_id, samples) as display:
             capture(
                 camera,
                 guide,
@@ -156,24 +152,6 @@ class Display:
             bell = "\a" if taken else ""
             line = f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K{bell}"
         click.echo(line, err=True, nl=not self._terminal)
-
-
-@contextlib.contextmanager
-def _open_frames(config: Config) -> Iterator[Camera]:
-    """The running daemon's camera, for it has it; our own where none runs."""
-    daemon = find_daemon(config)
-    camera: Camera
-    if daemon is None:
-        camera = open_configured_camera(config)
-    else:
-        try:
-            camera = PreviewCamera(socket_path(Path(config.store.path)))
-        except UnavailableError as error:
-            raise UnavailableError(
-                f"a kiosk daemon (process {daemon.process}) has the camera and shows no pictures ({error}); restart it"
-            ) from error
-    with closing(camera):
-        yield camera
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from kiosk.schedule import Window, find_overlaps, parse_clock, parse_days
+from kiosk.signs import Output, OutputPin, Pattern, Plan, RelayTerms, Sign
 
 
 def _single_line(text: str) -> str:
@@ -63,6 +64,29 @@ def _days(text: str) -> str:
     return text
 
 
+def _pattern(text: str) -> str:
+    Pattern.parse(text)
+    return text
+
+
+def _single_time(value: object) -> object:
+    """A pattern of one time looks like a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_RELAY_EVENTS = ("check_in", "check_out", "break_start", "break_end")
+
+
+def _event_types(text: str) -> str:
+    if not set(_split(text)) <= set(_RELAY_EVENTS):
+        raise PydanticCustomError("event_types", "no event types")
+    return text
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
 class ListError(ValueError):
     """What is wrong with entries of a list: their places, from 0, and what to say of each."""
 
@@ -101,6 +125,21 @@ Days = Annotated[
 ]
 
 
+PatternText = Annotated[
+    str,
+    Field(max_length=128),
+    BeforeValidator(_single_time),
+    AfterValidator(_pattern),
+    WithJsonSchema({"type": "string", "wanted": "a pattern like 150 100 x3"}),
+]
+EventTypes = Annotated[
+    str,
+    Field(max_length=128),
+    AfterValidator(_event_types),
+    WithJsonSchema({"type": "string", "wanted": f"one or more of {', '.join(_RELAY_EVENTS)}, with commas"}),
+]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -113,21 +152,53 @@ class DeviceSection(Section):
     timezone: Timezone = Field(default="UTC", description="Time zone told with every event and used for printed times.")
 
 
+class Picamera2Section(Section):
+    """How a camera of the Raspberry Pi is set (docs/camera.md); for the source `picamera2` only."""
+
+    focus: Literal["auto"] | Annotated[float, Field(ge=0.05, le=1000)] = Field(
+        default="auto",
+        description="`auto`: the lens, where it can be moved, follows what is before it; a number: it stays focused on "
+        "this distance, metres.",
+    )
+    exposure: Literal["normal", "short", "long"] = Field(
+        default="normal",
+        description="What the automatic exposure prefers: `short` for people who walk (noisier in the dark), `long` "
+        "for less noise.",
+    )
+    ev: float = Field(
+        default=0.0,
+        ge=-8,
+        le=8,
+        description="Brighter (above 0) or darker than the automatic exposure would have it, stops; about 1 where "
+        "people stand before a bright door.",
+    )
+    longest_exposure_ms: Annotated[float, Field(ge=1, le=1000)] | None = Field(
+        default=None,
+        description="In the dark one picture may take so long, milliseconds: fewer pictures a second, and who walks is "
+        "blurred; null: no longer than `fps` allows.",
+    )
+
+
 class CameraSection(Section):
     """Where pictures come from."""
 
     source: Annotated[int, Field(ge=0, le=255)] | Text = Field(
         default=0,
-        description="Camera index, `/dev/videoN`, `rtsp://…`, `http://…` (MJPEG), a video file, or a folder of images.",
+        description="Camera index, `/dev/videoN`, `picamera2` (`picamera2:1`: the second), `rtsp://…`, `http://…` "
+        "(MJPEG), a video file, or a folder of images (docs/camera.md).",
         repr=False,
     )
-    width: int = Field(default=1280, ge=16, le=7680, description="Picture width asked of a USB camera, pixels.")
-    height: int = Field(default=720, ge=16, le=4320, description="Picture height asked of a USB camera, pixels.")
+    width: int = Field(
+        default=1280, ge=16, le=7680, description="Picture width asked of a USB camera or picamera2, pixels."
+    )
+    height: int = Field(
+        default=720, ge=16, le=4320, description="Picture height asked of a USB camera or picamera2, pixels."
+    )
     fps: int = Field(
         default=15,
         ge=1,
         le=240,
-        description="Frames per second asked of a USB camera, and at which a folder is played.",
+        description="Frames per second asked of a USB camera or picamera2, and at which a folder is played.",
     )
     rotate: Rotation = Field(default=0, description="Turn every picture clockwise, degrees.")
     loop: bool = Field(default=False, description="Play a file or folder again and again.")
@@ -145,6 +216,9 @@ class CameraSection(Section):
         le=3600,
         description="A live picture that stays exactly the same for longer is frozen, and recognized no more, seconds; "
         "0: never. Longer for a network camera whose key frames are further apart than that.",
+    )
+    picamera2: Picamera2Section = Field(
+        default=Picamera2Section(), description="Section: focus and exposure of a camera of the Raspberry Pi."
     )
 
 
@@ -504,6 +578,125 @@ class MqttSection(Section):
         return password_file
 
 
+PinNumber = Annotated[int, Field(ge=2, le=27)]
+
+
+class FeedbackPinsSection(Section):
+    """Which pin each output hangs on: BCM numbers, as in GPIO17."""
+
+    accepted: PinNumber | None = Field(default=None, description="Green light; null: none, as for all of them.")
+    refused: PinNumber | None = Field(default=None, description="Red light.")
+    wait: PinNumber | None = Field(default=None, description="Yellow or blue light: a face is seen and being decided.")
+    fault: PinNumber | None = Field(
+        default=None, description="Light for a fault of the kiosk itself; null: the red one tells it."
+    )
+    buzzer: PinNumber | None = Field(default=None, description="Active buzzer, which sounds by itself while it is on.")
+    relay: PinNumber | None = Field(default=None, description="Relay of a door opener.")
+
+    @field_validator("refused", "wait", "fault", "buzzer", "relay")
+    @classmethod
+    def _one_output_a_pin(cls, pin: int | None, info: ValidationInfo) -> int | None:
+        taken = next((name for name, other in info.data.items() if other is not None and other == pin), None)
+        if taken is not None:
+            raise ValueError(f"is {pin}, as {taken} is; each output needs a pin of its own")
+        return pin
+
+
+class FeedbackActiveLowSection(Section):
+    """Outputs that are on while their pin is at 0 V, as many relay boards are."""
+
+    accepted: bool = Field(default=False, description="On while the pin is at 0 V, instead of 3.3 V.")
+    refused: bool = Field(default=False, description="The same.")
+    wait: bool = Field(default=False, description="The same.")
+    fault: bool = Field(default=False, description="The same.")
+    buzzer: bool = Field(default=False, description="The same.")
+    relay: bool = Field(default=False, description="The same; docs/feedback.md says which pins suit such a board.")
+
+
+class FeedbackLightSection(Section):
+    """Rhythms of the lights: milliseconds on and off in turns, and how often (`150 100 x3`)."""
+
+    accepted: PatternText = Field(default="2000", description="Green: the check-in is stored.")
+    repeat: PatternText = Field(
+        default="300 300 x2", description="Green: it was stored already, within `match.refractory_s`."
+    )
+    refused: PatternText = Field(default="200 200 x4", description="Red: turned away, or the store takes nothing.")
+    wait: PatternText = Field(default="100 900", description="As long as a face is being decided, over and over.")
+    fault: PatternText = Field(
+        default="500 2500", description="As long as the camera, the code reader or the store does not work."
+    )
+
+
+class FeedbackSoundSection(Section):
+    """Rhythms of the buzzer, as those of the lights; null: silent."""
+
+    accepted: PatternText | None = Field(default="150", description="With the light.")
+    repeat: PatternText | None = Field(default="80 120 x2", description="With the light.")
+    refused: PatternText | None = Field(
+        default="600 200 x2",
+        description="With the light, but not for a face that was only blurred, turned or in the dark.",
+    )
+    wait: PatternText | None = Field(default=None, description="With the light.")
+    fault: PatternText | None = Field(default=None, description="With the light, all night long.")
+
+
+class FeedbackRelaySection(Section):
+    """When and how the relay moves (docs/feedback.md: its safety)."""
+
+    pulse_s: float = Field(default=3.0, ge=0.1, le=60, description="How long it is driven after a check-in, seconds.")
+    rests_on: bool = Field(
+        default=False,
+        description="Driven all the time and let go for the pulse: for a lock that has to open when the kiosk fails "
+        "(fail-safe).",
+    )
+    events: EventTypes = Field(default="check_in", description="Types of events that move it, with commas.")
+    by_code: bool = Field(default=False, description="Also for who came by PIN or badge.")
+    without_pad: bool = Field(
+        default=False,
+        description="Also where no pad bundle tells a face from a picture of one: A PHOTO THEN OPENS THE DOOR.",
+    )
+
+
+class FeedbackSection(Section):
+    """Lights, a buzzer and a relay at the door, on GPIO pins (docs/feedback.md); off until a pin is set."""
+
+    pins: FeedbackPinsSection = Field(
+        default=FeedbackPinsSection(), description="Section: which pin each output hangs on."
+    )
+    active_low: FeedbackActiveLowSection = Field(
+        default=FeedbackActiveLowSection(), description="Section: outputs that are on at 0 V."
+    )
+    light: FeedbackLightSection = Field(default=FeedbackLightSection(), description="Section: rhythms of the lights.")
+    sound: FeedbackSoundSection = Field(default=FeedbackSoundSection(), description="Section: rhythms of the buzzer.")
+    relay: FeedbackRelaySection = Field(
+        default=FeedbackRelaySection(), description="Section: when and how the relay moves."
+    )
+
+    def plan(self) -> Plan | None:
+        """What there is to show, and on which pins; None: nothing."""
+        numbers: dict[str, int | None] = dict(self.pins)
+        low: dict[str, bool] = dict(self.active_low)
+        pins = {
+            output: OutputPin(number, low[output], rests_on=output is Output.RELAY and self.relay.rests_on)
+            for output in Output
+            if (number := numbers[output]) is not None
+        }
+        if not pins:
+            return None
+        sounds: dict[str, str | None] = dict(self.sound)
+        return Plan(
+            pins,
+            {sign: Pattern.parse(getattr(self.light, sign)) for sign in Sign},
+            {sign: Pattern.parse(text) for sign in Sign if (text := sounds[sign]) is not None},
+            RelayTerms(
+                self.relay.pulse_s,
+                frozenset(_split(self.relay.events)),
+                by_code=self.relay.by_code,
+                without_pad=self.relay.without_pad,
+            ),
+        )
+
+
 class Config(Section):
     """The whole configuration; every section may be left out."""
 
@@ -519,6 +712,7 @@ class Config(Section):
     privacy: PrivacySection = PrivacySection()
     mqtt: MqttSection = MqttSection()
     web: WebSection = WebSection()
+    feedback: FeedbackSection = FeedbackSection()
 
     @field_validator("privacy")
     @classmethod
