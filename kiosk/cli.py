@@ -37,12 +37,13 @@ _COMMANDS = {
     "calibrate": ("calibrate", "Find the threshold for this gallery and this door."),
     "camera": ("camera", "See what the camera sees; list cameras; help to mount one."),
     "check": ("check", "Check that the kiosk would run; say what to mend."),
+    "config": ("configuration", "Show and check the configuration; update an old file."),
     "feedback": ("feedback", "Try out lights, buzzer and relay at the door."),
     "diagnostics": ("diagnostics", "Write a file for whoever helps, without anything personal."),
     "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),
     "web": (".web.command", "Serve the administration page."),
     "privacy": ("privacy", "Say what is stored about whom and why; change the key."),
-    "model": ("model", "List, inspect, install or remove model bundles."),
+    "model": ("model", "List, inspect, install, roll back or remove model bundles."),
     "demo": ("demo", "See everything work, with nothing set up."),
 }
 """Name: module as seen from ``kiosk.commands`` (it has a ``command``), short help (kept here: help imports nothing)."""

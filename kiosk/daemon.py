@@ -49,16 +49,20 @@ from kiosk.health import FrameTimes, HealthReporter
 from kiosk.home_assistant import GREETING, GREETING_TOPIC, discovery_document
 from kiosk.hosts import is_loopback
 from kiosk.logs import fields
+from kiosk.model_start import ModelStart, model_start
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
     Pipeline,
+    build_pad,
     build_pipeline,
     build_recognizer,
     build_rule,
+    check_threshold,
     describe_foreign,
     describe_pad,
     explain_accuracy,
     explain_threshold,
+    models_folder,
 )
 from kiosk.ports import Camera, EndOfStream
 from kiosk.preview import Preview, socket_path
@@ -66,7 +70,7 @@ from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.signatures import EventSigner, find_signer
-from kiosk.store import BackupKeeper, KeyFile, KeyRing, Limits, RefusedTemplatesError, Store, Unsent
+from kiosk.store import Action, BackupKeeper, KeyFile, KeyRing, Limits, RefusedTemplatesError, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -100,16 +104,19 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
     signer = event_signer(config) if config.mqtt.enabled else None
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_signals())
-        pipeline = build_pipeline(config)
+        start = stack.enter_context(_model_start(config))
+        pipeline = build_pipeline(config, start.bundle)
+        pipeline.embedder.warm_up()
         store = stack.enter_context(open_store_verified(config, signer))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
         # The daemon before us may have committed until now.
         store.inherit_outbox()
-        watcher = GalleryWatcher(config, pipeline, store)
+        watcher = GalleryWatcher(config, pipeline, store, stands_in=start.unwanted)
         camera = stack.enter_context(closing(open_configured_camera(config)))
         _note_settings(config, pipeline, store)
         _settle_names(config, store)
         watcher.announce()
+        _tell_stand_in(start, watcher, store)
         wake, greeted = threading.Event(), threading.Event()
         heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([] if connection is None else [_PUBLISHER]))
         publisher = None
@@ -133,6 +140,7 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
             wake=wake,
             codes=codes,
             preview=preview,
+            on_ready=start.succeed,
             feedback=feedback,
             panel=panel,
         )
@@ -153,8 +161,10 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
 class GalleryWatcher:
     """The gallery and the recognizer that searches it, kept up to date with what other processes write."""
 
-    def __init__(self, config: Config, pipeline: Pipeline, store: Store) -> None:
+    def __init__(self, config: Config, pipeline: Pipeline, store: Store, *, stands_in: bool = False) -> None:
         self._config = config
+        self._stands_in = stands_in
+        self._recognized, self._unrecognized = 0, 0
         self._pipeline = pipeline
         self._store = store
         self._stale = False
@@ -212,12 +222,22 @@ class GalleryWatcher:
         """Size and threshold in words."""
         return f"{len(self.gallery)} subjects, {self.gallery.template_count} templates; {self.threshold_source}"
 
+    @property
+    def model_problem(self) -> str | None:
+        """That another bundle stands in for the one that is asked for, and for whom that is of no use."""
+        if not self._stands_in:
+            return None
+        lost = f"{self._unrecognized} of {self._recognized + self._unrecognized} subjects cannot be recognized"
+        return f"{self.gallery.model_id} stands in for the bundle that is asked for: {lost}; see `kiosk check`"
+
     def _explain_threshold(self) -> str:
         return explain_threshold(self._config, self._pipeline.bundle, self.gallery)
 
     def _tell_foreign(self) -> None:
         """Who cannot be recognized, whenever that has changed."""
-        foreign = describe_foreign(Readiness.of(self.gallery.model_id, self._store.subject_models()))
+        readiness = Readiness.of(self.gallery.model_id, self._store.subject_models())
+        self._recognized, self._unrecognized = len(readiness.recognized), len(readiness.unrecognized)
+        foreign = describe_foreign(readiness)
         if foreign != self._foreign and foreign is not None:
             log.warning("%s", foreign)
         self._foreign = foreign
@@ -321,10 +341,12 @@ class Daemon:
         wake: threading.Event,
         codes: SecondWay | None = None,
         preview: Preview,
+        on_ready: Callable[[], None] = lambda: None,
         feedback: Feedback | None = None,
         panel: Panel | None = None,
     ) -> None:
         self._camera = camera
+        self._on_ready = on_ready
         self._watcher = watcher
         self._store = store
         self._notifier = notifier
@@ -497,6 +519,7 @@ class Daemon:
         """Up is who has processed a frame or can say why there is none: a dark room must not hold up the start."""
         if not self._ready:
             self._ready = True
+            self._on_ready()
             self._notifier.ready()
 
     def _note_fault(self, fault: str | None) -> None:
@@ -574,6 +597,8 @@ class Daemon:
         code_fault = self._reader_fault or (None if self._codes is None else self._codes.desk.fault)
         if code_fault is not None:
             problems.append(Problem(part="reader", what=code_fault))
+        if self._watcher.model_problem is not None:
+            problems.append(Problem(part="model", what=self._watcher.model_problem))
         with suppress(KioskError):
             self._unsent = self._store.unsent()
         store_fault = self._store_fault or self._watcher.key_problem or self._store.condition().fault or self.book.fault
@@ -616,6 +641,38 @@ class Daemon:
         return self._doubtful
 
 
+@contextmanager
+def _model_start(config: Config) -> Iterator[ModelStart]:
+    with model_start(
+        config.model.bundle,
+        models_folder(config),
+        threads=config.model.threads,
+        runtime=config.model.runtime,
+        require=lambda bundle: check_threshold(config, bundle),
+    ) as start:
+        if start.unfinished:
+            # The other models of the process, whatever they have survived: a broken guard is told, never left out.
+            build_pad(config, again=True)
+        yield start
+
+
+def _tell_stand_in(start: ModelStart, watcher: GalleryWatcher, store: Store) -> None:
+    """What the kiosk goes on with instead of the bundle that is asked for; once in the audit log, too."""
+    if start.why is None:
+        return
+    if start.unwanted:
+        log.error("%s; why: %s", watcher.model_problem, start.why)
+    else:
+        log.info("%s", start.why)
+    if not start.gone_back:
+        return
+    try:
+        with store.log_model(Action.ROLLBACK_MODEL, {"model": start.bundle.model_id, "why": start.why}):
+            pass
+    except KioskError as error:
+        log.error("going back not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
+
+
 def open_configured_camera(config: Config) -> Camera:
     """Open the source ``camera`` describes.
 
@@ -655,6 +712,7 @@ def open_store_verified(config: Config, signer: EventSigner | None) -> Store:
         limits=store_limits(config),
         keys=KeyFile.configured(config.store),
         signer=signer,
+        backs_up=config.store.backups.keep > 0,
     )
     if store.created:
         log.info("a new store was begun: %s", store.path)

@@ -314,7 +314,7 @@ class RejectedEvent(_Signable):
 class Problem(_Document):
     """Something that needs somebody's attention. ``what`` is one line; it names no person, and no folder."""
 
-    part: Literal["camera", "reader", "store", "outbox", "broker", "clock", "feedback", "board"]
+    part: Literal["camera", "reader", "store", "outbox", "broker", "clock", "feedback", "board", "model"]
     what: Words
 
 
