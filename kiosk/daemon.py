@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
+from kiosk.attention import Attention
 from kiosk.badges import BadgeFinder
 from kiosk.biometrics import Frame, SubjectId
 from kiosk.camera import open_camera, shown_source
@@ -25,6 +26,7 @@ from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
 from kiosk.companion import Companion
 from kiosk.config import Config
+from kiosk.cooling import BackOff, Heat
 from kiosk.credentials import find_credential
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
@@ -100,7 +102,8 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
         # The daemon before us may have committed until now.
         store.inherit_outbox()
         watcher = GalleryWatcher(config, pipeline, store)
-        camera = stack.enter_context(closing(open_configured_camera(config)))
+        attention = Attention(after_s=config.idle.after_s if config.idle.enabled else None)
+        camera = stack.enter_context(closing(open_configured_camera(config, attention)))
         _note_settings(config, pipeline, store)
         _settle_names(config, store)
         watcher.announce()
@@ -126,6 +129,9 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
             wake=wake,
             codes=codes,
             preview=preview,
+            attention=attention,
+            # Whoever can tell more of the board than its temperature takes this place.
+            back_off=BackOff(Heat(read_temperature_c)),
         )
         daemon.report_health(config.device.site, config.device.id, publisher)
         _start_keeper(stack, config, store)
@@ -312,6 +318,8 @@ class Daemon:
         wake: threading.Event,
         codes: SecondWay | None = None,
         preview: Preview,
+        attention: Attention | None = None,
+        back_off: BackOff | None = None,
     ) -> None:
         self._camera = camera
         self._watcher = watcher
@@ -322,6 +330,9 @@ class Daemon:
         self._wake = wake
         self._codes = codes
         self._preview = preview
+        self._attention = attention or Attention(after_s=None)
+        self._back_off = back_off or BackOff(lambda: None)
+        self._took_s = 0.0
         self._clock = SystemClock()
         self._fault: str | None = None
         self._reader_fault: str | None = None
@@ -352,7 +363,7 @@ class Daemon:
                 at=events.utc_text(self._clock.utc_ms()),
                 uptime_s=round(time.monotonic() - started_s),
                 problems=problems,
-                frames=self._frame_times.summarize(aside=aside),
+                frames=self._frame_times.summarize(aside=aside, idle=self._attention.idle),
                 camera=self._camera_health(),
                 store=self._store_health(),
                 outbox=self._outbox_health(),
@@ -406,6 +417,8 @@ class Daemon:
         while not stopping.is_set():
             self._keep_house()
             self._take_codes()
+            if self._preview.looked_at:
+                self._attention.rouse(self._clock.boottime_s())
             try:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
@@ -418,7 +431,10 @@ class Daemon:
 
     def _process(self, frame: Frame) -> None:
         began_s = time.perf_counter()
+        self._attention.rest(frame.captured_s + self._back_off.pause_s(self._took_s))
         reports = self._watcher.recognizer.process(frame)
+        if reports:
+            self._attention.rouse(frame.captured_s)
         for report in reports:
             self.book.consider(
                 report,
@@ -430,7 +446,8 @@ class Daemon:
             self._codes.look(frame)
         if self._preview.watched:
             self._preview.show(frame, reports)
-        self._frame_times.note(time.perf_counter() - began_s)
+        self._took_s = time.perf_counter() - began_s
+        self._frame_times.note(self._took_s)
         self.frames += 1
         self._heartbeat.beat(_RECOGNITION)
         if self.frames == 1:
@@ -509,6 +526,7 @@ class Daemon:
                 self._try_store(self._prune)
         if self._health is not None and now_s >= self._next_health_s:
             self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
+            self._back_off.follow(now_s)
             problems = self._problems()
             self._health.follow(problems)
             if self._preview.health_wanted:
@@ -556,6 +574,8 @@ class Daemon:
             problems.append(Problem(part="outbox", what=what))
         if not self._clock.synchronized():
             problems.append(Problem(part="clock", what="not known to follow a time server"))
+        if self._back_off.problem is not None:
+            problems.append(Problem(part="board", what=self._back_off.problem))
         return problems
 
     def _prune(self) -> None:
@@ -582,8 +602,8 @@ class Daemon:
         return self._doubtful
 
 
-def open_configured_camera(config: Config) -> Camera:
-    """Open the source ``camera`` describes.
+def open_configured_camera(config: Config, attention: Attention | None = None) -> Camera:
+    """Open the source ``camera`` describes; ``attention``: which of its pictures are worth being decoded.
 
     Raises:
         CameraError: it cannot be opened.
@@ -600,6 +620,7 @@ def open_configured_camera(config: Config) -> Camera:
         open_timeout_s=camera.open_timeout_s,
         read_timeout_s=camera.read_timeout_s,
         frozen_after_s=camera.frozen_after_s,
+        attention=attention,
     )
 
 

@@ -26,7 +26,7 @@ function describe({ running, fault, outbox, health, history, broker }) {
   return [
     ...(problems.length ? problems : [el("p", { class: "good" }, "All is well.")]),
     el("div", { class: "cards" },
-      card("Camera", [["state", health.camera.fault ?? "delivers pictures"], ["frames a second", health.frames.per_s], ["last usable picture", health.camera.last_frame_age_s === null ? null : `${health.camera.last_frame_age_s} s ago`], ["opened again", health.camera.reconnects], ["stalls", health.camera.stalls]]),
+      card("Camera", [["state", health.camera.fault ?? "delivers pictures"], ["frames a second", rate(health.frames)], ["last usable picture", health.camera.last_frame_age_s === null ? null : `${health.camera.last_frame_age_s} s ago`], ["opened again", health.camera.reconnects], ["stalls", health.camera.stalls]]),
       card("Recognition", [["median", ms(health.frames.p50_ms)], ["95 % within", ms(health.frames.p95_ms)], ["frames", health.frames.processed], ["temperature", health.temperature_c === null ? null : `${health.temperature_c.toFixed(1)} °C`]]),
       card("Broker and outbox", [["broker", broker], ["waiting", health.outbox.pending], ["set aside", health.outbox.parked], ["oldest waiting", health.outbox.oldest_unsent_at ? time(health.outbox.oldest_unsent_at) : "none"], ["last error", outbox.last_error ?? "none"], ["last number", health.outbox.last_seq]]),
       card("Store and clock", [["state", health.store.fault ?? "check-ins are recorded"], ["free", health.store.free_mib < 0 ? null : `${health.store.free_mib} MiB`], ["last backup", time(health.store.last_backup_at)], ["clock", health.clock_synchronized ? "follows a time server" : "not known to follow a time server"], ["up for", hours(health.uptime_s)]]),
@@ -39,6 +39,8 @@ function card(title, pairs) {
   return el("section", { class: "card" }, el("h2", {}, title),
     el("dl", {}, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, `${value ?? "not known"}`)])));
 }
+
+function rate({ per_s, idle }) { return idle ? `${per_s ?? 0} (nobody is there: few are looked at)` : per_s; }
 
 function ms(value) { return value === null ? null : `${value} ms`; }
 
