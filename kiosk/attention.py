@@ -76,8 +76,8 @@ _CELLS = 32
 # A cell's mean over a thousand pixels hardly knows noise: it moves by less than a grey level.
 _LEAST_CHANGE = 2.0
 # Beyond it nothing is taken for flicker, however long it goes on.
-_MOST_CHANGE = 25.0
-_DEVIATIONS = 4.0
+_MOST_CHANGE = 40.0
+_DEVIATIONS = 5.0
 _LEAST_CELLS = 3
 # The background follows in about a second: whoever moves at all changes faster, the sun does not.
 _BACKGROUND_S = 1.0
