@@ -6,17 +6,18 @@
 
 ``cpu``: two daemons (``kiosk run``, a real mosquitto) side by side on a camera of 1280 × 720 and 15 pictures a second,
 one with ``idle.enabled: false``. The camera is another process, whose time does not count. Percent of one processor,
-from /proc, in blocks of five seconds (of thirty with visits): quartiles over the blocks. ``http``: an MJPEG stream on loopback, as the kiosk
-reads it. ``usb``, ``yuyv``: what OpenCV's V4L2 does with a camera's JPEGs, and with raw pictures of 640 × 480, imitated
-in the daemon's process; the kernel's and the USB's part is missing. ``visits``: the same stream with somebody who stays
-for three seconds of thirty, and a check-in each time.
+from /proc, in blocks of five seconds (of thirty with visits): quartiles over the blocks. ``http``: an MJPEG stream on
+loopback, as the kiosk reads it. ``usb``, ``yuyv``: what OpenCV's V4L2 does with a camera's JPEGs, and with raw pictures
+of 640 × 480, imitated in the daemon's process; the kernel's and the USB's part is missing. ``visits``: the stream with
+somebody who stays for three seconds of thirty, and a check-in each time.
 
-``visits``: drawn people (LFW's layout, one folder a person) come into a scene
-that has been empty until the kiosk was idle. The real detector, embedder and recognizer, in the pictures' own time: as
-if recognizing took none. The same JPEGs go to a kiosk that looks at all of them. ``added_s``: how much later the check-in
-is, where both have one; ``missed``: only the other one has it.
+``visits``: drawn people (LFW's layout, one folder a person) come into a scene that has been empty until the kiosk was
+idle. The real detector, embedder and recognizer, in the pictures' own time: as if recognizing took none. The same JPEGs
+go to a kiosk that looks at all of them. Times count from the first picture of the visit. ``added_s``: how much later
+the check-in is, where both have one; ``missed``: only the other one has it.
 
-``rest``: how many pictures a second are decoded whole in scenes where nobody is, and how often that was for motion.
+``rest``: how many pictures a second are decoded whole in scenes where nobody is, and for how much of the time the
+kiosk is idle.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ from kiosk.gallery import Gallery  # noqa: E402
 from kiosk.opencv import cv2  # noqa: E402
 from kiosk.photo import read_photo  # noqa: E402
 from kiosk.pipeline import build_pipeline, build_recognizer  # noqa: E402
+from kiosk.recognition import Recognizer  # noqa: E402
 from kiosk.store import Store  # noqa: E402
 
 FPS = 15
@@ -375,7 +377,7 @@ def light(kind: str, frames: list[Image], from_s: float, random: np.random.Gener
 class Watcher:
     """A kiosk in the pictures' own time: which of them are decoded, when somebody has checked in."""
 
-    def __init__(self, recognizer: Any, attention: Attention | None) -> None:
+    def __init__(self, recognizer: Recognizer, attention: Attention | None) -> None:
         self._recognizer = recognizer
         self._attention = attention
         self.checked_in_s: float | None = None

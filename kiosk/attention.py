@@ -75,6 +75,9 @@ class Attention:
 _CELLS = 32
 # A cell's mean over a thousand pixels hardly knows noise: it moves by less than a grey level.
 _LEAST_CHANGE = 2.0
+# Small pictures in little light do know it: a quarter of the cells change by less than a third of its deviation, hardly
+# any by fifteen times that. More than six levels would be no noise, but somebody close by who is in most of the cells.
+_QUIETEST, _OVER_QUIETEST, _MOST_NOISE = 0.25, 15.0, 6.0
 # Beyond it nothing is taken for flicker, however long it goes on.
 _MOST_CHANGE = 40.0
 _DEVIATIONS = 5.0
@@ -108,7 +111,8 @@ class MotionGate:
         passed_s, self._at_s = max(now_s - self._at_s, 0.0), now_s
         expected = _relit(self._background, cells)
         change = np.abs(cells - expected)
-        limit = np.clip(_DEVIATIONS * self._deviation, _LEAST_CHANGE, _MOST_CHANGE)
+        noise = min(_OVER_QUIETEST * float(np.quantile(change, _QUIETEST)), _MOST_NOISE)
+        limit = np.clip(_DEVIATIONS * self._deviation, max(_LEAST_CHANGE, noise), _MOST_CHANGE)
         self._background = expected + (cells - expected) * _share(passed_s, _BACKGROUND_S)
         # No more than the limit: somebody who passes must not raise it much for whoever comes next.
         self._deviation += (np.minimum(change, limit) - self._deviation) * _share(passed_s, _DEVIATION_S)
