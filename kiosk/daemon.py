@@ -333,6 +333,7 @@ class Daemon:
         self._attention = attention or Attention(after_s=None)
         self._back_off = back_off or BackOff(lambda: None)
         self._took_s = 0.0
+        self._looks = 0
         self._clock = SystemClock()
         self._fault: str | None = None
         self._reader_fault: str | None = None
@@ -417,7 +418,8 @@ class Daemon:
         while not stopping.is_set():
             self._keep_house()
             self._take_codes()
-            if self._preview.looked_at:
+            if self._preview.looks != self._looks:
+                self._looks = self._preview.looks
                 self._attention.rouse(self._clock.boottime_s())
             try:
                 frame = self._camera.read(_READ_TIMEOUT_S)

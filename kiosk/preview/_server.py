@@ -79,8 +79,8 @@ class Preview:
         self._health: HealthReport | None = None
         self.watched = False
         """Whether anybody is connected."""
-        self.looked_at = False
-        """Whether any of them has asked for frames, rather than for how the kiosk is."""
+        self.looks = 0
+        """How often anybody has asked for a frame, rather than for how the kiosk is."""
         self.health_wanted = False
         """Whether somebody waits for :meth:`tell_health`."""
 
@@ -197,7 +197,6 @@ class Preview:
             self.watched = bool(self._clients)
             if not self._clients:
                 self._shown = None
-                self.looked_at = False
 
     def _serve(self, connection: socket.socket) -> None:
         next_s = 0.0
@@ -219,7 +218,7 @@ class Preview:
         deadline_s = time.monotonic() + request.timeout_s
         self._stopping.wait(max(min(not_before_s, deadline_s) - time.monotonic(), 0))
         with self._changed:
-            self.looked_at = True
+            self.looks += 1
             fault = self._fault
             self._changed.wait_for(
                 lambda: (
