@@ -399,8 +399,8 @@ class Watcher:
             raise RuntimeError("a damaged picture")
         self.whole += 1
         reports = self._recognizer.process(Frame(image, now_s, 0))
-        if reports and attention is not None:
-            attention.rouse(now_s)
+        if attention is not None:
+            attention.saw((report.track_id for report in reports), now_s)
         found = any(report.final and report.decision.verdict is Verdict.IDENTIFIED for report in reports)
         if found and self.checked_in_s is None:
             self.checked_in_s = now_s

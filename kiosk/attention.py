@@ -7,6 +7,7 @@ so does a face, for which a whole picture is looked at about once a second in an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,10 @@ Cells = NDArray[np.float32]
 
 # Five a second of a camera of 10, 15, 25 or 30 pictures, one of which may come a little early.
 _GLANCE_S = 0.19
-# At the fifth glance at the latest, and less than the second after which a face that was not seen is a new visit.
+# At the fourth or fifth glance, and less than the second after which a face that was not seen is a new visit.
 _LOOK_S = 0.75
+# Whoever has been there for so long has been recognized, or is a picture on the wall: motion alone wakes for them.
+_FAMILIAR_S = 30.0
 
 
 class Attention:
@@ -39,6 +42,7 @@ class Attention:
         self._looked_s = -math.inf
         self._awake_until_s = -math.inf
         self._rest_until_s = -math.inf
+        self._first_seen_s: dict[int | None, float] = {}
         self.idle = False
         """Nobody is there and nothing moves."""
 
@@ -54,8 +58,14 @@ class Attention:
         else:
             self.idle = now_s >= self._awake_until_s
 
+    def saw(self, tracks: Iterable[int | None], now_s: float) -> None:
+        """Whose faces were found in a picture."""
+        self._first_seen_s = {track: self._first_seen_s.get(track, now_s) for track in tracks}
+        if any(now_s - first_s < _FAMILIAR_S for first_s in self._first_seen_s.values()):
+            self.rouse(now_s)
+
     def rouse(self, now_s: float) -> None:
-        """Somebody is there, or looks at the pictures: be awake from now on."""
+        """Something is going on: be awake from now on."""
         self._awake_until_s = now_s + (self._after_s or 0.0)
         self.idle = False
 

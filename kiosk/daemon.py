@@ -435,8 +435,7 @@ class Daemon:
         began_s = time.perf_counter()
         self._attention.rest(frame.captured_s + self._back_off.pause_s(self._took_s))
         reports = self._watcher.recognizer.process(frame)
-        if reports:
-            self._attention.rouse(frame.captured_s)
+        self._attention.saw((report.track_id for report in reports), frame.captured_s)
         for report in reports:
             self.book.consider(
                 report,

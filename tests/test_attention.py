@@ -105,6 +105,14 @@ def test_whoever_comes_is_seen_before_their_face_is_in_the_picture(
     assert seen.index(True) <= 3
 
 
+def test_a_badge_held_up_is_motion(room: list[Grey]) -> None:
+    gate = MotionGate()
+    motion(room, gate)
+    badge = room[0].copy()
+    badge[15:31, 32:48] = np.random.default_rng(4).choice([0, 255], (16, 16))
+    assert gate.moved(badge, 2.0)
+
+
 def test_somebody_who_has_passed_does_not_hide_the_next(room: list[Grey], person: Person) -> None:
     gate = MotionGate()
     passing = glances(3.0, Walk(person, x=(-0.2, 1.2), face_px=(90, 90)))
@@ -179,10 +187,25 @@ def test_a_face_keeps_awake_though_nothing_moves() -> None:
     attention = Attention(after_s=2)
     watch(attention, 4, from_s=0)
     for second in range(4, 10):
-        attention.rouse(second)
+        attention.saw([7], second)
         assert all(watch(attention, 1, from_s=second))
     watch(attention, 2.5, from_s=10)
     assert attention.idle
+
+
+def test_a_picture_on_the_wall_keeps_nobody_awake_and_somebody_beside_it_does() -> None:
+    attention = Attention(after_s=2)
+    for second in range(40):
+        attention.saw([7], second)
+        watch(attention, 1, from_s=second)
+    assert attention.idle
+    attention.saw([7, 8], 40)
+    assert not attention.idle
+    watch(attention, 3, from_s=40)
+    # It was away.
+    attention.saw([], 43)
+    attention.saw([7], 44)
+    assert not attention.idle
 
 
 def test_is_never_idle_where_that_is_off_or_nobody_takes_glances() -> None:
