@@ -130,7 +130,7 @@ class MotionGate:
 
 
 def _cells(grey: Grey) -> Cells:
-    side = max(max(grey.shape) // _CELLS, 1)
+    side = max(min(max(grey.shape) // _CELLS, *grey.shape), 1)
     rows, columns = grey.shape[0] // side, grey.shape[1] // side
     parts = grey[: rows * side, : columns * side].reshape(rows, side, columns, side)
     means: Cells = parts.mean(axis=(1, 3), dtype=np.float32)

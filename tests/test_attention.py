@@ -139,7 +139,7 @@ def test_pictures_of_another_size_are_news(room: list[Grey]) -> None:
     motion(room, gate)
     assert gate.moved(np.zeros((3, 4), np.uint8), 5.0)
     assert not gate.moved(np.zeros((3, 4), np.uint8), 5.2)
-    assert gate.moved(np.zeros((400, 30), np.uint8), 5.4)
+    assert gate.moved(np.zeros((400, 5), np.uint8), 5.4)
 
 
 # What is wanted
