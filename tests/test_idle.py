@@ -16,7 +16,7 @@ from test_attention import StillServer
 from test_health import build_daemon
 from test_preview import running
 
-from kiosk import cooling, health
+from kiosk import cooling
 from kiosk.attention import Attention
 from kiosk.camera import open_camera
 from kiosk.cooling import BackOff, Heat
@@ -90,21 +90,19 @@ def door(kiosk: Kiosk, samples: Path, too_hot: Callable[[], str | None]) -> Iter
 
 
 def test_a_board_that_is_too_hot_recognizes_slower_says_so_and_comes_back(
-    kiosk: Kiosk, samples: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    kiosk: Kiosk, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    temperature = tmp_path / "temp"
-    temperature.write_text("60000")
-    monkeypatch.setattr(health, "_TEMPERATURE", temperature)
+    temperature_c = [60.0]
     monkeypatch.setattr(cooling, "_BACK_A_STEP_S", 0.5)
     monkeypatch.setattr(cooling, "_ANOTHER_STEP_S", 0.5)
-    with door(kiosk, samples, Heat(health.read_temperature_c)) as hot:
+    with door(kiosk, samples, Heat(lambda: temperature_c[0])) as hot:
         wait_for(lambda: hot.daemon.frames > 5, 20, what="frames")
         assert hot.problem() is None
-        temperature.write_text("86000")
+        temperature_c[0] = 86.0
         wait_for(lambda: "a third of the pace" in str(hot.problem()), 10, what="the second step")
         assert "86 °C hot" in str(hot.problem())
         # A picture each fifth of a second, of 25: slower, never blind.
         assert 1 < hot.frames_per_s(1.5) <= 5.5
-        temperature.write_text("60000")
+        temperature_c[0] = 60.0
         wait_for(lambda: hot.problem() is None, 10, what="full pace")
         assert hot.frames_per_s(1.0) > 6
