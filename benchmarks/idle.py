@@ -1,8 +1,10 @@
 """What the kiosk costs while nobody is there, and whether anybody waits for it.
 
-    python benchmarks/idle.py cpu [--minutes 2] > cpu.json
-    python benchmarks/idle.py visits LFW_FOLDER [--visits 40] > visits.json
-    python benchmarks/idle.py rest > rest.json
+    python benchmarks/idle.py cpu [--minutes 2] --out idle.json
+    python benchmarks/idle.py visits LFW_FOLDER [--visits 20] --out idle.json
+    python benchmarks/idle.py rest --out idle.json
+
+Each writes its part of the file, and leaves the others as they are.
 
 ``cpu``: two daemons (``kiosk run``, a real mosquitto) side by side on a camera of 1280 × 720 and 15 pictures a second,
 one with ``idle.enabled: false``. The camera is another process, whose time does not count. Percent of one processor,
@@ -572,8 +574,9 @@ def main() -> None:
     parser.add_argument("what", choices=["cpu", "visits", "rest"], nargs="?")
     parser.add_argument("lfw", type=Path, nargs="?")
     parser.add_argument("--minutes", type=float, default=2.0, help="of each kind of camera")
-    parser.add_argument("--visits", type=int, default=40, help="of each kind")
+    parser.add_argument("--visits", type=int, default=20, help="of each kind")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("idle.json"))
     parser.add_argument("--daemon", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -585,17 +588,18 @@ def main() -> None:
     figures: Figures = {"machine": f"{platform.machine()}, {os.cpu_count()} processors"}
     match options.what:
         case "cpu":
+            figures["load_before"] = round(os.getloadavg()[0], 1)
             for kind in ("http", "usb", "yuyv", "visits"):
                 block_s = LOAD_BLOCK_S if kind == "visits" else BLOCK_S
                 figures[kind] = measure_cpu(kind, options.minutes * 60, block_s)
-                print(kind, figures[kind], file=sys.stderr)
         case "visits" if options.lfw is not None:
             figures |= play_visits(options.lfw, options.visits, options.processes)
         case "rest":
             figures |= rest()
         case _:
             parser.error("what to measure, and where the photos of visits are")
-    print(json.dumps(figures, indent=1))
+    parts = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    options.out.write_text(json.dumps(parts | {options.what: figures}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
