@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
+from kiosk.attention import Attention
 from kiosk.badges import BadgeFinder
 from kiosk.biometrics import Frame, SubjectId
 from kiosk.board import Board
@@ -26,6 +27,7 @@ from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
 from kiosk.companion import Companion
 from kiosk.config import Config
+from kiosk.cooling import BackOff
 from kiosk.credentials import find_credential
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
@@ -112,7 +114,8 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
         # The daemon before us may have committed until now.
         store.inherit_outbox()
         watcher = GalleryWatcher(config, pipeline, store, stands_in=start.unwanted)
-        camera = stack.enter_context(closing(open_configured_camera(config)))
+        attention = Attention(after_s=config.idle.after_s if config.idle.enabled else None)
+        camera = stack.enter_context(closing(open_configured_camera(config, attention)))
         _note_settings(config, pipeline, store)
         _settle_names(config, store)
         watcher.announce()
@@ -143,6 +146,7 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
             on_ready=start.succeed,
             feedback=feedback,
             panel=panel,
+            attention=attention,
         )
         daemon.report_health(config.device.site, config.device.id, publisher, wanted=greeted)
         _start_keeper(stack, config, store)
@@ -344,6 +348,8 @@ class Daemon:
         on_ready: Callable[[], None] = lambda: None,
         feedback: Feedback | None = None,
         panel: Panel | None = None,
+        attention: Attention | None = None,
+        back_off: BackOff | None = None,
     ) -> None:
         self._camera = camera
         self._on_ready = on_ready
@@ -357,6 +363,9 @@ class Daemon:
         self._preview = preview
         self._feedback = feedback
         self._panel = panel
+        self._attention = attention or Attention(after_s=None)
+        self._took_s = 0.0
+        self._looks = 0
         self._clock = SystemClock()
         self._fault: str | None = None
         self._reader_fault: str | None = None
@@ -375,6 +384,7 @@ class Daemon:
         self._next_housekeeping_s = 0.0
         self._next_health_s = 0.0
         self.board = Board()
+        self._back_off = back_off or BackOff(self.board.too_hot)
         self.book = book
         self.frames = 0
 
@@ -393,7 +403,7 @@ class Daemon:
                 at=events.utc_text(self._clock.utc_ms()),
                 uptime_s=1 + int(time.monotonic() - started_s),
                 problems=problems,
-                frames=self._frame_times.summarize(aside=aside),
+                frames=self._frame_times.summarize(aside=aside, idle=self._attention.idle),
                 camera=self._camera_health(),
                 store=self._store_health(),
                 outbox=self._outbox_health(),
@@ -455,6 +465,9 @@ class Daemon:
         while not stopping.is_set():
             self._keep_house()
             self._take_codes()
+            if self._preview.looks != self._looks:
+                self._looks = self._preview.looks
+                self._attention.rouse(self._clock.boottime_s())
             try:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
@@ -467,7 +480,9 @@ class Daemon:
 
     def _process(self, frame: Frame) -> None:
         began_s = time.perf_counter()
+        self._attention.rest(frame.captured_s + self._back_off.pause_s(self._took_s))
         reports = self._watcher.recognizer.process(frame)
+        self._attention.saw((report.track_id for report in reports), frame.captured_s)
         for report in reports:
             self.book.consider(
                 report,
@@ -481,7 +496,8 @@ class Daemon:
             self._codes.look(frame)
         if self._preview.watched:
             self._preview.show(frame, reports)
-        self._frame_times.note(time.perf_counter() - began_s)
+        self._took_s = time.perf_counter() - began_s
+        self._frame_times.note(self._took_s)
         self.frames += 1
         self._heartbeat.beat(_RECOGNITION)
         if self.frames == 1:
@@ -561,6 +577,7 @@ class Daemon:
                 self._try_store(self._prune)
         if self._health is not None and now_s >= self._next_health_s:
             self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
+            self._back_off.follow(now_s)
             problems = self._problems()
             if self._feedback is not None:
                 self._feedback.tell_problems(problems)
@@ -614,8 +631,14 @@ class Daemon:
             problems.append(Problem(part="feedback", what=self._panel.fault))
         if not self._clock.synchronized():
             problems.append(Problem(part="clock", what="not known to follow a time server"))
-        problems += [Problem(part="board", what=what) for what in self.board.problems()]
+        problems += [Problem(part="board", what=what) for what in self._board_problems()]
         return problems
+
+    def _board_problems(self) -> Iterator[str]:
+        """Of heat what is done about it, too."""
+        heat = self._back_off.problem or self.board.heat_problem()
+        yield from (problem for problem in (self.board.power_problem(), heat) if problem is not None)
+        yield from self.board.storage_problems()
 
     def _prune(self) -> None:
         """Under a clock nobody has set, or one that has leapt, what looks old may be new."""
@@ -673,8 +696,8 @@ def _tell_stand_in(start: ModelStart, watcher: GalleryWatcher, store: Store) -> 
         log.error("going back not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
 
 
-def open_configured_camera(config: Config) -> Camera:
-    """Open the source ``camera`` describes.
+def open_configured_camera(config: Config, attention: Attention | None = None) -> Camera:
+    """Open the source ``camera`` describes; ``attention``: which of its pictures are worth being decoded.
 
     Raises:
         CameraError: it cannot be opened.
@@ -697,6 +720,7 @@ def open_configured_camera(config: Config) -> Camera:
             ev=pi.ev,
             longest_exposure_ms=pi.longest_exposure_ms,
         ),
+        attention=attention,
     )
 
 

@@ -325,6 +325,7 @@ class FrameHealth(_Document):
     per_s: float | None = Field(description="since the last health document")
     p50_ms: float | None
     p95_ms: float | None
+    idle: bool = Field(default=False, description="nobody is there and nothing moves, so few pictures are looked at")
 
 
 class CameraHealth(_Document):
