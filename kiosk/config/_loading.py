@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,6 @@ from kiosk.config._fields import (
     FieldPath,
     field_guides,
     path_of_variable,
-    section_guides,
 )
 from kiosk.config._models import Config, ListError
 from kiosk.config._reading import Document, Tree, YamlProblem, parse_document, parse_list, parse_scalar, shown
@@ -73,9 +73,13 @@ class _Loading:
         self._path = path
         self._document = Document()
         self._variables: dict[FieldPath, str] = {}
-        self._guides = field_guides()
-        self._sections = section_guides()
+        self._sections = Config.model_fields
         self._problems: list[tuple[int, str]] = []
+
+    @cached_property
+    def _guides(self) -> Mapping[FieldPath, FieldGuide]:
+        # Only variables and problems need them: a file without either is read sooner.
+        return field_guides()
 
     def run(self, environ: Mapping[str, str]) -> Config:
         if self._path is not None:
