@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np

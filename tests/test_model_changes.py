@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from broker import wait_for
 from command_line import Kiosk
-from runner import assert_one_line_error, copy_store, dump, enroll_people
+from runner import assert_one_line_error, copy_store, dump
 
 from kiosk.biometrics import Box, ModelId, SubjectId
 from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE, read_bundle
@@ -29,11 +29,6 @@ pytestmark = pytest.mark.stories
 BUILT_IN_MODEL = read_bundle(BUILT_IN / BUILT_IN_BUNDLE).model_id
 OTHER = "other-int8"
 OTHER_MODEL = BUILT_IN_MODEL.replace(BUILT_IN_BUNDLE, OTHER)
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
-    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,6 @@ from kiosk.config._fields import (
     FieldPath,
     field_guides,
     path_of_variable,
-    section_guides,
 )
 from kiosk.config._former import FORMER
 from kiosk.config._models import Config, ListError
@@ -110,9 +110,13 @@ class _Loading:
         self._told: list[str] = []
         self._document = Document()
         self._variables: dict[FieldPath, str] = {}
-        self._guides = field_guides()
-        self._sections = section_guides()
+        self._sections = Config.model_fields
         self._problems: list[tuple[int, str]] = []
+
+    @cached_property
+    def _guides(self) -> Mapping[FieldPath, FieldGuide]:
+        # Only variables and problems need them: a file without either is read sooner.
+        return field_guides()
 
     def run(self, environ: Mapping[str, str]) -> Loaded:
         if self._path is not None:
