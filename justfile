@@ -115,6 +115,30 @@ audit *options:
     fi
     ask <<< "$needed"
 
+# The Debian package, into dist/: just package [bookworm|trixie] [arm64|amd64]
+package *arguments:
+    debian/build {{ arguments }}
+
+# Do two builds of the package, in different surroundings, give the same bytes? Arguments as of package
+reproducible *arguments:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    folder=$(mktemp -d)
+    trap 'rm -rf "$folder"' EXIT
+    built=$(debian/build {{ arguments }})
+    mv "$built" "$folder/first.deb"
+    (umask 077 && TZ=Asia/Seoul LC_ALL=C HOME=$folder debian/build {{ arguments }})
+    cmp "$folder/first.deb" "$built" && echo "the same bytes: $built"
+
+# What goes into the package: today's versions of all that the kiosk needs, with their hashes
+lock:
+    uv pip compile pyproject.toml --extra gpio --quiet --upgrade --universal --python-version 3.11 \
+        --only-binary :all: --generate-hashes --custom-compile-command "just lock" -o debian/requirements.txt
+
+# The package's life on a real systemd, from apt install to purge; as root, on Debian: just appliance [bookworm|trixie]
+appliance *arguments:
+    python tests/appliance.py --results docs/measured/appliance.json {{ arguments }}
+
 # The pictures of the page and of the terminal in docs/images, made anew
 screenshots:
     python docs/screenshots.py

@@ -22,15 +22,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
-
-from kiosk import tflite
-from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE, read_bundle
-from kiosk.detector import BlazeFaceDetector
-from kiosk.embedder import TfliteEmbedder
-from kiosk.photo import read_photo
+from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO / "tests"))
+
+from nspawn import Container  # noqa: E402
+
+from kiosk import tflite  # noqa: E402
+from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE, read_bundle  # noqa: E402
+from kiosk.detector import BlazeFaceDetector  # noqa: E402
+from kiosk.embedder import TfliteEmbedder  # noqa: E402
+from kiosk.photo import read_photo  # noqa: E402
+
 UNIT = REPO / "systemd" / "kiosk.service"
 SAMPLE = BUILT_IN.parent / "samples" / "obama.jpg"
 KIOSK = Path("opt/kiosk")
@@ -38,7 +42,6 @@ RESULT = Path("var/measured.json")
 WARM_UP = 5
 SLOW_ROUNDS, SLOW_REPEAT = 3, 3
 """Without the fast code an embedding takes a second, and nothing close has to be told apart."""
-BOOT_S = 60.0
 
 Figures = dict[str, Any]
 
@@ -69,7 +72,7 @@ def main() -> None:
     install(options.root)
     units = write_units(options.root, options.repeat, without_cpuinfo=options.without_cpuinfo)
     with Container(options.root) as container:
-        figures = compare(container, units, options.rounds)
+        figures = compare(container, options.root, units, options.rounds)
         figures["machine"] = f"{platform.machine()}, {_cpu()}, Linux {platform.release()}, {container.version()}"
     print(json.dumps(figures, indent=1))
 
@@ -132,7 +135,8 @@ def install(root: Path) -> None:
     if packages.parent.name != f"python{sys.version_info.major}.{sys.version_info.minor}":
         sys.exit(f"{root} has {packages.parent.name}: run this with the same")
     _run(sys.executable, "-m", "pip", "install", "--quiet", "--target", packages, REPO)
-    shutil.copy(__file__, root / KIOSK)
+    for program in (Path(__file__), REPO / "tests" / "nspawn.py"):
+        shutil.copy(program, root / KIOSK)
     if "\nkiosk:" not in (root / "etc/passwd").read_text(encoding="utf-8"):
         _run("chroot", root, "useradd", "--system", "--home-dir", "/var/lib/kiosk", "kiosk")
 
@@ -155,64 +159,21 @@ def _write_unit(folder: Path, name: str, changes: str) -> None:
     (folder / f"{name}.service.d" / "run.conf").write_text(changes, encoding="utf-8")
 
 
-class Container:
-    """A systemd that has booted; powered off at the end, never killed: its processes would stay."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._leader = ""
-
-    def __enter__(self) -> Self:
-        command = ["systemd-nspawn", "-D", str(self._root), "-b", "--register=no", "--keep-unit", "--console=read-only"]
-        # In a session of its own: Ctrl-C is for this program, which then powers it off.
-        self._nspawn = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        try:
-            self._wait_for_boot()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._call("systemctl", "poweroff").returncode != 0:
-            # One that never came up so far. systemd-nspawn powers off in order, too.
-            self._nspawn.terminate()
-        self._nspawn.wait()
-
-    def run(self, unit: str) -> Figures:
-        """Run a oneshot unit to its end; what it printed."""
-        if self._call("systemctl", "start", unit).returncode != 0:
-            sys.exit(self._call("journalctl", "--unit", unit, "--no-pager", "--lines=20").stdout)
-        figures: Figures = json.loads((self._root / RESULT).read_text(encoding="utf-8"))
-        return figures
-
-    def version(self) -> str:
-        """Name and version of its systemd."""
-        return self._call("systemctl", "--version").stdout.partition(" (")[0]
-
-    def _wait_for_boot(self) -> None:
-        children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
-        until_s = time.monotonic() + BOOT_S
-        while time.monotonic() < until_s and self._nspawn.poll() is None:
-            self._leader = children.read_text(encoding="ascii").partition(" ")[0]
-            if self._leader and self._call("systemctl", "is-active", "multi-user.target").returncode == 0:
-                return
-            time.sleep(0.5)
-        sys.exit(f"{self._root}: systemd does not boot")
-
-    def _call(self, *command: str) -> subprocess.CompletedProcess[str]:
-        # All namespaces: without its root and mounts systemctl takes itself for outside.
-        entered = ["nsenter", "--target", self._leader, "--all", "--", *command]
-        return subprocess.run(entered, capture_output=True, encoding="utf-8", check=False)
+def run_unit(container: Container, root: Path, unit: str) -> Figures:
+    """Run a oneshot unit to its end; what it printed."""
+    if container.call("systemctl", "start", unit).returncode != 0:
+        sys.exit(container.call("journalctl", "--unit", unit, "--no-pager", "--lines=20").stdout)
+    figures: Figures = json.loads((root / RESULT).read_text(encoding="utf-8"))
+    return figures
 
 
-def compare(container: Container, units: list[str], rounds: int) -> Figures:
+def compare(container: Container, root: Path, units: list[str], rounds: int) -> Figures:
     """Runs of all units by turns, so that what slows the machine for a while slows them alike."""
     runs: dict[str, list[Figures]] = {unit: [] for unit in units}
     for number in range(rounds):
         turns = units if number < SLOW_ROUNDS else units[:2]
         for unit in turns if number % 2 == 0 else reversed(turns):
-            runs[unit].append(container.run(unit))
+            runs[unit].append(run_unit(container, root, unit))
     first = {unit: runs[unit][0] for unit in units}
     if any(first[unit]["seccomp_filters"] <= first["outside"]["seccomp_filters"] for unit in units[1:]):
         sys.exit("the sandbox restricted nothing")

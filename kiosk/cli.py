@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 
 import click
 
-from kiosk import __version__
 from kiosk.errors import ConfigError, KioskError
 
 _COMMANDS = {
@@ -84,6 +83,14 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, short_help) for name, (_, short_help) in _COMMANDS.items()])
 
 
+def _tell_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from kiosk.build import describe_build
+
+        click.echo(f"kiosk {describe_build()}")
+        context.exit()
+
+
 @click.group(
     cls=LazyGroup,
     invoke_without_command=True,
@@ -91,7 +98,14 @@ class LazyGroup(click.Group):
     epilog="Exit codes: 0 done, 64 usage, 65 bad input, 69 broker, camera or model not available, "
     "73/74 cannot write, 77 not permitted, 78 bad configuration.",
 )
-@click.version_option(__version__, prog_name="kiosk", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_tell_version,
+    help="Show the version and which build it is, and exit.",
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an internal error.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from command_line import Kiosk
 from runner import assert_one_line_error, run_in_process
 
-from kiosk import __version__, cli
+from kiosk import __version__, build, cli
 from kiosk.errors import BrokerError, ConfigError, InputError
 
 COMMANDS = list(cli._COMMANDS)
@@ -49,9 +51,13 @@ def test_what_needs_no_command_imports_nothing_heavy(arguments: list[str]) -> No
     assert result.stderr.splitlines()[-1] == "[]"
 
 
-def test_version(kiosk: Kiosk) -> None:
+def test_version_tells_the_build(kiosk: Kiosk, repo: Path) -> None:
     result = kiosk("--version")
-    assert (result.returncode, result.stdout.strip()) == (0, f"kiosk {__version__}")
+    assert result.returncode == 0
+    found = re.fullmatch(r"kiosk (\S+) \(commit (\S+), source checkout, Python (\S+) on \S+\)\n", result.stdout)
+    assert found
+    commit = build.find_commit(repo) or "unknown"
+    assert found.groups() == (__version__, commit, platform.python_version())
 
 
 def test_no_command_shows_help_on_stderr(kiosk: Kiosk) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import kiosk
+from kiosk.build import find_commit
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,8 @@ def test_the_wheel_holds_code_models_and_samples_and_nothing_else(repo: Path, tm
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name == f"attendance_kiosk-{kiosk.__version__}-py3-none-any.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
+    commit = find_commit(repo)
+    assert commit is None or zipfile.ZipFile(wheel).read("kiosk/commit.txt").decode() == f"{commit}\n"
     shipped = {str(path.relative_to(repo)) for path in (repo / "kiosk" / "data").rglob("*") if path.is_file()}
     assert shipped
     assert shipped <= names
