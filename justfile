@@ -74,6 +74,10 @@ faults-long *arguments:
     python benchmarks/outbox.py > {{ reliability }}/outbox.json
     python benchmarks/soak.py > {{ reliability }}/soak.json
 
+# The kiosk on 64-bit ARM under qemu, as root: just arm64 [bookworm|trixie] [--deb FILE] [...]; docs/arm64.md
+arm64 *arguments:
+    nice python tests/arm64 {{ arguments }}
+
 # What the kiosk needs, as it is installed here: a list in sbom.json (CycloneDX), and whether it has known vulnerabilities
 audit *options:
     #!/usr/bin/env bash

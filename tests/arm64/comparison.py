@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from observation import MEASURES
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -74,8 +73,13 @@ def compare(here: Observation, there: Observation) -> dict[str, Any]:
     alone = _steps(here.arrays, there.arrays, photos, "given/")
     scores, problems = _decisions(here.document, there.document)
     rows = {"in a chain": chain, "each step from the same input": alone, "commands": [scores]}
+    for title in ("in a chain", "each step from the same input"):
+        if not any(row.name.startswith("cosine") for row in rows[title]):
+            problems.append(f"{title}: no embedding was compared")
     for title, measured in rows.items():
-        problems += [f"{title}: {row.name}: {row.worst:.4g}, at most {row.limit:g}" for row in measured if not row.passed]
+        problems += [
+            f"{title}: {row.name}: {row.worst:.4g}, at most {row.limit:g}" for row in measured if not row.passed
+        ]
     problems += _slow(here) + _slow(there)
     if here.document["photos"] != there.document["photos"]:
         problems.append("not the same photos")
@@ -89,10 +93,15 @@ def compare(here: Observation, there: Observation) -> dict[str, Any]:
         },
         "xnnpack_parts": there.document["xnnpack_parts"],
         "decisions": sum(len(image["faces"]) for image in there.document["identify"]),
-        "events": there.document["events"],
-        "events_here": here.document["events"],
+        "events": [_essence(event) for event in there.document["events"]],
+        "events_here": [_essence(event) for event in here.document["events"]],
         "problems": problems,
     }
+
+
+def _essence(event: dict[str, Any]) -> dict[str, Any]:
+    """An event without what is new each time."""
+    return {key: event[key] for key in ("event_type", "subject", "reason", "score", "match") if key in event}
 
 
 def _slow(observation: Observation) -> list[str]:
@@ -126,7 +135,7 @@ def _steps(here: Arrays, there: Arrays, photos: list[str], stage: str) -> list[R
 
 
 def _limit(name: str) -> float:
-    kind = name.split(" of ")[0]
+    kind = name.split(" of ", maxsplit=1)[0]
     if kind == "cosine":
         return LIMITS["cosine float32" if name.endswith("float32") else "cosine int8"]
     return LIMITS[kind]
@@ -180,7 +189,9 @@ def _decisions(here: dict[str, Any], there: dict[str, Any]) -> tuple[Row, list[s
         problems.append(f"run: {len(there['events'])} events there, {len(here['events'])} here")
     for a, b in zip(here["events"], there["events"], strict=False):
         problems += _unlike("run", a, b, "event_type", "subject", "reason")
-        scores += _apart(a.get("match", {}).get("score"), b.get("match", {}).get("score"))
+        a, b = a.get("match", a), b.get("match", b)  # noqa: PLW2901 - what has the score
+        problems += _unlike("run", a, b, "frames", "gallery_size", "model")
+        scores += _apart(a["score"], b["score"])
     if not any(event["event_type"] == "check_in" for event in there["events"]):
         problems.append("run: nobody was checked in")
     return Row("score", len(scores), float(np.median(scores)), float(np.max(scores)), LIMITS["score"]), problems

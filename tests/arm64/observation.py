@@ -3,8 +3,8 @@
     python tests/arm64/observation.py OUT --photos FOLDER --clip CLIP [--bundle FOLDER] [--runtime R] [--given OTHER]
 
 Runs on both machines and knows nothing of the comparison. Writes ``OUT.npz`` (arrays) and ``OUT.json`` (the rest). With
-``--given`` every step is also done once from what the *other* machine had before it, so that a difference is found in the
-step that makes it.
+``--given`` every step is also done once from what the *other* machine had before it: so a difference is found in the step
+that makes it.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Eyes:
 
 
 def _parts(network: BlazeFaceDetector | TfliteEmbedder) -> int:
-    operations = network._interpreter._get_ops_details()  # type: ignore[attr-defined] # noqa: SLF001 - told nowhere else
+    operations = network._interpreter._get_ops_details()  # type: ignore[attr-defined]
     return sum(operation["op_name"] == "DELEGATE" for operation in operations)
 
 
@@ -169,7 +169,9 @@ def live(photos: list[Path], clip: Path, runtime: str) -> dict[str, Any]:
             for subject_id, photo in ENROLLED.items():
                 _kiosk(folder, "enroll", subject_id, str(samples / photo))
             identified = json.loads(_kiosk(folder, "identify", "--json", *map(str, photos)))
-            verified = json.loads(_kiosk(folder, "verify", "--json", *(str(samples / p) for p in ("obama.jpg", "obama2.jpg"))))
+            verified = json.loads(
+                _kiosk(folder, "verify", "--json", *(str(samples / p) for p in ("obama.jpg", "obama2.jpg")))
+            )
             _kiosk(folder, "run")
             events = [m.json() for end in ("event/attendance", "event/rejected") for m in subscriber.on(end)]
     return {"identify": list(_by_photo(identified)), "verify": verified, "events": events}

@@ -1,8 +1,8 @@
 """A Debian for arm64 on this machine: made once, then entered under qemu, each time as if it were new.
 
-Every command inside gets namespaces of its own for mounts and processes: when it ends, however it ends, the kernel takes
-both away, and nothing is left to unmount. Only the registration of qemu with the kernel is seen from outside; it is
-removed when :func:`registered_qemu` ends.
+Every command inside gets namespaces of its own for mounts and processes: when it ends, however it ends, the kernel
+takes both away, and nothing is left to unmount. Only the registration of qemu with the kernel is seen from outside; it
+is removed when :func:`registered_qemu` ends.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ CPU revision\t: 3
 """
 _CPUINFO = "".join(_CORE.format(core=core) for core in range(4)) + "Model\t\t: Raspberry Pi 4 Model B Rev 1.4\n"
 
-# $1: the folder the root is mounted on; $2: what lies below it, "" where nothing may be changed; $3: where changes go, or
-# the root itself; $4: cpuinfo. Then pairs of a folder inside and the folder shown there, up to "--".
+# $1: the folder the root is mounted on; $2: what it consists of, topmost first; $3: where changes go, or, without $2,
+# the root itself; $4: cpuinfo. Then pairs of a folder inside and the folder that is shown there, up to "--".
 _ENTER = """\
 set -eu
 mount=$1 below=$2 changes=$3 cpuinfo=$4
@@ -90,13 +90,11 @@ class Root:
     below: tuple[Path, ...] = ()
     shown: Mapping[str, Path] = field(default_factory=dict)
 
-    def run(
-        self, *command: str, env: Mapping[str, str] | None = None, log: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, log: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end; what it prints is returned, or added to ``log``.
 
         Raises:
-            RootError: it failed.
+            RootError: it failed, and ``check`` is set.
         """
         with tempfile.TemporaryDirectory(prefix="kiosk-arm64-") as folder, contextlib.ExitStack() as stack:
             mount, cpuinfo = Path(folder, "root"), Path(folder, "cpuinfo")
@@ -112,7 +110,7 @@ class Root:
                     *(str(cpuinfo), *(str(part) for pair in self.shown.items() for part in pair), "--"),
                     *command,
                 ],
-                env=_environment(env),
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.PIPE if log is None else subprocess.STDOUT,
@@ -120,7 +118,7 @@ class Root:
                 errors="replace",
                 check=False,
             )
-        if result.returncode:
+        if check and result.returncode:
             said = log.read_text(encoding="utf-8") if log else result.stdout + result.stderr
             last = "\n".join(said.strip().splitlines()[-15:])
             raise RootError(f"in the arm64 root: {' '.join(command[:4])}: exit code {result.returncode}:\n{last}")
@@ -139,7 +137,7 @@ class Root:
         return Root(changes, (content, *self.below), {f"/{name}": path for name, path in shown.items()})
 
 
-def _environment(changes: Mapping[str, str] | None) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """A fresh login's, with the way to the package servers that this machine has."""
     kept = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     return {
@@ -149,7 +147,6 @@ def _environment(changes: Mapping[str, str] | None) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "DEBIAN_FRONTEND": "noninteractive",
         "QEMU_CPU": CPU,
-        **(changes or {}),
     }
 
 
