@@ -48,7 +48,12 @@ class Number(click.FloatRange):
 
     name = "number"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - as click has it
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
         number: float = super().convert(value, param, ctx)
         if math.isnan(number):
             # Lies within no bounds and outside of none.

@@ -2,9 +2,9 @@
 
     python tests/arm64/observation.py OUT --photos FOLDER --clip CLIP [--bundle FOLDER] [--runtime R] [--given OTHER]
 
-Runs on both machines and knows nothing of the comparison. Writes ``OUT.npz`` (arrays) and ``OUT.json`` (the rest). With
-``--given`` every step is also done once from what the *other* machine had before it: so a difference is found in the step
-that makes it.
+Runs on both machines and knows nothing of the comparison. Writes ``OUT.npz`` (arrays) and ``OUT.json`` (the rest).
+With ``--given`` every step is also done once from what the *other* machine had before it: a difference is found in the
+step that makes it.
 """
 
 from __future__ import annotations
