@@ -1,6 +1,7 @@
 """The kiosk on 64-bit ARM, under qemu: the same photos and the same clip there and here, and the tests of native code.
 
-    python tests/arm64 [bookworm|trixie] [--cache FOLDER] [--photos FOLDER] [--bundle FOLDER] [--deb FILE] [--only PART]
+    python tests/arm64 [bookworm|trixie] [--cache FOLDER] [--photos FOLDER] [--bundle FOLDER] [--deb FILE]
+        [--runtime RUNTIME] [--only PART]
 
 Needs root, Debian's debootstrap and qemu-user-static, and the release's Python (3.11, 3.13) on this machine. The first
 run makes the root (12 minutes of an idle core); it is kept in --cache, which may be deleted at any time: nothing is
@@ -60,8 +61,16 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, help="a folder of more photos than the samples")
     parser.add_argument("--bundle", type=Path, action="append", default=[], help="a model beside the built-in one")
     parser.add_argument("--deb", type=Path, help="the arm64 package of this release, to be installed")
+    parser.add_argument("--runtime", choices=list(EXTRAS), help="one of them; by default all that the release has")
     parser.add_argument("--only", choices=PARTS, action="append", help="not everything; may be repeated")
     options = parser.parse_args()
+    for name, path in (
+        ("deb", options.deb),
+        ("photos", options.photos),
+        *(("bundle", path) for path in options.bundle),
+    ):
+        if path is not None and not (path.is_file() if name == "deb" else path.is_dir()):
+            parser.error(f"--{name} {path}: no such {'file' if name == 'deb' else 'folder'}")
     # Ends with everything put back, too.
     signal.signal(signal.SIGTERM, _end)
     parts = options.only or [part for part in PARTS if part != "package" or options.deb]
@@ -102,7 +111,8 @@ class Run:
             self._note("root", {"made_s": made_s})
             self._lay_out()
             for name in ENVIRONMENTS[self._suite]:
-                self._do_environment(name)
+                if self._options.runtime in {None, name}:
+                    self._do_environment(name)
         return int(self._failed)
 
     def _do_environment(self, name: str) -> None:
