@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Any
 
 from comparison import Observation, compare
-from root import PYTHONS, Root, RootError, make_root, registered_qemu
+from root import PYTHONS, Root, RootError, enter_own_mounts, make_root, registered_qemu
 
 from kiosk.biometrics import Box
 from kiosk.clip import Person, Scene, Walk, write_clip
@@ -77,6 +77,7 @@ def main() -> int:
     if "package" in parts and options.deb is None:
         parser.error("--only package: --deb FILE is missing")
     try:
+        enter_own_mounts()
         with registered_qemu():
             return Run(options, parts).do()
     except RootError as error:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ CPU = "cortex-a72"
 INCLUDED = ("ca-certificates", "mosquitto", "openssl", "python3", "python3-venv")
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 
+_OWN_MOUNTS = "KIOSK_ARM64_OWN_MOUNTS"
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 # ELF, 64 bit, little endian, an executable or a library for aarch64. F: the kernel keeps qemu open, so that it is found
 # inside a root that does not have it.
@@ -150,38 +152,43 @@ def _environment() -> dict[str, str]:
     }
 
 
+def enter_own_mounts() -> None:
+    """Start this program anew where what it mounts is seen by nobody else, and ends with it; once.
+
+    Raises:
+        RootError: not root.
+    """
+    if os.environ.get(_OWN_MOUNTS) == str(os.getpid()):
+        return
+    _check_rights()
+    os.environ[_OWN_MOUNTS] = str(os.getpid())
+    os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own program
+
+
 @contextlib.contextmanager
 def registered_qemu() -> Iterator[None]:
-    """Have the kernel run programs for arm64 by qemu, as long as this lasts.
+    """Have the kernel run programs for arm64 by qemu, as long as this lasts. Mounts what it needs for that.
 
     Raises:
         RootError: not root, or a program is missing.
     """
-    _check_machine()
-    if not (_BINFMT / "register").exists():
-        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_BINFMT)], check=True)
-        unmount = True
-    else:
-        unmount = False
-    entry = _BINFMT / f"{_PREFIX}{os.getpid()}"
-    try:
-        _remove_stale()
-        (_BINFMT / "register").write_text(f":{entry.name}:M::{_MAGIC}:{QEMU}:F", encoding="ascii")
-        yield
-    finally:
-        if entry.exists():
-            entry.write_text("-1", encoding="ascii")
-        if unmount:
-            # Another run may use it, too.
-            subprocess.run(["umount", str(_BINFMT)], check=False, capture_output=True)
-
-
-def _check_machine() -> None:
-    if os.geteuid() != 0:
-        raise RootError("an arm64 root needs root's rights; type: sudo just arm64")
+    _check_rights()
     missing = [name for name in ("debootstrap", str(QEMU)) if shutil.which(name) is None]
     if missing:
         raise RootError(f"{missing[0]} is missing; type: apt-get install debootstrap qemu-user-static")
+    subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_BINFMT)], check=True)
+    _remove_stale()
+    entry = _BINFMT / f"{_PREFIX}{os.getpid()}"
+    (_BINFMT / "register").write_text(f":{entry.name}:M::{_MAGIC}:{QEMU}:F", encoding="ascii")
+    try:
+        yield
+    finally:
+        entry.write_text("-1", encoding="ascii")
+
+
+def _check_rights() -> None:
+    if os.geteuid() != 0:
+        raise RootError("an arm64 root needs root's rights; type: sudo just arm64")
 
 
 def _remove_stale() -> None:
@@ -216,6 +223,7 @@ def make_root(folder: Path, suite: str) -> float:
     unsafe.write_text("force-unsafe-io\n", encoding="ascii")
     Root(folder).run("/debootstrap/debootstrap", "--second-stage", log=log)
     unsafe.unlink()
+    (folder / "etc/hosts").write_text("127.0.0.1 localhost\n", encoding="ascii")
     seconds = time.monotonic() - started_s
     took.write_text(f"{seconds:.0f}\n", encoding="ascii")
     return seconds
