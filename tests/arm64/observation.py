@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -186,7 +187,9 @@ def _by_photo(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _kiosk(folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "kiosk", *arguments, "--config", str(folder / "config.yaml")]
-    result = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=folder, check=False)
+    # What the caller's environment sets for a real kiosk is not meant for this one.
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("KIOSK_")}
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=folder, env=environ, check=False)
     if result.returncode:
         sys.exit(f"kiosk {arguments[0]}: exit code {result.returncode}: {result.stderr}")
     return result.stdout

@@ -25,7 +25,7 @@ CPU = "cortex-a72"
 INCLUDED = ("ca-certificates", "mosquitto", "openssl", "python3", "python3-venv")
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 
-_OWN_MOUNTS = "KIOSK_ARM64_OWN_MOUNTS"
+_OWN_MOUNTS = "ARM64_OWN_MOUNTS"
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 # ELF, 64 bit, little endian, an executable or a library for aarch64. F: the kernel keeps qemu open, so that it is found
 # inside a root that does not have it.
