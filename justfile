@@ -101,6 +101,10 @@ home-assistant version="2025.4.4":
     fi
     pytest tests/test_home_assistant.py --home-assistant .venv-home-assistant/bin/python
 
+# The kiosk on 64-bit ARM under qemu, as root: just arm64 [bookworm|trixie] [--deb FILE] [...]; docs/arm64.md
+arm64 *arguments:
+    nice python tests/arm64 {{ arguments }}
+
 # What the kiosk needs, as it is installed here: a list in sbom.json (CycloneDX), and whether it has known vulnerabilities
 audit *options:
     #!/usr/bin/env bash
