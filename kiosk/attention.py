@@ -19,6 +19,9 @@ Cells = NDArray[np.float32]
 
 # Five a second of a camera of 10, 15, 25 or 30 pictures, one of which may come a little early.
 _GLANCE_S = 0.19
+# Where a glance is dear (a slow board that must decode all of a picture for it) there are fewer, but two a second.
+_GLANCES_SHARE = 0.03
+_RAREST_GLANCE_S = 0.48
 # At the fourth or fifth glance, and less than the second after which a face that was not seen is a new visit.
 _LOOK_S = 0.75
 # Whoever has been there for so long has been recognized, or is a picture on the wall: motion alone wakes for them.
@@ -50,9 +53,9 @@ class Attention:
         """Whether a glance is to be taken of the picture that has come."""
         return self._after_s is not None and now_s >= self._glance_due_s
 
-    def glance(self, grey: Grey, now_s: float) -> None:
-        """Judge a glance."""
-        self._glance_due_s = now_s + _GLANCE_S
+    def glance(self, grey: Grey, now_s: float, *, took_s: float = 0.0) -> None:
+        """Judge a glance, which took ``took_s`` of a processor's time."""
+        self._glance_due_s = now_s + min(max(_GLANCE_S, took_s / _GLANCES_SHARE), _RAREST_GLANCE_S)
         if self._gate.moved(grey, now_s):
             self.rouse(now_s)
         else:

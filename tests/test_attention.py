@@ -173,6 +173,14 @@ def test_goes_idle_after_a_while_and_then_looks_once_a_second_or_more() -> None:
     assert max(b - a for a, b in itertools.pairwise(looks)) / 15 < 1.0
 
 
+def test_glances_are_fewer_where_they_are_dear() -> None:
+    attention, due_s = Attention(after_s=3), []
+    for took_s in (0.001, 0.012, 5.0):
+        attention.glance(STILL, 10.0, took_s=took_s)
+        due_s.append(next(t / 100 for t in range(100) if attention.glance_due(10 + t / 100)))
+    assert due_s == pytest.approx([0.19, 0.4, 0.48])
+
+
 def test_motion_wakes_with_the_picture_that_shows_it() -> None:
     attention = Attention(after_s=2)
     watch(attention, 4, from_s=0)

@@ -157,10 +157,11 @@ class Grabber:
         if attention is None:
             return True
         if attention.glance_due(now_s):
+            began_s = time.thread_time()
             grey = capture.glance()
             if grey is None:
                 return True
-            attention.glance(grey, now_s)
+            attention.glance(grey, now_s, took_s=time.thread_time() - began_s)
         return attention.wants(now_s)
 
     def _must_return_in(self, limit_s: float) -> float:
