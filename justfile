@@ -5,6 +5,9 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 # Debian keeps mosquitto in /usr/sbin, which is not on everybody's path.
 export PATH := justfile_directory() / ".venv/bin:" + env("PATH") + ":/usr/sbin"
 
+# Where Python is told to keep nothing it compiled, every one of the tests' thousand processes compiles the kiosk anew.
+export PYTHONDONTWRITEBYTECODE := ""
+
 # Many tests wait for a process, a broker or a camera: more of them than processors, and who has none left takes others'.
 workers := "--dist worksteal --numprocesses " + `echo $(($(getconf _NPROCESSORS_ONLN) + 2))`
 
@@ -44,6 +47,18 @@ docs:
 docs-check:
     for generator in docs/generate_*.py; do python "$generator" --check; done
 
+# The environments of lowest and pythons, which otherwise set up their own
+environments:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    ! ./quickstart has-python 3.11 || {{ lowest_environment }}
+    ! ./quickstart has-python 3.13 || just _environment 3.13
+
+lowest_environment := "./quickstart environment .venv-lowest 3.11 demo,test,tflite-runtime tests/lowest-requirements.txt"
+
+_environment version:
+    @./quickstart environment .venv-{{ version }} {{ version }} demo,test
+
 # The runtime's tests, but those of faults and stories, beside the lowest declared versions: once with LiteRT, once with tflite-runtime (Python 3.11)
 lowest:
     #!/usr/bin/env bash
@@ -52,15 +67,14 @@ lowest:
         echo "skipped: no Python 3.11 on this machine (tflite-runtime exists for no later one)"
         exit 0
     fi
-    ./quickstart environment .venv-lowest 3.11 demo,test,tflite-runtime tests/lowest-requirements.txt
+    {{ lowest_environment }}
     tests() { .venv-lowest/bin/python -m pytest {{ workers }} -m 'not (convert or faults or stories)' --ignore tests/test_web_browser.py "$@"; }
     tests --runtime litert
     # Only what has to do with models can differ.
     tests --runtime tflite-runtime -k 'demo or detector or embedder or recognition'
 
 # The runtime's tests on another Python: just python 3.13
-python version:
-    ./quickstart environment .venv-{{ version }} {{ version }} demo,test
+python version: (_environment version)
     .venv-{{ version }}/bin/python -m pytest {{ workers }} -m 'not (convert or faults or stories)' \
         --ignore tests/test_web_browser.py
 
@@ -86,6 +100,10 @@ home-assistant version="2025.4.4":
         touch .venv-home-assistant/{{ version }}
     fi
     pytest tests/test_home_assistant.py --home-assistant .venv-home-assistant/bin/python
+
+# The kiosk on 64-bit ARM under qemu, as root: just arm64 [bookworm|trixie] [--deb FILE] [...]; docs/arm64.md
+arm64 *arguments:
+    nice python tests/arm64 {{ arguments }}
 
 # What the kiosk needs, as it is installed here: a list in sbom.json (CycloneDX), and whether it has known vulnerabilities
 audit *options:

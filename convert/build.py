@@ -31,8 +31,10 @@ from convert.report import report_data, report_markdown
 from convert.tflite import convert
 from convert.weights import WeightsFile, cache_folder, fetch, sha256_of
 from kiosk.bundle import Bundle, Manifest, Source, Variant, read_bundle
+from kiosk.embedder import TfliteEmbedder
 from kiosk.errors import InputError, OutputError, UsageError
 from kiosk.preprocessing import preprocess
+from kiosk.selftest import examine_bundle, find_samples, record_answers
 
 Say = Callable[[str], None]
 
@@ -84,6 +86,7 @@ def build(job: Job, out: Path) -> list[Path]:
     Raises:
         InputError: weights or photos that cannot be used, or a variant that does not pass the gate or is below its
             floor (nothing is published then).
+        ModelError: a variant that would not pass the kiosk's self-test.
         OutputError: ``out`` cannot be written.
     """
     recipe = job.recipe
@@ -192,6 +195,7 @@ def _build_all(job: Job, model: Model, crops: Crops, pairs: CropPairs, work: Pat
     )
     for variant in job.variants:
         _write_report(bundles[variant], data, variant)
+        _require_self_test(bundles[variant].folder)
     return [bundles[variant].folder for variant in job.variants]
 
 
@@ -238,10 +242,16 @@ def _write_report(bundle: Bundle, data: dict[str, Any], variant: Variant) -> Non
         "parity": data["parity"][variant],
         "gate": {**data["gate"], "figures": data["gate"]["figures"][variant]},
     }
-    manifest = bundle.manifest.model_copy(update={"report": own})
+    manifest = bundle.manifest.model_copy(update={"known_answers": record_answers(bundle), "report": own})
     _write_manifest(bundle.folder, manifest)
     (bundle.folder / "report.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     (bundle.folder / "report.md").write_text(report_markdown(manifest, data), encoding="utf-8")
+
+
+def _require_self_test(folder: Path) -> None:
+    """What the kiosk would refuse is not published."""
+    bundle = read_bundle(folder)
+    examine_bundle(bundle, TfliteEmbedder(bundle), find_samples())
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

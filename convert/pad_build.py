@@ -38,6 +38,7 @@ from kiosk.pad import (
     run,
 )
 from kiosk.photo import photos_below, read_photo
+from kiosk.selftest import record_scores
 from kiosk.tflite import make_interpreter
 
 PadVariant = Literal["float32", "int8"]
@@ -189,6 +190,11 @@ def _write_bundle(
         threshold=THRESHOLD,
         report={"built_with": _versions(), "parity": parity},
     )
+    bundle = _write_manifest(folder, manifest)
+    return _write_manifest(folder, manifest.model_copy(update={"known_scores": record_scores(bundle)}))
+
+
+def _write_manifest(folder: Path, manifest: PadManifest) -> PadBundle:
     text = manifest.model_dump_json(by_alias=True, indent=2)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return read_pad_bundle(folder)

@@ -5,6 +5,7 @@ Terms follow ISO/IEC 2382-37 and NIST's 1:N vocabulary; see docs/glossary.md.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
@@ -12,8 +13,12 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
+from kiosk.errors import InputError
+
 SubjectId = NewType("SubjectId", str)
 ModelId = NewType("ModelId", str)
+
+_SUBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 Image = NDArray[np.uint8]
 """Colour image, shape (height, width, 3), BGR, 0–255."""
@@ -238,3 +243,17 @@ class FaceReport:
     track_id: int | None = None
     final: bool = field(default=False)
     """True once per track and outcome: the moment a consumer should act on."""
+
+
+def parse_subject_id(text: str) -> SubjectId:
+    """Check a subject id.
+
+    Raises:
+        InputError: not 1-64 of A-Z a-z 0-9 . _ -, or the name of a folder's self or parent.
+    """
+    if not _SUBJECT_ID.fullmatch(text) or text in {".", ".."}:
+        shown = ascii(text if len(text) <= 40 else text[:40] + "…")
+        raise InputError(
+            f"{shown} is not a subject id: use 1 to 64 of the characters A-Z a-z 0-9 . _ - (a name may be any text)"
+        )
+    return SubjectId(text)

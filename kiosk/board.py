@@ -12,6 +12,8 @@ from pathlib import Path
 
 HOT_C = 80.0
 """From here on a Raspberry Pi slows itself down."""
+COOL_C = 75.0
+"""Below it that is over."""
 
 # What the firmware of a Raspberry Pi says of itself (get_throttled).
 _UNDERVOLTAGE = 1 << 0
@@ -62,6 +64,7 @@ class Board:
         self._throttled = next(iter(sorted(root.glob("sys/devices/platform/soc*/*:firmware/get_throttled"))), None)
         self._looked_s = self._looked_at_storage_s = -_KEEP_TELLING_S
         self._temperature_c: float | None = None
+        self._hot = False
         self._bits: int | None = None
         self._undervoltage: bool | None = None
         self._undervoltage_seen_s: float | None = None
@@ -110,7 +113,7 @@ class Board:
     def too_hot(self) -> str | None:
         """Why less should be done for a while, in words; None: no need to. Cheap enough to ask for every frame."""
         self._look()
-        if self._temperature_c is not None and self._temperature_c >= HOT_C:
+        if self._hot:
             return f"the processor is at {self._temperature_c:.0f} °C"
         if self._bits is not None and self._bits & _SLOWED and not self._bits & _UNDERVOLTAGE:
             return "the board has slowed itself down for its heat"
@@ -155,6 +158,7 @@ class Board:
         self._looked_s = now_s
         millidegrees = _read_int(self._temperature, 10)
         self._temperature_c = None if millidegrees is None else millidegrees / 1000
+        self._hot = (self._temperature_c or 0.0) >= (COOL_C if self._hot else HOT_C)
         alarm, self._bits = _read_int(self._alarm, 10), _read_int(self._throttled, 16)
         bits = self._bits or 0
         if alarm is not None:

@@ -5,6 +5,7 @@ A bundle whose hash does not match its manifest is refused; shapes are checked w
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import json
@@ -13,11 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from kiosk.biometrics import ModelId
+from kiosk.biometrics import Embedding, ModelId
 from kiosk.errors import ModelError
 from kiosk.thresholds import SearchScores
 
@@ -61,6 +63,31 @@ class Accuracy(_Record):
     undetected: int
 
 
+_ANSWER_DTYPE = np.dtype("<f2")
+
+
+class KnownAnswer(_Record):
+    """What a bundle answered when it was built: the embedding of the face in one of the kiosk's sample photos.
+
+    ``photo_sha256``: of the photo's file, for a later kiosk may come with another one. ``embedding``: little-endian
+    16-bit floats in base64.
+    """
+
+    photo: str = Field(pattern=r"^[a-z0-9_]{1,64}\.jpg$")
+    photo_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    embedding: str = Field(pattern=r"^[A-Za-z0-9+/=]{4,16384}$")
+
+    @classmethod
+    def of(cls, photo: str, photo_sha256: str, embedding: Embedding) -> Self:
+        text = base64.b64encode(embedding.astype(_ANSWER_DTYPE).tobytes()).decode("ascii")
+        return cls(photo=photo, photo_sha256=photo_sha256, embedding=text)
+
+    def decoded(self) -> Embedding:
+        """Shape (embedding_dim,). ValueError: it is none."""
+        values: Embedding = np.frombuffer(base64.b64decode(self.embedding), _ANSWER_DTYPE).astype(np.float32)
+        return values
+
+
 class Manifest(_Record):
     """``manifest.json``."""
 
@@ -79,7 +106,16 @@ class Manifest(_Record):
     thresholds_measured_on: str | None = None
     search: SearchScores | None = None
     accuracy: Accuracy | None = None
+    known_answers: tuple[KnownAnswer, ...] = Field(default=(), max_length=32)
     report: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _answers_fit(self) -> Self:
+        for answer in self.known_answers:
+            values = answer.decoded()
+            if values.shape != (self.embedding_dim,) or not np.isfinite(values).all():
+                raise ValueError(f"the known answer for {answer.photo} is no embedding of this model")
+        return self
 
     @field_validator("thresholds")
     @classmethod
@@ -104,6 +140,15 @@ class Bundle:
     def model_id(self) -> ModelId:
         """``name@`` and the first six hex digits of the model's hash."""
         return ModelId(f"{self.manifest.name}@{self.manifest.tflite_sha256[:6]}")
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of all that the manifest states, the model's hash among it.
+
+        The same for later versions of the kiosk, whose manifests may have more fields.
+        """
+        text = self.manifest.model_dump_json(by_alias=True, exclude_defaults=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def built_in(self) -> bool:
@@ -191,7 +236,7 @@ def read_bundle(folder: Path) -> Bundle:
 Changes = Mapping[Path, "Bundle | None"]
 """What would lie at a place (see :func:`place`) after a change that is only planned: a bundle, or None for nothing."""
 
-_NO_CHANGES: Changes = MappingProxyType({})
+NO_CHANGES: Changes = MappingProxyType({})
 
 
 def place(folder: Path) -> Path:
@@ -204,17 +249,17 @@ def bundle_folders(parent: Path) -> list[Path]:
     return sorted({path.parent for file in ("manifest.json", "model.tflite") for path in parent.glob(f"*/{file}")})
 
 
-def find_bundles(models_folder: Path, changes: Changes = _NO_CHANGES) -> list[Bundle]:
+def find_bundles(models_folder: Path, changes: Changes = NO_CHANGES) -> list[Bundle]:
     """All bundles, installed ones first, each group in the order ``auto`` prefers them.
 
     Raises:
         ModelError: one of them is damaged or only half copied.
     """
     installed = _bundles_in(models_folder, changes) if models_folder != BUILT_IN else []
-    return sorted(installed, key=_preference) + sorted(_bundles_in(BUILT_IN), key=_preference)
+    return sorted(installed, key=preference) + sorted(_bundles_in(BUILT_IN), key=preference)
 
 
-def select_bundle(wanted: str, models_folder: Path, changes: Changes = _NO_CHANGES) -> Bundle:
+def select_bundle(wanted: str, models_folder: Path, changes: Changes = NO_CHANGES) -> Bundle:
     """The bundle named in ``model.bundle``: ``auto``, an installed name, or a folder.
 
     ``auto`` takes the installed bundle with the best measured accuracy (the smallest variant among equals), and
@@ -239,7 +284,7 @@ def select_bundle(wanted: str, models_folder: Path, changes: Changes = _NO_CHANG
     raise ModelError(f"model.bundle: no bundle {wanted!r}; `kiosk model list` names the installed ones")
 
 
-def _bundles_in(parent: Path, changes: Changes = _NO_CHANGES) -> list[Bundle]:
+def _bundles_in(parent: Path, changes: Changes = NO_CHANGES) -> list[Bundle]:
     planned = {folder: bundle for folder, bundle in changes.items() if folder.parent == parent.resolve()}
     folders = [folder for folder in bundle_folders(parent) if place(folder) not in planned]
     return [_read_installed(folder) for folder in folders] + [b for b in planned.values() if b is not None]
@@ -256,7 +301,8 @@ def _read_installed(folder: Path) -> Bundle:
         ) from None
 
 
-def _preference(bundle: Bundle) -> tuple[float, int, str]:
+def preference(bundle: Bundle) -> tuple[float, int, str]:
+    """What ``auto`` sorts bundles by, the best first."""
     accuracy = bundle.manifest.accuracy.value if bundle.manifest.accuracy else 0.0
     # Half a point of accuracy on 1,000 pairs is noise: within it, the smaller variant wins.
     return -round(accuracy * 200), _VARIANT_ORDER.index(bundle.manifest.variant), bundle.manifest.name

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import gc
 import importlib
 import os
 import re
@@ -36,12 +37,13 @@ _COMMANDS = {
     "calibrate": ("calibrate", "Find the threshold for this gallery and this door."),
     "camera": ("camera", "See what the camera sees; list cameras; help to mount one."),
     "check": ("check", "Check that the kiosk would run; say what to mend."),
+    "config": ("configuration", "Show and check the configuration; update an old file."),
     "feedback": ("feedback", "Try out lights, buzzer and relay at the door."),
     "diagnostics": ("diagnostics", "Write a file for whoever helps, without anything personal."),
     "audit": ("audit", "Show what was done to the kiosk and by whom; verify that log."),
     "web": (".web.command", "Serve the administration page."),
     "privacy": ("privacy", "Say what is stored about whom and why; change the key."),
-    "model": ("model", "List, inspect, install or remove model bundles."),
+    "model": ("model", "List, inspect, install, roll back or remove model bundles."),
     "demo": ("demo", "See everything work, with nothing set up."),
 }
 """Name: module as seen from ``kiosk.commands`` (it has a ``command``), short help (kept here: help imports nothing)."""
@@ -70,6 +72,10 @@ class LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = importlib.import_module(f".{_COMMANDS[cmd_name][0]}", "kiosk.commands").command
+        if not gc.isenabled():
+            # Nothing of what was imported is ever garbage.
+            gc.freeze()
+            gc.enable()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -112,6 +118,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit the process with its code."""
+    # Until the command is imported: looking for garbage meanwhile would take a sixth of a short command's time.
+    gc.disable()
     _leave_no_memory_behind()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a name shows its escape; it never ends the command.

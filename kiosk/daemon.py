@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from kiosk import __version__, events
 from kiosk.attendance import AttendanceBook, AttendanceSettings
+from kiosk.attention import Attention
 from kiosk.badges import BadgeFinder
 from kiosk.biometrics import Frame, SubjectId
 from kiosk.board import Board
@@ -26,6 +27,7 @@ from kiosk.code_reader import CodeReader
 from kiosk.codes import CodeDesk
 from kiosk.companion import Companion
 from kiosk.config import Config
+from kiosk.cooling import BackOff
 from kiosk.credentials import find_credential
 from kiosk.decision import RefractoryPeriod
 from kiosk.errors import ConfigError, KeyFileError, KioskError, StoreError
@@ -49,16 +51,20 @@ from kiosk.health import FrameTimes, HealthReporter
 from kiosk.home_assistant import GREETING, GREETING_TOPIC, discovery_document
 from kiosk.hosts import is_loopback
 from kiosk.logs import fields
+from kiosk.model_start import ModelStart, model_start
 from kiosk.mqtt import BrokerSettings, MqttBroker, Tls
 from kiosk.pipeline import (
     Pipeline,
+    build_pad,
     build_pipeline,
     build_recognizer,
     build_rule,
+    check_threshold,
     describe_foreign,
     describe_pad,
     explain_accuracy,
     explain_threshold,
+    models_folder,
 )
 from kiosk.ports import Camera, EndOfStream
 from kiosk.preview import Preview, socket_path
@@ -66,7 +72,7 @@ from kiosk.publisher import Publisher
 from kiosk.recognition import Recognizer
 from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.signatures import EventSigner, find_signer
-from kiosk.store import BackupKeeper, KeyFile, KeyRing, Limits, RefusedTemplatesError, Store, Unsent
+from kiosk.store import Action, BackupKeeper, KeyFile, KeyRing, Limits, RefusedTemplatesError, Store, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -100,16 +106,20 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
     signer = event_signer(config) if config.mqtt.enabled else None
     with ExitStack() as stack:
         stopping = stack.enter_context(_stop_signals())
-        pipeline = build_pipeline(config)
+        start = stack.enter_context(_model_start(config))
+        pipeline = build_pipeline(config, start.bundle)
+        pipeline.embedder.warm_up()
         store = stack.enter_context(open_store_verified(config, signer))
         stack.enter_context(store.daemon_lock(pipeline.embedder.model_id))
         # The daemon before us may have committed until now.
         store.inherit_outbox()
-        watcher = GalleryWatcher(config, pipeline, store)
-        camera = stack.enter_context(closing(open_configured_camera(config)))
+        watcher = GalleryWatcher(config, pipeline, store, stands_in=start.unwanted)
+        attention = Attention(after_s=config.idle.after_s if config.idle.enabled else None)
+        camera = stack.enter_context(closing(open_configured_camera(config, attention)))
         _note_settings(config, pipeline, store)
         _settle_names(config, store)
         watcher.announce()
+        _tell_stand_in(start, watcher, store)
         wake, greeted = threading.Event(), threading.Event()
         heartbeat = Heartbeat(_CAPTURE, _RECOGNITION, *([] if connection is None else [_PUBLISHER]))
         publisher = None
@@ -133,8 +143,10 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
             wake=wake,
             codes=codes,
             preview=preview,
+            on_ready=start.succeed,
             feedback=feedback,
             panel=panel,
+            attention=attention,
         )
         daemon.report_health(config.device.site, config.device.id, publisher, wanted=greeted)
         _start_keeper(stack, config, store)
@@ -153,8 +165,10 @@ def run_daemon(config: Config, *, page: Sequence[str] | None = None) -> None:
 class GalleryWatcher:
     """The gallery and the recognizer that searches it, kept up to date with what other processes write."""
 
-    def __init__(self, config: Config, pipeline: Pipeline, store: Store) -> None:
+    def __init__(self, config: Config, pipeline: Pipeline, store: Store, *, stands_in: bool = False) -> None:
         self._config = config
+        self._stands_in = stands_in
+        self._recognized, self._unrecognized = 0, 0
         self._pipeline = pipeline
         self._store = store
         self._stale = False
@@ -212,12 +226,22 @@ class GalleryWatcher:
         """Size and threshold in words."""
         return f"{len(self.gallery)} subjects, {self.gallery.template_count} templates; {self.threshold_source}"
 
+    @property
+    def model_problem(self) -> str | None:
+        """That another bundle stands in for the one that is asked for, and for whom that is of no use."""
+        if not self._stands_in:
+            return None
+        lost = f"{self._unrecognized} of {self._recognized + self._unrecognized} subjects cannot be recognized"
+        return f"{self.gallery.model_id} stands in for the bundle that is asked for: {lost}; see `kiosk check`"
+
     def _explain_threshold(self) -> str:
         return explain_threshold(self._config, self._pipeline.bundle, self.gallery)
 
     def _tell_foreign(self) -> None:
         """Who cannot be recognized, whenever that has changed."""
-        foreign = describe_foreign(Readiness.of(self.gallery.model_id, self._store.subject_models()))
+        readiness = Readiness.of(self.gallery.model_id, self._store.subject_models())
+        self._recognized, self._unrecognized = len(readiness.recognized), len(readiness.unrecognized)
+        foreign = describe_foreign(readiness)
         if foreign != self._foreign and foreign is not None:
             log.warning("%s", foreign)
         self._foreign = foreign
@@ -321,10 +345,14 @@ class Daemon:
         wake: threading.Event,
         codes: SecondWay | None = None,
         preview: Preview,
+        on_ready: Callable[[], None] = lambda: None,
         feedback: Feedback | None = None,
         panel: Panel | None = None,
+        attention: Attention | None = None,
+        back_off: BackOff | None = None,
     ) -> None:
         self._camera = camera
+        self._on_ready = on_ready
         self._watcher = watcher
         self._store = store
         self._notifier = notifier
@@ -335,6 +363,9 @@ class Daemon:
         self._preview = preview
         self._feedback = feedback
         self._panel = panel
+        self._attention = attention or Attention(after_s=None)
+        self._took_s = 0.0
+        self._looks = 0
         self._clock = SystemClock()
         self._fault: str | None = None
         self._reader_fault: str | None = None
@@ -353,6 +384,7 @@ class Daemon:
         self._next_housekeeping_s = 0.0
         self._next_health_s = 0.0
         self.board = Board()
+        self._back_off = back_off or BackOff(self.board.too_hot)
         self.book = book
         self.frames = 0
 
@@ -371,7 +403,7 @@ class Daemon:
                 at=events.utc_text(self._clock.utc_ms()),
                 uptime_s=1 + int(time.monotonic() - started_s),
                 problems=problems,
-                frames=self._frame_times.summarize(aside=aside),
+                frames=self._frame_times.summarize(aside=aside, idle=self._attention.idle),
                 camera=self._camera_health(),
                 store=self._store_health(),
                 outbox=self._outbox_health(),
@@ -433,6 +465,9 @@ class Daemon:
         while not stopping.is_set():
             self._keep_house()
             self._take_codes()
+            if self._preview.looks != self._looks:
+                self._looks = self._preview.looks
+                self._attention.rouse(self._clock.boottime_s())
             try:
                 frame = self._camera.read(_READ_TIMEOUT_S)
             except EndOfStream:
@@ -445,7 +480,9 @@ class Daemon:
 
     def _process(self, frame: Frame) -> None:
         began_s = time.perf_counter()
+        self._attention.rest(frame.captured_s + self._back_off.pause_s(self._took_s))
         reports = self._watcher.recognizer.process(frame)
+        self._attention.saw((report.track_id for report in reports), frame.captured_s)
         for report in reports:
             self.book.consider(
                 report,
@@ -459,7 +496,8 @@ class Daemon:
             self._codes.look(frame)
         if self._preview.watched:
             self._preview.show(frame, reports)
-        self._frame_times.note(time.perf_counter() - began_s)
+        self._took_s = time.perf_counter() - began_s
+        self._frame_times.note(self._took_s)
         self.frames += 1
         self._heartbeat.beat(_RECOGNITION)
         if self.frames == 1:
@@ -497,6 +535,7 @@ class Daemon:
         """Up is who has processed a frame or can say why there is none: a dark room must not hold up the start."""
         if not self._ready:
             self._ready = True
+            self._on_ready()
             self._notifier.ready()
 
     def _note_fault(self, fault: str | None) -> None:
@@ -538,6 +577,7 @@ class Daemon:
                 self._try_store(self._prune)
         if self._health is not None and now_s >= self._next_health_s:
             self._next_health_s = now_s + _LOOK_FOR_PROBLEMS_S
+            self._back_off.follow(now_s)
             problems = self._problems()
             if self._feedback is not None:
                 self._feedback.tell_problems(problems)
@@ -574,6 +614,8 @@ class Daemon:
         code_fault = self._reader_fault or (None if self._codes is None else self._codes.desk.fault)
         if code_fault is not None:
             problems.append(Problem(part="reader", what=code_fault))
+        if self._watcher.model_problem is not None:
+            problems.append(Problem(part="model", what=self._watcher.model_problem))
         with suppress(KioskError):
             self._unsent = self._store.unsent()
         store_fault = self._store_fault or self._watcher.key_problem or self._store.condition().fault or self.book.fault
@@ -589,8 +631,14 @@ class Daemon:
             problems.append(Problem(part="feedback", what=self._panel.fault))
         if not self._clock.synchronized():
             problems.append(Problem(part="clock", what="not known to follow a time server"))
-        problems += [Problem(part="board", what=what) for what in self.board.problems()]
+        problems += [Problem(part="board", what=what) for what in self._board_problems()]
         return problems
+
+    def _board_problems(self) -> Iterator[str]:
+        """Of heat what is done about it, too."""
+        heat = self._back_off.problem or self.board.heat_problem()
+        yield from (problem for problem in (self.board.power_problem(), heat) if problem is not None)
+        yield from self.board.storage_problems()
 
     def _prune(self) -> None:
         """Under a clock nobody has set, or one that has leapt, what looks old may be new."""
@@ -616,8 +664,40 @@ class Daemon:
         return self._doubtful
 
 
-def open_configured_camera(config: Config) -> Camera:
-    """Open the source ``camera`` describes.
+@contextmanager
+def _model_start(config: Config) -> Iterator[ModelStart]:
+    with model_start(
+        config.model.bundle,
+        models_folder(config),
+        threads=config.model.threads,
+        runtime=config.model.runtime,
+        require=lambda bundle: check_threshold(config, bundle),
+    ) as start:
+        if start.unfinished:
+            # The other models of the process, whatever they have survived: a broken guard is told, never left out.
+            build_pad(config, again=True)
+        yield start
+
+
+def _tell_stand_in(start: ModelStart, watcher: GalleryWatcher, store: Store) -> None:
+    """What the kiosk goes on with instead of the bundle that is asked for; once in the audit log, too."""
+    if start.why is None:
+        return
+    if start.unwanted:
+        log.error("%s; why: %s", watcher.model_problem, start.why)
+    else:
+        log.info("%s", start.why)
+    if not start.gone_back:
+        return
+    try:
+        with store.log_model(Action.ROLLBACK_MODEL, {"model": start.bundle.model_id, "why": start.why}):
+            pass
+    except KioskError as error:
+        log.error("going back not noted in the audit log: %s", error)  # noqa: TRY400 - told in one line
+
+
+def open_configured_camera(config: Config, attention: Attention | None = None) -> Camera:
+    """Open the source ``camera`` describes; ``attention``: which of its pictures are worth being decoded.
 
     Raises:
         CameraError: it cannot be opened.
@@ -640,6 +720,7 @@ def open_configured_camera(config: Config) -> Camera:
             ev=pi.ev,
             longest_exposure_ms=pi.longest_exposure_ms,
         ),
+        attention=attention,
     )
 
 
@@ -655,6 +736,7 @@ def open_store_verified(config: Config, signer: EventSigner | None) -> Store:
         limits=store_limits(config),
         keys=KeyFile.configured(config.store),
         signer=signer,
+        backs_up=config.store.backups.keep > 0,
     )
     if store.created:
         log.info("a new store was begun: %s", store.path)

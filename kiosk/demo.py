@@ -37,7 +37,7 @@ _ENROLLED = (("obama", "Barack Obama", "obama.jpg"), ("biden", "Joe Biden", "bid
 _EXPECTED = Counter({"obama": 2, "biden": 2})
 
 _BROKER_START_S = 10.0
-_DAEMON_LIMIT_S = 120.0
+_COMMAND_LIMIT_S = 120.0
 _LAST_MESSAGE_S = 5.0
 
 _IOTCORE_CONFIG = """\
@@ -87,29 +87,30 @@ class DemoError(KioskError):
     exit_code = 70
 
 
-def run_demo(keep: Path | None) -> None:
+def run_demo(keep: Path | None, patience: float = 1.0) -> None:
     """Run the whole demo; JSON lines on stdout, the story on stderr.
 
-    ``keep``: the folder to work in and leave behind; None for a temporary one.
+    ``keep``: the folder to work in and leave behind; None for a temporary one. ``patience``: every wait is so many
+    times as long as usual.
 
     Raises:
         UnavailableError: no broker can be started.
-        DemoError: the check-ins are not the expected ones.
+        DemoError: the check-ins are not the expected ones, or a command does not end.
     """
     started_s = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = _work_folder(stack, keep)
         _say(f"working in {folder}{'' if keep else ' (removed at the end)'}")
-        port = stack.enter_context(_broker(folder))
+        port = stack.enter_context(_broker(folder, _BROKER_START_S * patience))
         config_path = _write_config(folder, port)
         for subject_id, name, photo in _ENROLLED:
-            _kiosk("enroll", subject_id, "--name", name, str(SAMPLES / photo), config_path=config_path)
+            _kiosk(config_path, patience, "enroll", subject_id, "--name", name, str(SAMPLES / photo))
             _say(f"enrolled {subject_id} ({name}) from {photo}")
         write_scenes(folder / "clip.avi")
         _say("made a clip from other photos of them, with a stranger among them; starting `kiosk run` on it")
-        check_ins = stack.enter_context(_Subscriber(port))
-        _kiosk("run", config_path=config_path)
-        check_ins.wait_for(_EXPECTED.total(), _LAST_MESSAGE_S)
+        check_ins = stack.enter_context(_Subscriber(port, _BROKER_START_S * patience))
+        _kiosk(config_path, patience, "run")
+        check_ins.wait_for(_EXPECTED.total(), _LAST_MESSAGE_S * patience)
         _judge(check_ins.subjects)
     _say(f"done in {time.monotonic() - started_s:.0f} s")
 
@@ -176,14 +177,21 @@ def _write_config(folder: Path, port: int) -> Path:
     return path
 
 
-def _kiosk(*arguments: str, config_path: Path) -> None:
+def _kiosk(config_path: Path, patience: float, *arguments: str) -> None:
     """Run a kiosk command as a user would; its stdout must not mix with our JSON lines."""
+    limit_s = _COMMAND_LIMIT_S * patience
     # What the caller's environment sets for a real kiosk is not meant for the demo.
     environ = {key: value for key, value in os.environ.items() if not key.startswith("KIOSK_")}
     command = [sys.executable, "-m", "kiosk", *arguments, "--config", str(config_path)]
     with subprocess.Popen(command, stdout=sys.stderr.fileno(), env=environ) as process:  # noqa: S603 - our own program
         try:
-            code = process.wait(_DAEMON_LIMIT_S)
+            code = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            raise DemoError(
+                f"`kiosk {arguments[0]}` took longer than {limit_s:.0f} s; on a slow machine: kiosk demo --patience "
+                f"{patience * 10:g}"
+            ) from None
         except BaseException:
             process.terminate()
             raise
@@ -192,7 +200,7 @@ def _kiosk(*arguments: str, config_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _broker(folder: Path) -> Iterator[int]:
+def _broker(folder: Path, start_s: float) -> Iterator[int]:
     """An MQTT 5 broker on a free port of 127.0.0.1, ended with the demo."""
     port = _free_port()
     mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
@@ -213,7 +221,7 @@ def _broker(folder: Path) -> Iterator[int]:
             command, stdin=subprocess.PIPE, stdout=log_file, stderr=log_file
         )
     try:
-        _await_port(process, port, folder / "broker.log")
+        _await_port(process, port, folder / "broker.log", start_s)
         _say(f"MQTT 5 broker ({name}) on 127.0.0.1:{port}")
         yield port
     finally:
@@ -225,8 +233,8 @@ def _broker(folder: Path) -> Iterator[int]:
             process.wait()
 
 
-def _await_port(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
-    deadline_s = time.monotonic() + _BROKER_START_S
+def _await_port(process: subprocess.Popen[bytes], port: int, log_path: Path, start_s: float) -> None:
+    deadline_s = time.monotonic() + start_s
     while time.monotonic() < deadline_s and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
@@ -245,9 +253,10 @@ def _free_port() -> int:
 class _Subscriber:
     """A consumer like any other: prints each message as one JSON line, and counts the check-ins."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, start_s: float) -> None:
         self.subjects: Counter[str] = Counter()
         self._port = port
+        self._start_s = start_s
         self._seen: set[str] = set()
         self._ready = threading.Event()
         self._changed = threading.Condition()
@@ -261,7 +270,7 @@ class _Subscriber:
     def __enter__(self) -> Self:
         self._client.connect("127.0.0.1", self._port)
         self._client.loop_start()
-        if not self._ready.wait(_BROKER_START_S):
+        if not self._ready.wait(self._start_s):
             raise BrokerError("the demo's broker did not answer its subscriber in time; try again")
         return self
 

@@ -39,6 +39,10 @@ class TfliteEmbedder:
         _check_tensor(bundle, "input", self._input, (1, self.size_px, self.size_px, 3), manifest.input_dtype)
         _check_tensor(bundle, "output", self._output, (1, manifest.embedding_dim), None)
 
+    def warm_up(self) -> None:
+        """One inference, on an even picture: what fails at the first one fails now."""
+        self.embed_crop(np.full((self.size_px, self.size_px, 3), 128, np.uint8))
+
     def crop(self, image: Image, face: Face) -> Image:
         """The aligned face as this model wants it, (size_px, size_px, 3) BGR."""
         return align_face(image, face, self.alignment, self.size_px)

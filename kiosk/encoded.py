@@ -119,11 +119,20 @@ def decode(data: bytes, header: Header, *, with_transparency: bool = False) -> N
 
 def decode_frame(data: bytes) -> Image | None:
     """A live camera's JPEG, (height, width, 3) BGR, as it lies; None when it is damaged, none, or too large."""
+    return _decode_live(data, cv2.IMREAD_COLOR)
+
+
+def decode_glance(data: bytes) -> NDArray[np.uint8] | None:
+    """Its luminance at an eighth of the size, (height, width), for a third of the price; None as above."""
+    return _decode_live(data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+
+
+def _decode_live(data: bytes, flags: int) -> NDArray[Any] | None:
     header = read_header(data)
     if header is None or header.format is not Format.JPEG or not 0 < header.pixels <= MAX_FRAME_PIXELS:
         return None
     # camera.rotate alone turns pictures.
-    return _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _decode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _decode(data: bytes, flags: int) -> NDArray[Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,6 @@ from kiosk.errors import InputError
 from kiosk.gallery import Gallery, fuse
 from kiosk.ports import Detector, Embedder
 from kiosk.recognition import QualityCheck
-
-_SUBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 # A face with less than a fifth of the largest one's area is a bystander in the background, not a second person posing.
 _RIVAL_AREA = 0.2
@@ -38,20 +35,6 @@ class EnrolledPhoto:
     source: str
     quality: Quality
     embedding: Embedding
-
-
-def parse_subject_id(text: str) -> SubjectId:
-    """Check a subject id.
-
-    Raises:
-        InputError: not 1-64 of A-Z a-z 0-9 . _ -, or the name of a folder's self or parent.
-    """
-    if not _SUBJECT_ID.fullmatch(text) or text in {".", ".."}:
-        shown = ascii(text if len(text) <= 40 else text[:40] + "…")
-        raise InputError(
-            f"{shown} is not a subject id: use 1 to 64 of the characters A-Z a-z 0-9 . _ - (a name may be any text)"
-        )
-    return SubjectId(text)
 
 
 def embed_photo(

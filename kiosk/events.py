@@ -314,7 +314,7 @@ class RejectedEvent(_Signable):
 class Problem(_Document):
     """Something that needs somebody's attention. ``what`` is one line; it names no person, and no folder."""
 
-    part: Literal["camera", "reader", "store", "outbox", "broker", "clock", "feedback", "board"]
+    part: Literal["camera", "reader", "store", "outbox", "broker", "clock", "feedback", "board", "model"]
     what: Words
 
 
@@ -325,6 +325,7 @@ class FrameHealth(_Document):
     per_s: float | None = Field(description="since the last health document")
     p50_ms: float | None
     p95_ms: float | None
+    idle: bool = Field(default=False, description="nobody is there and nothing moves, so few pictures are looked at")
 
 
 class CameraHealth(_Document):

@@ -30,8 +30,11 @@ class FrameTimes:
         self._took_s.append(took_s)
         self._total += 1
 
-    def summarize(self, *, aside: bool = False) -> FrameHealth:
-        """Frames since the last summary count for the rate; one ``aside`` is not the last to the next one."""
+    def summarize(self, *, aside: bool = False, idle: bool = False) -> FrameHealth:
+        """Frames since the last summary count for the rate; one ``aside`` is not the last to the next one.
+
+        ``idle``: whether the kiosk is.
+        """
         now_s = time.monotonic()
         passed_s, new = now_s - self._since_s, self._total - self._told
         if not aside:
@@ -42,6 +45,7 @@ class FrameTimes:
             per_s=round(new / passed_s, 2) if passed_s > 0 else None,
             p50_ms=_quantile_ms(ordered, 0.5),
             p95_ms=_quantile_ms(ordered, 0.95),
+            idle=idle,
         )
 
 

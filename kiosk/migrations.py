@@ -416,6 +416,10 @@ ENCRYPTED_SINCE = STEPS.index(_encrypt_templates) + 1
 """From this schema version on templates are encrypted."""
 
 
+class NewerStoreError(StoreError):
+    """The store was brought up to date by a newer version of the kiosk."""
+
+
 def migrate(db: Database, path: Path, steps: Sequence[Step] = STEPS, *, key: SealingKey | None = None) -> None:
     """Bring the schema up to date, one transaction a step. The caller keeps other writers out.
 
@@ -449,12 +453,20 @@ def check(db: Database, path: Path, steps: Sequence[Step] = STEPS) -> int:
     application = _pragma(db, "application_id")
     if application != APPLICATION_ID and (version or _has_tables(db)):
         raise StoreError(f"{path}: this is another program's database; point store.path (KIOSK_STORE__PATH) elsewhere")
-    if version > len(steps):
-        raise StoreError(
-            f"{path}: the store has schema version {version}, this program knows only {len(steps)}; "
-            f"install the newer version again or restore a backup"
-        )
+    refuse_newer(version, path, steps)
     return version
+
+
+def refuse_newer(version: int, path: Path, steps: Sequence[Step] = STEPS) -> None:
+    """
+    Raises:
+        NewerStoreError: the schema version is one that this program does not know.
+    """
+    if version > len(steps):
+        raise NewerStoreError(
+            f"{path}: the store has schema version {version}, this program knows only {len(steps)}; install the newer "
+            "version of the kiosk again"
+        )
 
 
 def _install_sealing(db: Database, key: SealingKey | None) -> None:

@@ -48,6 +48,18 @@ class PadNetwork(_Record):
     source: PadSource
 
 
+class KnownScore(_Record):
+    """What each network said (0-1), when the bundle was built, to the face in one of the kiosk's sample photos.
+
+    ``negative``: to the photo's negative.
+    """
+
+    photo: str = Field(pattern=r"^[a-z0-9_]{1,64}\.jpg$")
+    photo_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    negative: bool = False
+    scores: tuple[float, float]
+
+
 class PadManifest(_Record):
     """``pad.json``. ``threshold``: the score from which a face counts as live."""
 
@@ -57,6 +69,7 @@ class PadManifest(_Record):
     input_size_px: int = Field(ge=16, le=1024)
     networks: tuple[PadNetwork, PadNetwork]
     threshold: float = Field(gt=0, lt=1)
+    known_scores: tuple[KnownScore, ...] = Field(default=(), max_length=32)
     report: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kiosk.biometrics import ModelId
-from kiosk.bundle import Bundle, select_bundle
+from kiosk.bundle import Bundle
+from kiosk.bundle_choice import choose_bundle
 from kiosk.config import Config
 from kiosk.decision import DecisionRule
 from kiosk.detector import BlazeFaceDetector, FrameDetector, HaarDetector, PhotoDetector
@@ -20,6 +22,8 @@ from kiosk.ports import Detector, Pad
 from kiosk.quality import ENROLLMENT_GATE, PROBE_GATE, QualityGate
 from kiosk.recognition import Recognizer
 from kiosk.trial import try_model
+
+log = logging.getLogger(__name__)
 
 # The notebook's crop: its detector knows no landmarks that could level the eyes.
 _HAAR_ALIGNMENT = "haar-square-v1"
@@ -147,12 +151,12 @@ def models_folder(config: Config) -> Path:
 
 
 def open_bundle(config: Config) -> Bundle:
-    """The bundle ``model.bundle`` asks for, verified.
+    """The bundle ``model.bundle`` asks for, verified; or what stands in for it (:mod:`kiosk.bundle_choice`).
 
     Raises:
         ModelError: there is none, or it is damaged.
     """
-    return select_bundle(config.model.bundle, models_folder(config))
+    return choose_bundle(config.model.bundle, models_folder(config)).bundle
 
 
 def build_detector(config: Config) -> Detector:
@@ -178,8 +182,20 @@ def build_embedder(config: Config, bundle: Bundle) -> TfliteEmbedder:
     return TfliteEmbedder(bundle, threads=config.model.threads, runtime=config.model.runtime, alignment=alignment)
 
 
-def build_pad(config: Config) -> TflitePad | None:
+def try_bundle(config: Config, bundle: Bundle) -> None:
+    """The self-test in a process of its own, whatever the bundle has passed before.
+
+    Raises:
+        ModelError: it does not pass.
+    """
+    threads, runtime = config.model.threads, config.model.runtime
+    try_model(bundle, models_folder(config), threads=threads, runtime=runtime, again=True)
+
+
+def build_pad(config: Config, *, again: bool = False) -> TflitePad | None:
     """Load presentation attack detection; None where it is switched off or not installed.
+
+    ``again``: after a trial even if it has survived one.
 
     Raises:
         ModelError: its bundle is damaged, does not survive its trial, or does not load.
@@ -187,8 +203,9 @@ def build_pad(config: Config) -> TflitePad | None:
     bundle = find_pad_bundle(models_folder(config)) if config.pad.enabled else None
     if bundle is None:
         return None
-    try_model(bundle, models_folder(config), threads=config.model.threads, runtime=config.model.runtime)
-    return TflitePad(bundle, threads=config.model.threads, runtime=config.model.runtime)
+    threads, runtime = config.model.threads, config.model.runtime
+    try_model(bundle, models_folder(config), threads=threads, runtime=runtime, again=again)
+    return TflitePad(bundle, threads=threads, runtime=runtime)
 
 
 def describe_pad(config: Config, pad: Pad | None) -> tuple[bool, str]:
@@ -219,14 +236,18 @@ def _other_alignment(config: Config) -> str | None:
     return _HAAR_ALIGNMENT if config.face.detector == "haar" else None
 
 
-def build_pipeline(config: Config) -> Pipeline:
-    """Load detector and embedder.
+def build_pipeline(config: Config, bundle: Bundle | None = None) -> Pipeline:
+    """Load detector and embedder, of the bundle in use unless one is given.
 
     Raises:
         ModelError: a model is missing, damaged or does not load.
         ConfigError: the threshold is to follow from error rates that nobody has measured.
     """
-    bundle = open_bundle(config)
+    if bundle is None:
+        choice = choose_bundle(config.model.bundle, models_folder(config))
+        bundle = choice.bundle
+        if choice.unwanted:
+            log.warning("model %s stands in for the bundle that is asked for: %s", bundle.model_id, choice.why)
     check_threshold(config, bundle)
     gates = build_gate(config, PROBE_GATE), build_gate(config, ENROLLMENT_GATE)
     score = None if config.match.threshold == "auto" else config.match.threshold

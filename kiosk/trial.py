@@ -3,8 +3,9 @@
 A bundle's hash says that its files belong together, not who made them. A TFLite file is trusted by the runtime that
 reads it: tflite-runtime 2.14 ends in a segmentation fault on half of all damaged ones, and a well-formed one can ask
 for all memory there is, or compute for ever. What a child process has survived once, with the same manifest, files and
-runtime, is not tried again. A trial finds models that crash, hang or devour, not those that recognize badly, and it is
-no sandbox: whoever can exploit the runtime has exploited it in the child.
+runtime, is not tried again. The same child asks the model for what the kiosk knows the answers to
+(:mod:`kiosk.selftest`), so that models are found, too, which run and recognize nobody. It is no sandbox: whoever can
+exploit the runtime has exploited it in the child.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from typing import Literal, cast
 
 import numpy as np
 
+from kiosk import __version__
 from kiosk.biometrics import Box, Face
 from kiosk.bundle import Bundle, read_bundle
 from kiosk.embedder import TfliteEmbedder
 from kiosk.errors import KioskError, ModelError
 from kiosk.pad import PadBundle, TflitePad, read_pad_bundle
+from kiosk.selftest import examine_bundle, examine_pad, find_samples
 from kiosk.tflite import Runtime, runtime_version
 
 VERDICTS = ".tried.json"
@@ -48,26 +51,39 @@ _TRIAL_PX = 160
 _AGAIN = "build or install the bundle again"
 
 
-def try_model(bundle: Bundle | PadBundle, models_folder: Path, *, threads: int, runtime: Runtime) -> None:
-    """See that a bundle's networks load and run, unless they are the kiosk's own or have done so before.
+def try_model(
+    bundle: Bundle | PadBundle, models_folder: Path, *, threads: int, runtime: Runtime, again: bool = False
+) -> None:
+    """See that a bundle's networks load, run and know what they must, unless they are the kiosk's own or did before.
+
+    ``again``: whatever they did before, and whose they are.
 
     Raises:
         ModelError: they do not, or the process that tried them died, hung or wanted too much memory.
     """
-    if isinstance(bundle, Bundle) and bundle.built_in:
+    if isinstance(bundle, Bundle) and bundle.built_in and not again:
         return
     verdicts = models_folder / VERDICTS
     key = _key(bundle, runtime)
     survived = _read_verdicts(verdicts)
-    if key in survived:
+    if key in survived and not again:
         return
-    _run_child("embedder" if isinstance(bundle, Bundle) else "pad", bundle.folder, threads, runtime)
-    _write_verdicts(verdicts, [*survived, key])
+    others = [verdict for verdict in survived if verdict != key]
+    try:
+        _run_child("embedder" if isinstance(bundle, Bundle) else "pad", bundle.folder, threads, runtime)
+    except ModelError:
+        if key in survived:
+            _write_verdicts(verdicts, others)
+        raise
+    _write_verdicts(verdicts, [*others, key])
 
 
 def _key(bundle: Bundle | PadBundle, runtime: Runtime) -> str:
-    """Of everything the verdict depends on; the manifest holds the hashes of the files, which have been compared."""
-    text = f"{runtime_version(runtime)}\n{bundle.manifest.model_dump_json()}"
+    """Of everything the verdict depends on; the manifest holds the hashes of the files, which have been compared.
+
+    The kiosk's own version is among it, for what prepares the pictures comes with it.
+    """
+    text = f"{__version__}\n{runtime_version(runtime)}\n{bundle.manifest.model_dump_json()}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -154,20 +170,24 @@ def _limit() -> None:
 
 
 def _exercise(folder: Path, kind: str, threads: int, runtime: Runtime) -> None:
-    """Everything the daemon does with it, on two pictures of nobody."""
+    """Everything the daemon does with it, on two pictures of nobody and on the sample photos."""
     pictures = [
         np.full((_TRIAL_PX, _TRIAL_PX, 3), 128, np.uint8),
         np.random.default_rng(1).integers(0, 256, (_TRIAL_PX, _TRIAL_PX, 3), np.uint8),
     ]
     if kind == "pad":
-        pad = TflitePad(read_pad_bundle(folder), threads=threads, runtime=runtime)
+        pad_bundle = read_pad_bundle(folder)
+        pad = TflitePad(pad_bundle, threads=threads, runtime=runtime)
         face = Face(Box(50, 50, 60, 60), 1.0)
         for picture in pictures:
             pad.score(picture, face)
+        examine_pad(pad_bundle, pad, find_samples(runtime))
         return
-    embedder = TfliteEmbedder(read_bundle(folder), threads=threads, runtime=runtime)
+    bundle = read_bundle(folder)
+    embedder = TfliteEmbedder(bundle, threads=threads, runtime=runtime)
     for picture in pictures:
         embedder.embed_crop(np.resize(picture, (embedder.size_px, embedder.size_px, 3)))
+    examine_bundle(bundle, embedder, find_samples(runtime))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import warm
 import yaml
 
 _REPO = Path(__file__).resolve().parent.parent
@@ -50,16 +51,26 @@ class Kiosk:
         timeout_s: float = 120,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``kiosk ARGUMENTS`` to its end; stdin is empty unless given."""
-        result = subprocess.run(
-            self._command(arguments),
-            env=self._environment_with(env),
-            cwd=self.folder,
-            input=stdin or "",
-            capture_output=True,
-            encoding="utf-8",
-            timeout=timeout_s,
-            check=False,
-        )
+        environment = self._environment_with(env)
+        if not COVERAGE and warm.can_run(environment, stdin or ""):
+            result = warm.run(
+                [str(argument) for argument in arguments],
+                environment=environment,
+                folder=self.folder,
+                stdin=stdin or "",
+                timeout_s=timeout_s,
+            )
+        else:
+            result = subprocess.run(
+                self._command(arguments),
+                env=environment,
+                cwd=self.folder,
+                input=stdin or "",
+                capture_output=True,
+                encoding="utf-8",
+                timeout=timeout_s,
+                check=False,
+            )
         assert "--- Logging error ---" not in result.stderr, result.stderr
         return result
 

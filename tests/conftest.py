@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import importlib.util
 import logging
@@ -14,9 +15,13 @@ from pathlib import Path
 import command_line
 import pytest
 from command_line import Kiosk
+from runner import enroll_people
 
 from kiosk import tflite
 from kiosk.store import Store
+
+# jsonschema builds 39 parsers with it for formats that no document here has: seconds in each of the tests' processes.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 REPO = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI") == "true"
@@ -141,3 +146,18 @@ def store(path: Path) -> Iterator[Store]:
 @pytest.fixture
 def kiosk(tmp_path: Path, runtime: tflite.Runtime) -> Kiosk:
     return Kiosk(tmp_path, runtime)
+
+
+@pytest.fixture(scope="session")
+def _home(tmp_path_factory: pytest.TempPathFactory, worker_id: str, runtime: tflite.Runtime, samples: Path) -> Kiosk:
+    """Two people enrolled, once for all processes that share the tests: to be copied, not changed."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "home"
+    folder.mkdir(exist_ok=True)
+    with (folder / "turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        kiosk = Kiosk(folder, runtime)
+        if not (folder / "enrolled").exists():
+            enroll_people(kiosk, samples)
+            (folder / "enrolled").touch()
+    return kiosk

@@ -29,6 +29,7 @@ CONVERTER_MAY_USE = {
     "ports",
     "preprocessing",
     "quality",
+    "selftest",
     "tflite",
     "thresholds",
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Kiosk
-from runner import assert_one_line_error, copy_store, enroll_people
+from runner import assert_one_line_error, copy_store
 from sqlite_utils import Database
 from test_store import ANA, MODEL, check_in, embedding, file_bytes, reject, template
 
@@ -497,11 +497,6 @@ def test_a_damaged_store_of_the_version_before_is_restored_with_all_its_people(p
 
 
 # --- the commands
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
-    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
 
 
 @pytest.fixture

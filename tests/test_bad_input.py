@@ -17,15 +17,10 @@ import pytest
 from broker import free_port
 from command_line import Kiosk
 from fuzz.mutation import bomb_png
-from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process, side_by_side
+from runner import assert_one_line_error, copy_store, dump, run_in_process, side_by_side
 
 from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE
 from kiosk.opencv import cv2
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
-    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kiosk import board
 from kiosk.board import Board, BoardCondition, Memory, describe_wear
 
 THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
@@ -82,6 +83,20 @@ def test_a_raspberry_pi_that_is_well(tmp_path: Path) -> None:
     )
     assert well.problems() == []
     assert [describe_wear(one) for one in well.memories] == ["mmcblk0: SD tells nothing of its wear"]
+
+
+def test_too_hot_until_it_is_clearly_cooler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "_LOOK_EVERY_S", 0)
+    pi = raspberry_pi(tmp_path)
+    (file,) = pi.glob("sys/class/thermal/thermal_zone0/temp")
+    watched = Board(pi)
+    told = []
+    for millidegrees in ("55000", "79900", "80100", "77000", "75000", "74900", "79000", "nonsense", "85000"):
+        file.write_text(millidegrees)
+        told.append(watched.too_hot())
+    assert [None if words is None else words[-5:] for words in told] == [
+        None, None, "80 °C", "77 °C", "75 °C", None, None, None, "85 °C",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from pi_camera import PiCamera, number_in
 
 from kiosk.biometrics import Frame
 from kiosk.camera import LiveCamera, Picamera2Settings, _picamera2, open_camera
-from kiosk.camera._picamera2 import list_picamera2, to_boottime_s
+from kiosk.camera._picamera2 import Picamera2Source, list_picamera2, to_boottime_s
 from kiosk.camera._picamera2_helper import _choose_controls, _lens_position, _widest_mode
 from kiosk.clock import SystemClock
 from kiosk.errors import CameraError
@@ -109,6 +109,21 @@ def test_newest_picture_wins_and_is_never_written_to_again(camera: LiveCamera) -
     assert number_in(frame.image) - number >= 11
     assert SystemClock().boottime_s() - frame.captured_s < 0.3
     assert np.array_equal(first.image, pixels)
+
+
+def test_while_nothing_moves_pictures_are_glanced_at(pi: PiCamera) -> None:  # noqa: ARG001
+    source = Picamera2Source(
+        0, (64, 48), 25, upside_down=False, settings=Picamera2Settings(), open_timeout_s=10, read_timeout_s=2
+    )
+    capture = source.open()
+    assert capture is not None
+    with closing(SimpleNamespace(close=capture.release)):
+        assert capture.grab()
+        grey = capture.glance()
+    assert grey is not None
+    assert (grey.shape, grey.dtype) == ((6, 8), np.uint8)
+    # Blue above, grey below.
+    assert grey[:3].mean() > grey[3:].mean() + 10
 
 
 def test_closing_releases_the_camera_and_ends_the_process(pi: PiCamera) -> None:

@@ -9,17 +9,12 @@ from pathlib import Path
 import pytest
 from broker import Mosquitto, free_port
 from command_line import Kiosk
-from runner import assert_one_line_error, copy_store, enroll_people
+from runner import assert_one_line_error, copy_store
 
 from kiosk.clip import Scene, write_clip
 from kiosk.store import Store
 
 pytestmark = pytest.mark.stories
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
-    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_install(kiosk: Kiosk, bundle: Path) -> None:
     assert _listed(kiosk)["dlib-resnet29-special"]["origin"] == "installed"
     installed = kiosk.folder / "models" / "dlib-resnet29-special"
     assert (installed / "model.tflite").read_bytes() == (bundle / "model.tflite").read_bytes()
-    assert not list((kiosk.folder / "models").glob(".*"))
+    assert [path.name for path in (kiosk.folder / "models").glob(".*")] == [".use.json"]
 
 
 def test_installing_again_replaces(kiosk: Kiosk, bundle: Path, tmp_path: Path) -> None:

@@ -10,14 +10,9 @@ from pathlib import Path
 
 import pytest
 from command_line import Kiosk
-from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process
+from runner import assert_one_line_error, copy_store, dump, run_in_process
 
 from kiosk.opencv import cv2
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
-    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
 
 
 @pytest.fixture

@@ -514,11 +514,11 @@ def test_no_configuration_at_all(file: Path, content: str | bytes, problem: str)
 
 
 def test_a_flood_of_problems_is_cut_short(file: Path) -> None:
-    started_s = time.monotonic()
+    started_s = time.process_time()
     problems = _problems(file, "".join(f"k{n}: 1\n" for n in range(6000)) + "k1: 1\n" * 300)
     assert len(problems) < 120
     assert "config.yaml: and 5950 more problems" in problems
-    assert time.monotonic() - started_s < 2
+    assert time.process_time() - started_s < 2
 
 
 def test_alias_bomb(file: Path) -> None:

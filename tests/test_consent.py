@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Kiosk
-from runner import assert_one_line_error, copy_store, dump, enroll_people, run_in_process
+from runner import assert_one_line_error, copy_store, dump, run_in_process
 from test_audit import old_store
 from test_store import ANA, MODEL, check_in, file_bytes, moment, template
 
@@ -303,11 +303,6 @@ def test_who_was_enrolled_before_there_was_an_audit_log_counts_from_its_beginnin
 
 
 # --- the commands
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
-    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
 
 
 @pytest.fixture

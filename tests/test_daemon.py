@@ -21,7 +21,7 @@ import jsonschema
 import pytest
 from broker import Message, Mosquitto, Subscriber, free_port, wait_for
 from command_line import Kiosk
-from runner import copy_store, enroll_people
+from runner import copy_store
 
 from kiosk.biometrics import Box
 from kiosk.clip import Person, Scene, Walk, write_clip
@@ -30,11 +30,6 @@ from kiosk.opencv import cv2
 from kiosk.store import AttendanceRow, Store
 
 ATTENDANCE = "/event/attendance"
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
-    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from broker import find_mosquitto
 from command_line import Kiosk
+from runner import run_in_process
 
 from kiosk import demo
+from kiosk.demo import DemoError
 from kiosk.errors import UnavailableError
 
 
@@ -71,3 +73,15 @@ def test_without_any_broker_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(UnavailableError, match=r"pip install 'attendance-kiosk\[demo\]'"):
         demo.run_demo(tmp_path)
+
+
+def test_what_takes_too_long_is_told_with_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demo, "_COMMAND_LIMIT_S", 0.01)
+    with pytest.raises(DemoError, match=r"`kiosk run` took longer than 0 s; .*kiosk demo --patience 20"):
+        demo._kiosk(tmp_path / "config.yaml", 2.0, "run")
+
+
+@pytest.mark.parametrize("patience", ["0", "nan", "much", "1e9"])
+def test_patience_has_bounds(patience: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_in_process("demo", "--patience", patience) == 64
+    assert "Invalid value for '--patience'" in capsys.readouterr().err

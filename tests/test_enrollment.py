@@ -3,7 +3,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiosk.biometrics import Box, Embedding, Face, Image, ModelId, Quality, Reason, SubjectId, Template
+from kiosk.biometrics import (
+    Box,
+    Embedding,
+    Face,
+    Image,
+    ModelId,
+    Quality,
+    Reason,
+    SubjectId,
+    Template,
+    parse_subject_id,
+)
 from kiosk.decision import DecisionRule
 from kiosk.enrollment import (
     EnrolledPhoto,
@@ -11,7 +22,6 @@ from kiosk.enrollment import (
     check_same_person,
     embed_photo,
     find_near_copies,
-    parse_subject_id,
 )
 from kiosk.errors import InputError
 from kiosk.gallery import Gallery

@@ -7,6 +7,7 @@ import logging
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import Kiosk
@@ -28,11 +29,12 @@ from kiosk.sdnotify import Heartbeat, Notifier
 from kiosk.store import KeyFile, NewTemplate, Store
 
 
-def build_daemon(kiosk: Kiosk, store: Store, pictures: Path) -> Daemon:
+def build_daemon(kiosk: Kiosk, store: Store, pictures: Path, **parts: Any) -> Daemon:
+    """``parts``: of the daemon, instead of its own; ``pictures``: what its camera would show."""
     config, clock = load(kiosk.config, {}), SystemClock()
     with closing(open_camera(source=str(pictures))) as camera:
         return Daemon(
-            camera=camera,
+            camera=parts.pop("camera", camera),
             watcher=GalleryWatcher(config, build_pipeline(config), store),
             book=AttendanceBook(
                 store,
@@ -45,10 +47,11 @@ def build_daemon(kiosk: Kiosk, store: Store, pictures: Path) -> Daemon:
             ),
             store=store,
             notifier=Notifier({}),
-            heartbeat=Heartbeat(),
+            heartbeat=parts.pop("heartbeat", Heartbeat()),
             retention=Retention(attendance_days=1, rejected_days=1),
             wake=threading.Event(),
             preview=Preview(socket_path(kiosk.store)),
+            **parts,
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from broker import wait_for
 from command_line import Kiosk
-from runner import assert_one_line_error, copy_store, dump, enroll_people
+from runner import assert_one_line_error, copy_store, dump
 
 from kiosk.biometrics import Box, ModelId, SubjectId
 from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE, read_bundle
@@ -29,11 +29,6 @@ pytestmark = pytest.mark.stories
 BUILT_IN_MODEL = read_bundle(BUILT_IN / BUILT_IN_BUNDLE).model_id
 OTHER = "other-int8"
 OTHER_MODEL = BUILT_IN_MODEL.replace(BUILT_IN_BUNDLE, OTHER)
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
-    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
 
 
 @pytest.fixture
@@ -89,9 +84,15 @@ def _check(kiosk: Kiosk, name: str) -> tuple[str, str]:
     return next((check["status"], check["message"]) for check in checks if check["name"] == name)
 
 
+def _in_use(kiosk: Kiosk) -> str:
+    document: dict[str, list[dict[str, str]]] = json.loads(kiosk("model", "list", "--json").stdout)
+    return next(bundle["model"] for bundle in document["bundles"] if bundle["in_use"])
+
+
 def _installed(kiosk: Kiosk) -> list[str]:
-    # What is noted about trials is no bundle.
-    return sorted(path.name for path in (kiosk.folder / "models").glob("*") if path.name != ".tried.json")
+    # What is noted, and former builds, are none that are installed; anything else with a dot is a leftover.
+    notes = {".tried.json", ".use.json", ".former"}
+    return sorted(path.name for path in (kiosk.folder / "models").glob("*") if path.name not in notes)
 
 
 def test_nobody_enrolled_nobody_lost(kiosk: Kiosk, other: Path) -> None:
@@ -212,13 +213,17 @@ def test_a_worse_bundle_than_the_installed_one_is_not_used(home: Kiosk, other: P
     assert document["subjects"]["lost"] == []
 
 
-def test_a_new_build_of_the_same_name_leaves_no_way_back(home: Kiosk, other: Path, tmp_path: Path) -> None:
+def test_a_new_build_of_the_same_name_can_be_rolled_back(home: Kiosk, other: Path, tmp_path: Path) -> None:
     assert home("model", "install", other, "--yes").returncode == 0
     newer = _bundle(tmp_path / "newer", OTHER, tail=b"\0" * 16)
     document = json.loads(home("model", "install", newer, "--json").stdout)
     assert document["in_use"]["after"]["model"] == read_bundle(newer).model_id != OTHER_MODEL
-    assert "is replaced; install that build again" in document["way_back"]
+    assert "`kiosk model rollback`" in document["way_back"]
     assert read_bundle(home.folder / "models" / OTHER).model_id == read_bundle(newer).model_id
+    result = home("model", "rollback")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"in use now: {read_bundle(newer).model_id}" in result.stdout
+    assert _in_use(home) == OTHER_MODEL
 
 
 def test_a_threshold_of_ones_own_does_not_follow_the_model(home: Kiosk, other: Path) -> None:

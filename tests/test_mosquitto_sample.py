@@ -22,7 +22,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from runner import copy_store, dump, enroll_people
+from runner import copy_store, dump
 from test_store import ANA, check_in
 
 from kiosk.biometrics import Box
@@ -201,11 +201,6 @@ def _unknown_topic(random_: random.Random, number: int) -> Attack:
     )
     payload = json.dumps({"id": f"order-{number}", "subject": "obama", "threshold": -1, "name": "Mallory"}).encode()
     return Attack("admin", DOOR.below(f"cmd/{order}"), payload, retain=random_.random() < 0.3)
-
-
-@pytest.fixture(scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, samples: Path) -> Kiosk:
-    return enroll_people(Kiosk(tmp_path_factory.mktemp("home"), request.config.getoption("--runtime")), samples)
 
 
 @pytest.fixture

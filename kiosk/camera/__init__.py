@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from kiosk.attention import Attention
 from kiosk.camera._devices import FoundCamera, list_cameras
 from kiosk.camera._live import LiveCamera
 from kiosk.camera._media import FolderMedia, Media, VideoMedia
@@ -44,6 +45,7 @@ def open_camera(
     read_timeout_s: float = 3.0,
     frozen_after_s: float = 4.0,
     picamera2: Picamera2Settings = Picamera2Settings(),  # noqa: B008 - frozen
+    attention: Attention | None = None,
 ) -> OpenedCamera:
     """Open a source and start it.
 
@@ -51,7 +53,8 @@ def open_camera(
     ``http://`` (MJPEG) address, a video file, or a folder of images. ``width``, ``height`` (pixels) and ``fps`` are
     asked of V4L2 devices and picamera2; a folder is played at ``fps``. ``rotate``: degrees clockwise. ``loop`` and
     ``pace`` are for files and folders. ``frozen_after_s``: a live picture that stays the same for longer is a fault; 0
-    never. ``picamera2``: for that source only.
+    never. ``picamera2``: for that source only. ``attention``: which pictures of a live source are worth being decoded;
+    without it all of them.
 
     Raises:
         CameraError: it cannot be opened; told in little more than ``open_timeout_s``, for picamera2 in 5 s more.
@@ -79,6 +82,7 @@ def open_camera(
             open_timeout_s=open_timeout_s,
             read_timeout_s=read_timeout_s,
             frozen_after_s=frozen_after_s,
+            attention=attention,
         )
     else:
         camera = ReplayCamera(_media(Path(source), fps), rotate=rotate, loop=loop, pace=pace)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Protocol
 
+from kiosk.attention import Attention
 from kiosk.biometrics import Image
 from kiosk.camera._sources import Capture, LiveSource
 from kiosk.clock import SystemClock
@@ -36,6 +37,9 @@ class Owner(Protocol):
     def took(self, grabber: Grabber, image: Image, captured_s: float) -> bool:
         """A picture, taken at ``captured_s`` (seconds since boot). False: release the source."""
 
+    def passed_over(self, grabber: Grabber) -> bool:
+        """A picture that nobody wants decoded. False: release the source."""
+
     def failed(self, grabber: Grabber, problem: str, *, stalled: bool = False) -> None:
         """It could not be opened, or delivers no more. ``stalled``: it kept silent, rather than saying so."""
 
@@ -55,9 +59,18 @@ class Grabber:
     a stream OpenCV holds a lock without which no other is opened: then all who try hang, and the watchdog must help.
     """
 
-    def __init__(self, source: LiveSource, owner: Owner, *, open_timeout_s: float, read_timeout_s: float) -> None:
+    def __init__(
+        self,
+        source: LiveSource,
+        owner: Owner,
+        *,
+        open_timeout_s: float,
+        read_timeout_s: float,
+        attention: Attention | None = None,
+    ) -> None:
         self._source = source
         self._owner = owner
+        self._attention = attention
         self._open_limit_s = open_timeout_s + GRACE_S
         self._read_timeout_s = read_timeout_s
         self._read_limit_s = read_timeout_s + GRACE_S
@@ -123,6 +136,10 @@ class Grabber:
                 self._owner.failed(self, no_picture(self._read_timeout_s) if stalled else STOPPED, stalled=stalled)
                 return delivered
             captured_s = capture.captured_s or SystemClock().boottime_s()
+            if not self._is_worth_it(capture, captured_s):
+                if not self._owner.passed_over(self):
+                    return delivered
+                continue
             image = capture.retrieve()
             if image is None:
                 damaged += 1
@@ -133,6 +150,19 @@ class Grabber:
                 return delivered
         self._owner.failed(self, DAMAGED)
         return delivered
+
+    def _is_worth_it(self, capture: Capture, now_s: float) -> bool:
+        """Whether the picture grabbed is to be decoded; one that cannot be glanced at is, to say so."""
+        attention = self._attention
+        if attention is None:
+            return True
+        if attention.glance_due(now_s):
+            began_s = time.thread_time()
+            grey = capture.glance()
+            if grey is None:
+                return True
+            attention.glance(grey, now_s, took_s=time.thread_time() - began_s)
+        return attention.wants(now_s)
 
     def _must_return_in(self, limit_s: float) -> float:
         """Now."""

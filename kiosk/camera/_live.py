@@ -8,11 +8,13 @@ import time
 from types import TracebackType
 from typing import Literal, Self
 
+from kiosk.attention import Attention
 from kiosk.biometrics import Frame, Image
 from kiosk.camera._grabber import GRACE_S, Grabber, no_picture
 from kiosk.camera._pictures import FROZEN, PictureWatch
 from kiosk.camera._rotation import Rotation, turn
 from kiosk.camera._sources import LiveSource
+from kiosk.clock import SystemClock
 from kiosk.errors import CameraError
 from kiosk.ports import CameraCondition
 
@@ -36,7 +38,8 @@ class LiveCamera:
     """Implements :class:`kiosk.ports.Camera` for a source that never ends.
 
     The grabber decodes each frame as it comes: a reader slower than the camera finds the newest one ready instead of
-    waiting for the next. Reading is also what notices a grabber that hangs and puts another in its place.
+    waiting for the next. Frames that ``attention`` does not want are passed over. Reading is also what notices
+    a grabber that hangs and puts another in its place.
     """
 
     def __init__(
@@ -47,8 +50,10 @@ class LiveCamera:
         open_timeout_s: float,
         read_timeout_s: float,
         frozen_after_s: float,
+        attention: Attention | None = None,
     ) -> None:
         self._source = source
+        self._attention = attention
         self._rotate = rotate
         self._open_timeout_s = open_timeout_s
         self._read_timeout_s = read_timeout_s
@@ -148,6 +153,9 @@ class LiveCamera:
                 return False
             self._openings += 1
             self._last_sign_s = time.monotonic()
+            if self._attention is not None:
+                # Whatever it shows is news.
+                self._attention.rouse(SystemClock().boottime_s())
             self._changed.notify_all()
             return True
 
@@ -156,10 +164,7 @@ class LiveCamera:
         with self._changed:
             if not self._is_wanted(grabber):
                 return False
-            now_s = time.monotonic()
-            self._attempts += 1
-            self._frames += 1
-            self._last_sign_s = now_s
+            now_s = self._note_picture()
             self._note_size(turned)
             self._problem = self._watch.judge(image, now_s)
             if self._problem is not None:
@@ -170,6 +175,13 @@ class LiveCamera:
             self._frame = Frame(turned, captured_s, self._frames - 1)
             self._changed.notify_all()
             return True
+
+    def passed_over(self, grabber: Grabber) -> bool:
+        with self._changed:
+            wanted = self._is_wanted(grabber)
+            if wanted:
+                self._note_picture()
+            return wanted
 
     def failed(self, grabber: Grabber, problem: str, *, stalled: bool = False) -> None:
         with self._changed:
@@ -207,6 +219,13 @@ class LiveCamera:
         if not self._living():
             self._attempts += 1
 
+    def _note_picture(self) -> float:
+        """Now."""
+        self._attempts += 1
+        self._frames += 1
+        self._last_sign_s = time.monotonic()
+        return self._last_sign_s
+
     def _note_size(self, image: Image) -> None:
         size = image.shape[1::-1]
         if self._size is not None and size != self._size:
@@ -240,4 +259,10 @@ class LiveCamera:
         self._grabber.start()
 
     def _new_grabber(self) -> Grabber:
-        return Grabber(self._source, self, open_timeout_s=self._open_timeout_s, read_timeout_s=self._read_timeout_s)
+        return Grabber(
+            self._source,
+            self,
+            open_timeout_s=self._open_timeout_s,
+            read_timeout_s=self._read_timeout_s,
+            attention=self._attention,
+        )

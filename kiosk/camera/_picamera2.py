@@ -23,8 +23,10 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from kiosk.attention import Grey
 from kiosk.biometrics import Image
 from kiosk.camera._rotation import turn
+from kiosk.camera._sources import shrink
 from kiosk.clock import SystemClock
 from kiosk.errors import CameraError
 
@@ -160,6 +162,10 @@ class Picamera2Capture:
     def retrieve(self) -> Image | None:
         # Either is a copy: the helper writes the next picture into the same memory.
         return turn(self._picture, 180) if self._turned else self._picture.copy()
+
+    def glance(self) -> Grey | None:
+        # Which way up is all the same to whoever looks for motion.
+        return shrink(self._picture)
 
     def release(self) -> None:
         self._helper.end()

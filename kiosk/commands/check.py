@@ -18,6 +18,7 @@ import click
 from kiosk.biometrics import ModelId
 from kiosk.board import Board
 from kiosk.bundle import Bundle
+from kiosk.bundle_choice import choose_bundle
 from kiosk.camera import shown_source
 from kiosk.clock import SystemClock
 from kiosk.code_reader import open_device
@@ -56,7 +57,7 @@ from kiosk.pipeline import (
     describe_pad,
     explain_accuracy,
     explain_threshold,
-    open_bundle,
+    models_folder,
 )
 from kiosk.ports import EndOfStream
 from kiosk.signs import Plan
@@ -158,18 +159,23 @@ class Doctor:
         }
 
     def _check_model(self) -> Iterator[Finding]:
-        bundle = open_bundle(self._config)
+        choice = choose_bundle(self._config.model.bundle, models_folder(self._config))
+        bundle = choice.bundle
         check_threshold(self._config, bundle)
         self._model_id = build_embedder(self._config, bundle).model_id
         self._bundle = bundle
         measured = bundle.manifest.accuracy is not None and bool(bundle.manifest.thresholds)
         where = "built in" if bundle.built_in else f"in {bundle.folder}"
         message = f"{self._model_id} ({where}), {explain_accuracy(bundle)}"
+        if choice.why is not None:
+            message += (
+                f"; it {'STANDS' if choice.unwanted else 'stands'} in for the one that is asked for: {choice.why}"
+            )
         daemon = find_daemon(self._config)
         outdated = daemon is not None and daemon.model_id not in {None, self._model_id}
         if daemon is not None and outdated:
             message += f"; the running kiosk (process {daemon.process}) still uses {daemon.model_id}: restart it"
-        yield Finding("model", Status.OK if measured and not outdated else Status.WARN, message)
+        yield Finding("model", Status.OK if measured and not outdated and not choice.unwanted else Status.WARN, message)
 
     def _check_detector(self) -> Iterator[Finding]:
         build_detector(self._config)

@@ -8,13 +8,13 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from kiosk.biometrics import parse_subject_id
 from kiosk.clock import SystemClock
 from kiosk.commands.lookup import find_decision
 from kiosk.commands.options import common_options, json_option, load, print_json
 from kiosk.commands.stores import open_register, open_store
 from kiosk.commands.times import local_time, parse_moment
 from kiosk.config import Config
-from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError
 from kiosk.events import EventType, ManualEntry, Moment, Origin, Void
 from kiosk.store import AttendanceRow, Store

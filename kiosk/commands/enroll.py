@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from kiosk.biometrics import Embedding, SubjectId
+from kiosk.biometrics import Embedding, SubjectId, parse_subject_id
 from kiosk.commands.documents import quality_document
 from kiosk.commands.names import read_name
 from kiosk.commands.options import DATE, PATH, common_options, json_option, load, print_json
@@ -23,7 +23,6 @@ from kiosk.enrollment import (
     check_same_person,
     embed_photo,
     find_near_copies,
-    parse_subject_id,
 )
 from kiosk.errors import InputError, UsageError
 from kiosk.gallery import Gallery

@@ -19,14 +19,14 @@ import click
 from tqdm import tqdm
 
 from kiosk import __version__
-from kiosk.biometrics import SubjectId
+from kiosk.biometrics import SubjectId, parse_subject_id
 from kiosk.commands.enroll import Enroller, Enrollment, describe, enrollment_document, note_new_store, site_today
 from kiosk.commands.enroll_memory import Memory
 from kiosk.commands.options import print_json
 from kiosk.commands.rejections import Rejection, Report, Totals, count_reasons, summarize
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
-from kiosk.enrollment import EnrolledPhoto, RejectedPhoto, parse_subject_id
+from kiosk.enrollment import EnrolledPhoto, RejectedPhoto
 from kiosk.errors import InputError
 from kiosk.photo import hash_photo, is_photo, load_photo
 from kiosk.pipeline import build_pipeline

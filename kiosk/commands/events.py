@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from kiosk.biometrics import parse_subject_id
 from kiosk.commands.corrections import add, void
 from kiosk.commands.options import common_options, load, print_json
 from kiosk.commands.payroll import payroll
@@ -21,7 +22,6 @@ from kiosk.commands.signatures import export, keygen, verify
 from kiosk.commands.spreadsheets import write_csv
 from kiosk.commands.stores import open_store
 from kiosk.commands.times import local_time, parse_period
-from kiosk.enrollment import parse_subject_id
 from kiosk.errors import UsageError
 from kiosk.events import Method, rejection_of
 from kiosk.evidence import MANUAL

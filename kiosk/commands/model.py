@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,17 @@ from pathlib import Path
 import click
 
 from kiosk.biometrics import ModelId, SubjectId
-from kiosk.bundle import BUILT_IN, Bundle, bundle_folders, place, read_bundle
+from kiosk.bundle import BUILT_IN, Bundle, bundle_folders, place, read_bundle, select_bundle
+from kiosk.bundle_choice import (
+    FORMER,
+    Notes,
+    Refusal,
+    choose_bundle,
+    describe_refusal,
+    find_others,
+    read_notes,
+    update_notes,
+)
 from kiosk.commands.bundle_files import copy_bundle, delete_bundle
 from kiosk.commands.model_changes import (
     ModelChange,
@@ -33,35 +44,48 @@ from kiosk.commands.reenroll import (
     tell_reenrollment,
 )
 from kiosk.config import Config
-from kiosk.errors import InputError, ModelError
-from kiosk.pipeline import build_embedder, build_pipeline, explain_accuracy, model_id_of, models_folder, open_bundle
+from kiosk.errors import ConfigError, InputError, ModelError, PermissionDeniedError, StoreError
+from kiosk.events import utc_text
+from kiosk.pipeline import (
+    build_pipeline,
+    check_threshold,
+    explain_accuracy,
+    model_id_of,
+    models_folder,
+    open_bundle,
+    try_bundle,
+)
 from kiosk.store import Action
 
 
 @click.group("model")
 def command() -> None:
-    """List, inspect, install or remove model bundles."""
+    """List, inspect, install, roll back or remove model bundles."""
 
 
 @command.command("list")
 @json_option
 @common_options
 def list_bundles(*, as_json: bool, config_path: Path | None, verbose: int) -> None:
-    """List the bundles on this machine; * marks the one in use."""
+    """List the bundles on this machine; * marks the one in use. Former builds are those that installing replaced."""
     config = load(config_path, verbose)
+    problem, why = None, None
     try:
-        in_use, problem = open_bundle(config).folder, None
+        choice = choose_bundle(config.model.bundle, models_folder(config))
+        in_use, why = choice.bundle.folder, choice.why
     except ModelError as error:
         in_use, problem = None, str(error)
     documents = _list(config, in_use)
     if as_json:
-        print_json({"bundles": documents, "problem": problem})
+        print_json({"bundles": documents, "problem": problem, "stands_in": why})
         return
     for document in documents:
         mark = "*" if document["in_use"] else " "
         click.echo(f"{mark} {document['name']}\t{document['origin']}\t{document['summary']}")
     if problem is not None:
         click.echo(f"note: none is in use, the kiosk does not run: {problem}", err=True)
+    if why is not None:
+        click.echo(f"note: the one in use stands in for the one that is asked for: {why}", err=True)
 
 
 @command.command("info")
@@ -71,7 +95,7 @@ def list_bundles(*, as_json: bool, config_path: Path | None, verbose: int) -> No
 def info(*, name: str | None, as_json: bool, config_path: Path | None, verbose: int) -> None:
     """Show a bundle's manifest: by name or folder, else the one in use."""
     config = load(config_path, verbose)
-    bundle = open_bundle(_wanting(config, name))
+    bundle = open_bundle(config) if name is None else select_bundle(name, models_folder(config))
     document = _full_document(bundle)
     if as_json:
         print_json(document)
@@ -100,18 +124,18 @@ def install(
 ) -> None:
     """Check a bundle and copy it to where the kiosk looks for it.
 
-    First says which bundle is in use now and afterwards, and who will not be recognized until enrolled again. If there
-    is anybody it asks; without a terminal it does nothing unless --yes is given (exit code 64). Hash and shapes are
-    checked before and after the copy. A bundle of the same name is replaced; other bundles and all templates stay.
+    The bundle has to pass a self-test in a process of its own first: it must tell the kiosk's sample photos apart, and
+    answer what it answered where it was built. Then says which bundle is in use now and afterwards, and who will not be
+    recognized until enrolled again. If there is anybody it asks; without a terminal it does nothing unless --yes is
+    given (exit code 64). A bundle of the same name is replaced in one step, and kept as the former build: `kiosk model
+    rollback` returns to it. Other bundles and all templates stay.
     """
     config = load(config_path, verbose)
     bundle = read_bundle(folder)
     photos, pipeline = None, None
-    if photo_folder is None:
-        # Loading it tells whether its shapes are what it says.
-        build_embedder(config, bundle)
-    else:
-        photos, pipeline = find_photos(photo_folder), build_pipeline(_wanting(config, str(place(folder))))
+    try_bundle(config, bundle)
+    if photo_folder is not None:
+        photos, pipeline = find_photos(photo_folder), build_pipeline(config, bundle)
     installation = _plan_installation(config, bundle, photos)
     _announce(installation.describe(), as_json=as_json)
     with _telling(installation.document(), as_json=as_json) as outcome:
@@ -124,6 +148,7 @@ def install(
         )
         details = {"bundle": bundle.manifest.name, "model": installation.model_id, "replaces": outcome["replaces"]}
         copy_bundle(bundle, installation.target, logged(config, Action.INSTALL_MODEL, details))
+        _note(config, lambda notes: notes.with_installed(bundle))
         _announce([f"{bundle.manifest.name} installed in {installation.target}"], as_json=as_json)
         outcome["installed"] = True
         if photos is not None and pipeline is not None and installation.change.templates:
@@ -193,7 +218,8 @@ class _Installation:
 
 def _plan_installation(config: Config, bundle: Bundle, photos: PhotoFolder | None) -> _Installation:
     target = models_folder(config) / bundle.manifest.name
-    change = plan_change(config, {place(target): Bundle(target, bundle.manifest)})
+    notes = read_notes(models_folder(config)).with_installed(bundle)
+    change = plan_change(config, {place(target): Bundle(target, bundle.manifest)}, notes)
     return _Installation(config, bundle, target, change, photos)
 
 
@@ -211,6 +237,63 @@ def _telling(document: dict[str, object], *, as_json: bool) -> Iterator[dict[str
     finally:
         if as_json:
             print_json(document)
+
+
+def _note(config: Config, change: Callable[[Notes], Notes]) -> None:
+    folder = models_folder(config)
+    try:
+        folder.mkdir(mode=0o755, exist_ok=True)
+        update_notes(folder, change)
+    except PermissionError as error:
+        raise PermissionDeniedError(f"{folder}: cannot be written; run as the user who owns the store") from error
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+@command.command("rollback")
+@click.option("--yes", is_flag=True, help="Do not ask, even if people are not recognized any more.")
+@json_option
+@common_options
+def rollback(*, yes: bool, as_json: bool, config_path: Path | None, verbose: int) -> None:
+    """Go back to the bundle that was in use before, and set the present one aside.
+
+    That is the one the kiosk last ran with, else the build that was replaced, else the next best on this machine; it
+    has to pass the self-test. The present one stays where it is and is not used, whatever model.bundle says, until it
+    is installed again. Says first, like install, who will not be recognized, and asks if there is anybody. A running
+    kiosk goes over to it when it is restarted.
+    """
+    config = load(config_path, verbose)
+    folder = models_folder(config)
+    present, notes = open_bundle(config), read_notes(folder)
+    other = _find_one_to_go_back_to(config, present, notes)
+    refusal = Refusal(
+        model=present.model_id, why="`kiosk model rollback`", at=utc_text(time.time_ns() // 10**6), by_hand=True
+    )
+    change = plan_change(config, notes=notes.with_refused(present, refusal, other))
+    document = {"from": present.model_id, "to": other.model_id, "done": False, **change_document(change)}
+    _announce(describe_change(change), as_json=as_json)
+    with _telling(document, as_json=as_json) as outcome:
+        confirm_loss(change, f"go back to {other.model_id}", yes=yes)
+        details = {"model": other.model_id, "from": present.model_id}
+        with logged(config, Action.ROLLBACK_MODEL, details):
+            _note(config, lambda noted: noted.with_refused(present, refusal, other))
+        outcome["done"] = True
+        again = f"`kiosk model install {present.folder}` takes it into use again"
+        _announce([f"{present.model_id} is set aside, {other.model_id} is used; {again}"], as_json=as_json)
+
+
+def _find_one_to_go_back_to(config: Config, present: Bundle, notes: Notes) -> Bundle:
+    problems = []
+    for other in find_others(notes, models_folder(config), {present.fingerprint}):
+        try:
+            check_threshold(config, other)
+            try_bundle(config, other)
+        except (ModelError, ConfigError) as error:
+            problems.append(str(error))
+        else:
+            return other
+    why = f": {problems[0]}" if problems else ""
+    raise ModelError(f"{present.model_id}: there is no other bundle on this machine to go back to{why}")
 
 
 @command.command("remove")
@@ -271,31 +354,32 @@ def _templates_of(folder: Path, change: ModelChange) -> dict[ModelId, int]:
     return dict(made)
 
 
-def _wanting(config: Config, name: str | None) -> Config:
-    if name is None:
-        return config
-    return config.model_copy(update={"model": config.model.model_copy(update={"bundle": name})})
-
-
 def _list(config: Config, in_use: Path | None) -> list[dict[str, object]]:
     """Installed bundles, built-in ones, and the one in use should it lie elsewhere."""
-    folders = dict.fromkeys(bundle_folders(models_folder(config)), "installed")
+    folder = models_folder(config)
+    folders = dict.fromkeys(bundle_folders(folder), "installed")
+    folders |= dict.fromkeys(bundle_folders(folder / FORMER), "former")
     folders |= dict.fromkeys(bundle_folders(BUILT_IN), "built in")
     if in_use is not None:
         folders.setdefault(in_use, "model.bundle")
-    return [_document(folder, origin, in_use) for folder, origin in folders.items()]
+    notes = read_notes(folder)
+    return [_document(folder, origin, in_use, notes) for folder, origin in folders.items()]
 
 
-def _document(folder: Path, origin: str, in_use: Path | None) -> dict[str, object]:
+def _document(folder: Path, origin: str, in_use: Path | None, notes: Notes) -> dict[str, object]:
     document: dict[str, object] = {"name": folder.name, "origin": origin, "folder": str(folder)}
     try:
         bundle = read_bundle(folder)
     except ModelError as error:
         return document | {"in_use": False, "summary": f"DAMAGED: {error}", "model": None, "accuracy": None}
     accuracy = bundle.manifest.accuracy
+    summary = f"{bundle.manifest.embedding_dim}-d, {bundle.manifest.variant}, {explain_accuracy(bundle)}"
+    refusal = notes.refused.get(bundle.fingerprint)
+    if refusal is not None:
+        summary = f"NOT USED: {describe_refusal(bundle.model_id, refusal)}; {summary}"
     return document | {
         "in_use": folder == in_use,
-        "summary": f"{bundle.manifest.embedding_dim}-d, {bundle.manifest.variant}, {explain_accuracy(bundle)}",
+        "summary": summary,
         "model": bundle.model_id,
         "accuracy": None if accuracy is None else accuracy.model_dump(),
     }

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kiosk.biometrics import ModelId, SubjectId
-from kiosk.bundle import BUILT_IN, Bundle, Changes, place, select_bundle
+from kiosk.bundle import BUILT_IN, NO_CHANGES, Bundle, Changes, place
+from kiosk.bundle_choice import FORMER, Notes, choose_bundle, read_notes
 from kiosk.clock import SystemClock
 from kiosk.commands.options import ask, count, some
 from kiosk.commands.stores import open_store
@@ -36,6 +37,8 @@ class Use:
     readiness: Readiness
     threshold: float
     threshold_words: str
+    why: str | None = None
+    """Where it is not the bundle that is asked for, the reason."""
 
     @property
     def model_id(self) -> ModelId:
@@ -71,24 +74,25 @@ class ModelChange:
         return tuple(subject for subject in before if subject not in set(after))
 
 
-def plan_change(config: Config, changes: Changes) -> ModelChange:
-    """What changes to the installed bundles would do.
+def plan_change(config: Config, changes: Changes = NO_CHANGES, notes: Notes | None = None) -> ModelChange:
+    """What changes to the installed bundles, or to what is noted of them, would do.
 
     Raises:
         KioskError: the store cannot be read, so that nobody can tell.
     """
     if not Path(config.store.path).exists():
-        return _plan(config, changes, None)
+        return _plan(config, changes, notes, None)
     with open_store(config) as store:
-        return _plan(config, changes, store)
+        return _plan(config, changes, notes, store)
 
 
-def _plan(config: Config, changes: Changes, store: Store | None) -> ModelChange:
+def _plan(config: Config, changes: Changes, notes: Notes | None, store: Store | None) -> ModelChange:
     templates = {} if store is None else store.subject_models()
 
-    def use(planned: Changes) -> Use | str:
+    def use(planned: Changes, noted: Notes) -> Use | str:
         try:
-            bundle = select_bundle(config.model.bundle, models_folder(config), planned)
+            choice = choose_bundle(config.model.bundle, models_folder(config), planned, noted)
+            bundle = choice.bundle
             check_threshold(config, bundle)
         except (ModelError, ConfigError) as error:
             return str(error)
@@ -96,11 +100,13 @@ def _plan(config: Config, changes: Changes, store: Store | None) -> ModelChange:
         today = SystemClock().trusted_date(config.device.timezone)
         gallery = Gallery(model_id, ()) if store is None else store.gallery(model_id, today=today)
         threshold = build_rule(config, bundle, gallery).threshold
-        return Use(bundle, Readiness.of(model_id, templates), threshold, explain_threshold(config, bundle, gallery))
+        words = explain_threshold(config, bundle, gallery)
+        return Use(bundle, Readiness.of(model_id, templates), threshold, words, choice.why)
 
+    noted = read_notes(models_folder(config))
     return ModelChange(
-        before=use({}),
-        after=use(changes),
+        before=use(NO_CHANGES, noted),
+        after=use(changes, noted if notes is None else notes),
         templates=templates,
         threshold_follows=config.match.threshold == "auto",
         daemon=None if store is None else store.running_daemon(),
@@ -136,10 +142,12 @@ def describe_way_back(change: ModelChange, target: Path, config: Config) -> str 
         return None
     bundle = change.before.bundle
     if place(bundle.folder) == place(target):
-        return f"going back: {bundle.model_id} is replaced; install that build again. Its templates stay"
+        return f"going back: `kiosk model rollback` (the replaced {bundle.model_id} is kept, and its templates stay)"
+    if bundle.folder.parent == target.parent / FORMER:
+        return "going back: `kiosk model rollback`"
     named = bundle.folder.parent in {BUILT_IN, models_folder(config)}
     name = bundle.folder.name if named else place(bundle.folder)
-    return f"going back: set model.bundle: {name} (this bundle and its templates stay)"
+    return f"going back: `kiosk model rollback`, or model.bundle: {name} (this bundle and its templates stay)"
 
 
 def confirm_loss(
@@ -163,7 +171,9 @@ def confirm_loss(
 
 @contextmanager
 def logged(
-    config: Config, action: Literal[Action.INSTALL_MODEL, Action.REMOVE_MODEL], details: Mapping[str, Any]
+    config: Config,
+    action: Literal[Action.INSTALL_MODEL, Action.REMOVE_MODEL, Action.ROLLBACK_MODEL],
+    details: Mapping[str, Any],
 ) -> Iterator[None]:
     """Tell the audit log of a change that the block makes in a moment; not where there is no store yet.
 
@@ -198,7 +208,8 @@ def change_document(change: ModelChange) -> dict[str, object]:
 def _describe_use(use: Use | str) -> str:
     if isinstance(use, str):
         return f"none, the kiosk does not run ({use})"
-    return f"{use.model_id}, {explain_accuracy(use.bundle)}; {use.threshold_words}"
+    stands_in = "" if use.why is None else f"; it stands in for the bundle that is asked for: {use.why}"
+    return f"{use.model_id}, {explain_accuracy(use.bundle)}; {use.threshold_words}{stands_in}"
 
 
 def _describe_readiness(readiness: Readiness) -> Iterator[str]:
@@ -216,13 +227,14 @@ def _describe_readiness(readiness: Readiness) -> Iterator[str]:
 
 def _use_document(use: Use | str) -> dict[str, object]:
     if isinstance(use, str):
-        return {"bundle": None, "model": None, "folder": None, "threshold": None, "problem": use}
+        return {"bundle": None, "model": None, "folder": None, "threshold": None, "problem": use, "stands_in": None}
     return {
         "bundle": use.bundle.manifest.name,
         "model": use.model_id,
         "folder": str(use.bundle.folder),
         "threshold": round(use.threshold, 4),
         "problem": None,
+        "stands_in": use.why,
     }
 
 

@@ -10,11 +10,11 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from kiosk.biometrics import parse_subject_id
 from kiosk.commands.options import common_options, count, load, print_json
 from kiosk.commands.spreadsheets import write_csv
 from kiosk.commands.stores import open_store
 from kiosk.commands.times import parse_period
-from kiosk.enrollment import parse_subject_id
 from kiosk.payroll import Entry, WorkDay, work_days
 from kiosk.store import Outline, Store
 

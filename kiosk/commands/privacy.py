@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from kiosk.biometrics import SubjectId
+from kiosk.biometrics import SubjectId, parse_subject_id
 from kiosk.clock import SystemClock
 from kiosk.codes import StoredCode
 from kiosk.commands.erasure import due_document
@@ -20,7 +20,6 @@ from kiosk.commands.options import common_options, json_option, load, print_json
 from kiosk.commands.rekey import rekey
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
-from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, UsageError
 from kiosk.events import Method
 from kiosk.evidence import MANUAL, mentioned_subjects

@@ -17,7 +17,12 @@ def open_store(config: Config, *, writable: bool = False) -> Store:
         StoreError: it is missing (when only read), damaged, or of a newer version.
         PermissionDeniedError: it may not be opened.
     """
-    return Store.open(Path(config.store.path), writable=writable, keys=KeyFile.configured(config.store))
+    return Store.open(
+        Path(config.store.path),
+        writable=writable,
+        keys=KeyFile.configured(config.store),
+        backs_up=config.store.backups.keep > 0,
+    )
 
 
 def open_register(config: Config) -> Store:
@@ -32,6 +37,7 @@ def open_register(config: Config) -> Store:
         limits=Limits(config.store.min_free_mib, config.store.max_unsent),
         keys=KeyFile.configured(config.store),
         signer=find_signer(config.mqtt.sign_key_file) if config.mqtt.enabled else None,
+        backs_up=config.store.backups.keep > 0,
     )
 
 

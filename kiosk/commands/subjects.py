@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from kiosk.biometrics import ModelId, SubjectId
+from kiosk.biometrics import ModelId, SubjectId, parse_subject_id
 from kiosk.clock import SystemClock
 from kiosk.codes import Kind, StoredCode
 from kiosk.commands import gallery_audit, transfer
@@ -19,7 +19,6 @@ from kiosk.commands.names import read_name
 from kiosk.commands.options import DATE, PATH, ask, common_options, count, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
-from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, ModelError, UsageError
 from kiosk.store import Store, Subject
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiosk import __version__
+from kiosk.biometrics import parse_subject_id
 from kiosk.clock import SystemClock
 from kiosk.commands.options import PATH, common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
 from kiosk.credentials import warn_if_open
-from kiosk.enrollment import parse_subject_id
 from kiosk.errors import InputError, ModelError, OutputError, PermissionDeniedError, UsageError
 
 if TYPE_CHECKING:

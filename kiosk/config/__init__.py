@@ -1,7 +1,9 @@
 """The configuration: one YAML file, overlaid by environment variables, checked as a whole before anything starts."""
 
 from kiosk.config._fields import FieldGuide, field_guides, section_guides
-from kiosk.config._loading import load
+from kiosk.config._former import FORMER, Former
+from kiosk.config._loading import Loaded, Origin, load, load_traced
+from kiosk.config._migrating import Rewritten, rewrite
 from kiosk.config._models import (
     AttendanceSection,
     CameraSection,
@@ -22,6 +24,7 @@ from kiosk.config._models import (
 )
 
 __all__ = [
+    "FORMER",
     "AttendanceSection",
     "CameraSection",
     "CodeSection",
@@ -30,10 +33,14 @@ __all__ = [
     "FaceSection",
     "FeedbackSection",
     "FieldGuide",
+    "Former",
+    "Loaded",
     "MatchSection",
     "ModelSection",
     "MqttSection",
+    "Origin",
     "PadSection",
+    "Rewritten",
     "Section",
     "StoreSection",
     "TlsSection",
@@ -41,5 +48,7 @@ __all__ = [
     "WebTlsSection",
     "field_guides",
     "load",
+    "load_traced",
+    "rewrite",
     "section_guides",
 ]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,11 +20,13 @@ from kiosk.config._fields import (
     FieldPath,
     field_guides,
     path_of_variable,
-    section_guides,
 )
+from kiosk.config._former import FORMER
 from kiosk.config._models import Config, ListError
 from kiosk.config._reading import Document, Tree, YamlProblem, parse_document, parse_list, parse_scalar, shown
 from kiosk.errors import ConfigError, ConfigPermissionError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -34,6 +39,29 @@ _MAX_TOLD = 50
 _MAX_READ_BYTES = 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a setting comes from: a line of the file, a variable, or neither: its default."""
+
+    line: int | None = None
+    variable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration and where it comes from.
+
+    ``path``: the file, None without one. ``origins``: of every field of :func:`field_guides`. ``former``: settings of
+    earlier versions that it has, one line each.
+    """
+
+    config: Config
+    path: Path | None
+    document: Document
+    origins: Mapping[FieldPath, Origin]
+    former: tuple[str, ...]
+
+
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """The configuration of ``path``, or of the first of $KIOSK_CONFIG, ./config.yaml and /etc/kiosk/config.yaml.
 
@@ -44,6 +72,14 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         ConfigError: with every problem, one a line, each with its file and line or its variable.
         ConfigPermissionError: the file may not be read; nothing else is looked at.
     """
+    loaded = load_traced(path, environ)
+    for text in loaded.former:
+        log.warning("%s", text)
+    return loaded.config
+
+
+def load_traced(path: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """As :func:`load`, with the origin of every setting; of former ones it only tells."""
     return _Loading(_find(path, environ)).run(environ)
 
 
@@ -71,13 +107,18 @@ class _Loading:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._told: list[str] = []
         self._document = Document()
         self._variables: dict[FieldPath, str] = {}
-        self._guides = field_guides()
-        self._sections = section_guides()
+        self._sections = Config.model_fields
         self._problems: list[tuple[int, str]] = []
 
-    def run(self, environ: Mapping[str, str]) -> Config:
+    @cached_property
+    def _guides(self) -> Mapping[FieldPath, FieldGuide]:
+        # Only variables and problems need them: a file without either is read sooner.
+        return field_guides()
+
+    def run(self, environ: Mapping[str, str]) -> Loaded:
         if self._path is not None:
             self._read_file(self._path)
         tree = self._document.tree
@@ -85,12 +126,42 @@ class _Loading:
         for name in self._sections:
             if name in tree and tree[name] is None:
                 del tree[name]
+        self._rename_former(tree)
         self._overlay(tree, environ)
         config = self._validate(tree)
         if config is None or self._problems:
             lines = [text for _, text in sorted(self._problems, key=lambda problem: problem[0])]
             raise ConfigError("\n".join(dict.fromkeys(lines)))
-        return config
+        return Loaded(config, self._path, self._document, self._origins(), tuple(self._told))
+
+    def _origins(self) -> dict[FieldPath, Origin]:
+        return {
+            path: Origin(variable=self._variables[path])
+            if path in self._variables
+            else Origin(line=self._document.lines.get(path))
+            for path in self._guides
+        }
+
+    def _rename_former(self, tree: Tree) -> None:
+        """Settings of earlier versions, under the names they have now."""
+        for path, former in FORMER.items():
+            section = _section(tree, path)
+            if path[-1] not in section:
+                continue
+            line, value = self._document.lines[path], section.pop(path[-1])
+            if former.now is None:
+                self._told.append(f"{self._path}:{line}: {_dotted(path)}: is without effect now ({former.why})")
+            elif former.now in self._document.lines:
+                self._complain_of_file(
+                    line, f"{_dotted(path)}: is {_dotted(former.now)} now, which is set, too; delete this line"
+                )
+            else:
+                _put(tree, former.now, value)
+                self._document.lines[former.now] = line
+                self._told.append(
+                    f"{self._path}:{line}: {_dotted(path)}: is {_dotted(former.now)} now; `kiosk config migrate` "
+                    "rewrites the file"
+                )
 
     def _read_file(self, path: Path) -> None:
         try:
@@ -110,6 +181,15 @@ class _Loading:
             if not name.startswith(ENVIRONMENT_PREFIX) or name in _OTHER_VARIABLES:
                 continue
             path = path_of_variable(name)
+            former = FORMER.get(path)
+            if former is not None:
+                what = f"is without effect now ({former.why})"
+                if former.now is not None:
+                    path = former.now
+                    what = f"is {self._guides[path].variable} now; rename it where it is set"
+                self._told.append(f"{name}: {what}")
+                if former.now is None or self._guides[path].variable in environ:
+                    continue
             guide = self._guides.get(path)
             if guide is None:
                 self._complain_of_variable(name, _unknown_variable(name, path, self._guides, self._sections))
@@ -249,6 +329,16 @@ def _put(tree: Tree, path: FieldPath, value: object) -> None:
             return
         tree = section
     tree[path[-1]] = value
+
+
+def _section(tree: Tree, path: FieldPath) -> Tree:
+    """What a field would lie in; nothing where no such section is there."""
+    for part in path[:-1]:
+        section = tree.get(part)
+        if not isinstance(section, dict):
+            return {}
+        tree = section
+    return tree
 
 
 def _variable_value(text: str, guide: FieldGuide) -> object:

@@ -308,6 +308,22 @@ class PadSection(Section):
     )
 
 
+class IdleSection(Section):
+    """Less work while nobody is there (docs/idle.md)."""
+
+    enabled: bool = Field(
+        default=True,
+        description="While nobody is there and nothing moves, look at few pictures of a live camera; false: always at "
+        "all of them.",
+    )
+    after_s: float = Field(
+        default=5.0,
+        ge=1,
+        le=3600,
+        description="How long no face was seen and nothing moved before that begins, seconds.",
+    )
+
+
 class CodeSection(Section):
     """The second way in, for who is not to be recognized by the face (docs/second-way.md); off by default."""
 
@@ -707,6 +723,7 @@ class Config(Section):
 
     device: DeviceSection = DeviceSection()
     camera: CameraSection = CameraSection()
+    idle: IdleSection = IdleSection()
     face: FaceSection = FaceSection()
     model: ModelSection = ModelSection()
     match: MatchSection = MatchSection()

@@ -36,14 +36,28 @@ class YamlProblem(Exception):
 
 
 @dataclass(slots=True)
+class Place:
+    """Where a key stands: its line, from 1, and the columns where it begins and ends, from 0.
+
+    ``value_end``: line and column where its value ends; None where that is no single value.
+    """
+
+    line: int
+    column: int
+    key_end: int
+    value_end: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
 class Document:
-    """A file's content, the line of every key and list entry, and the keys that stand there twice.
+    """A file's content, the line of every key and list entry, where the keys stand, and those that stand there twice.
 
     In a path an entry's place in its list stands as text, from 0.
     """
 
     tree: Tree = field(default_factory=dict)
     lines: dict[Path, int] = field(default_factory=dict)
+    places: dict[Path, Place] = field(default_factory=dict)
     repeated: list[tuple[Path, int]] = field(default_factory=list)
 
 
@@ -175,16 +189,21 @@ class _Builder:
             raise YamlProblem(line, 'must be sections of "key: value" lines, not a single value')
         top = stack[-1]
         if top.key is None and isinstance(top.content, dict):
-            self._take_key(top, event.value, line)
+            self._take_key(top, event, line)
         else:
-            self._put(top, parse_scalar(event.value) if plain else event.value, line)
+            path = self._put(top, parse_scalar(event.value) if plain else event.value, line)
+            if path in self._document.places and event.end_mark is not None:
+                self._document.places[path].value_end = event.end_mark.line + 1, event.end_mark.column
 
-    def _take_key(self, top: _Open, key: str, line: int) -> None:
+    def _take_key(self, top: _Open, event: yaml.ScalarEvent, line: int) -> None:
+        key = event.value
         path = (*top.path, key)
         if path in self._document.lines:
             self._document.repeated.append((path, line))
         else:
             self._document.lines[path] = line
+            if event.start_mark is not None and event.end_mark is not None:
+                self._document.places[path] = Place(line, event.start_mark.column, event.end_mark.column)
         top.key = key
 
     def _put(self, top: _Open, value: object, line: int) -> Path:

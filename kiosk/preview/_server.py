@@ -79,6 +79,8 @@ class Preview:
         self._health: HealthReport | None = None
         self.watched = False
         """Whether anybody is connected."""
+        self.looks = 0
+        """How often anybody has asked for a frame, rather than for how the kiosk is."""
         self.health_wanted = False
         """Whether somebody waits for :meth:`tell_health`."""
 
@@ -216,6 +218,7 @@ class Preview:
         deadline_s = time.monotonic() + request.timeout_s
         self._stopping.wait(max(min(not_before_s, deadline_s) - time.monotonic(), 0))
         with self._changed:
+            self.looks += 1
             fault = self._fault
             self._changed.wait_for(
                 lambda: (

@@ -149,9 +149,11 @@ class AuditLog(Connection):
 
     @contextlib.contextmanager
     def log_model(
-        self, action: Literal[Action.INSTALL_MODEL, Action.REMOVE_MODEL], details: Mapping[str, Any]
+        self,
+        action: Literal[Action.INSTALL_MODEL, Action.REMOVE_MODEL, Action.ROLLBACK_MODEL],
+        details: Mapping[str, Any],
     ) -> Iterator[None]:
-        """Log a change of the installed bundles, which lie beside the store: the block makes it, in a moment.
+        """Log a change of the bundles, which lie beside the store: the block makes it, in a moment.
 
         If the block fails nothing is logged; if logging fails before the block it does not run. Where it fails after it
         the error comes out of the block's end, and the caller takes the change back.

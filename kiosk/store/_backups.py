@@ -25,6 +25,7 @@ from sqlite_utils import Database
 from kiosk import integrity
 from kiosk.errors import StoreError
 from kiosk.events import utc_text
+from kiosk.files import sync
 from kiosk.store._damage import find_damage
 from kiosk.store._files import (
     beside,
@@ -34,7 +35,6 @@ from kiosk.store._files import (
     open_folder,
     open_lock,
     open_reading,
-    sync,
 )
 
 log = logging.getLogger(__name__)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import ValidationError
 
 from kiosk import integrity
 from kiosk.biometrics import ModelId
-from kiosk.calibration import Calibration
 from kiosk.errors import StoreError
 from kiosk.store._audit import AuditLog
 from kiosk.store._chain import Action
+
+if TYPE_CHECKING:
+    from kiosk.calibration import Calibration
 
 
 class Calibrations(AuditLog):
@@ -41,8 +45,12 @@ class Calibrations(AuditLog):
             StoreError: it is none that this version understands.
         """
         found = self._rows("SELECT document FROM calibrations WHERE model_id = ? ORDER BY id DESC LIMIT 1", [model_id])
+        if not found:
+            return None
+        from kiosk.calibration import Calibration
+
         try:
-            return Calibration.model_validate_json(found[0]["document"]) if found else None
+            return Calibration.model_validate_json(found[0]["document"])
         except ValidationError:
             raise StoreError(
                 f"{self.path}: the calibration of {model_id} is not understood; `kiosk calibrate --reset` forgets it"

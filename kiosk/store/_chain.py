@@ -50,6 +50,7 @@ class Action(StrEnum):
     RESET_CALIBRATION = "reset_calibration"
     INSTALL_MODEL = "install_model"
     REMOVE_MODEL = "remove_model"
+    ROLLBACK_MODEL = "rollback_model"
     USE_MODEL = "use_model"
     SETTINGS = "settings"
     RESTORE = "restore"

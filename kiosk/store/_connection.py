@@ -36,6 +36,7 @@ from kiosk.store._files import beside, free_bytes, link_flag, open_lock
 from kiosk.store._keys import KeyFile, key_for_upgrade
 from kiosk.store._limits import DEFAULT_LIMITS, Limits
 from kiosk.store._restore import Restored, is_gone, make_sound
+from kiosk.store._versions import copy_before_upgrade, telling_way_back
 from kiosk.store._wal import PAGE_BYTES
 
 log = logging.getLogger(__name__)
@@ -118,6 +119,8 @@ class Connection:
         self.keys = keys or KeyFile.of(path)
         """The key of the templates."""
         self.writable = writable
+        self.backs_up = True
+        """Whether a backup is taken before the store is brought up to date."""
         self.process: Process = "command"
         """Of which kind this process is, for the audit log."""
         self._thread_lock = threading.RLock()
@@ -138,6 +141,10 @@ class Connection:
         """What this opening had to restore from a backup."""
 
     def _open(self, *, verified: bool = False) -> None:
+        with telling_way_back(self.path):
+            self._open_file(verified=verified)
+
+    def _open_file(self, *, verified: bool) -> None:
         if self.path.is_dir():
             raise StoreError(f"{self.path}: this is a folder, not a database file; {_FIX}")
         if is_backup(self.path):
@@ -429,6 +436,8 @@ class Connection:
                     "newest backup when it starts"
                 )
             key = key_for_upgrade(self.keys, db, self.path)
+        if old and self.backs_up:
+            copy_before_upgrade(self.backups, db.conn, version)
         migrations.migrate(db, self.path, key=key)
         if old:
             # An upgrade writes every row.

@@ -63,6 +63,11 @@ def _find(db: Database, path: Path) -> str | None:
     schema = integrity.mark(db, integrity.SCHEMA)
     if schema is None and migrations.check(db, path) >= migrations.SEALED_SINCE:
         return "the record of its definitions is damaged"
+    if schema is not None:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == schema["version"]:
+            # Its rows may have columns, and so digests, that are not known here: no damage that a restore would mend.
+            migrations.refuse_newer(version, path)
     problem = None if schema is None else integrity.schema_problem(db, schema)
     (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if problem is None and verdict != "ok":

@@ -14,6 +14,7 @@ from sqlite_utils import Database
 
 from kiosk import integrity
 from kiosk.errors import StoreError
+from kiosk.files import sync
 
 _ATTEMPTS = 10
 
@@ -114,15 +115,6 @@ def give_to_owner(fd: int, owner_of: Path) -> None:
     if os.geteuid() == 0:
         owner = owner_of.stat()
         os.fchown(fd, owner.st_uid, owner.st_gid)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def rename(source: Path, target: Path) -> None:

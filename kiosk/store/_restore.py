@@ -50,6 +50,7 @@ from kiosk.store._keys import KeyFile, key_for_upgrade
 from kiosk.store._salvage import MOST_LOST, Reading, highest_seq, open_damaged
 from kiosk.store._sealing import BOUND, Key, Refused
 from kiosk.store._stale import note_stale
+from kiosk.store._versions import telling_way_back
 from kiosk.store._wal import WriteAheadLog
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,8 @@ def describe_damage(path: Path) -> str | None:
     backups = Backups(path)
     lock = beside(path, ".lock")
     try:
-        problem = _problem(path, existed=bool(backups.all()) or (lock.exists() and lock.stat().st_size > 0))
+        with telling_way_back(path):
+            problem = _problem(path, existed=bool(backups.all()) or (lock.exists() and lock.stat().st_size > 0))
     except sqlite3.DatabaseError:
         # It cannot be read just now: whoever opens it learns why.
         return None

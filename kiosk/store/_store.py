@@ -41,12 +41,14 @@ class Store(Transfers, ManualEntries, Recognitions, Rejections, Calibrations, Co
         limits: Limits = DEFAULT_LIMITS,
         keys: KeyFile | None = None,
         signer: EventSigner | None = None,
+        backs_up: bool = True,
     ) -> Self:
         """Open the database, creating or upgrading it when ``writable``.
 
         With ``verified``, as the daemon opens it, everything in it is verified first, and a damaged store restored from
         the newest good backup; ``restored`` tells. ``keys``: of the templates; by default beside the database.
         ``signer``: signs the events that are committed here, and those that a restore makes anew; None: nobody does.
+        ``backs_up``: take a backup before an upgrade.
 
         Raises:
             KeyFileError: the store is of a version that did not encrypt templates, and now they cannot be.
@@ -56,6 +58,7 @@ class Store(Transfers, ManualEntries, Recognitions, Rejections, Calibrations, Co
         store = cls(Path(path), writable=writable, keys=keys)
         store.limits = limits
         store.signer = signer
+        store.backs_up = backs_up
         store.process = "daemon" if verified else "command"
         store._open(verified=verified)
         store._trouble.quiet = not verified

@@ -16,8 +16,7 @@ from typing import Any, Literal
 from sqlite_utils import Database
 
 from kiosk import integrity
-from kiosk.biometrics import ModelId, SubjectId
-from kiosk.enrollment import parse_subject_id
+from kiosk.biometrics import ModelId, SubjectId, parse_subject_id
 from kiosk.errors import InputError, KeyFileError, KioskError, StoreError
 from kiosk.events import utc_text
 from kiosk.store._chain import Action

@@ -6,22 +6,23 @@ import contextlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlite_utils import Database
 
 from kiosk import integrity
-from kiosk.biometrics import ModelId, SubjectId
-from kiosk.enrollment import parse_subject_id
+from kiosk.biometrics import ModelId, SubjectId, parse_subject_id
 from kiosk.errors import InputError
-from kiosk.gallery_file import PortableConsent, PortablePerson
-from kiosk.gallery_import import Arrival, Erasure, Resident
 from kiosk.store._chain import Action, Entry
 from kiosk.store._connection import rows
 from kiosk.store._event_names import settle_names
 from kiosk.store._stale import delete_templates
 from kiosk.store._subjects import Subject, Subjects, check_name, now_text
 from kiosk.store._templates import NewTemplate
+
+if TYPE_CHECKING:
+    from kiosk.gallery_file import PortableConsent, PortablePerson
+    from kiosk.gallery_import import Arrival, Erasure, Resident
 
 _DIGITS_TOLD = 16
 """Of a file's SHA-256, in the row of each person in it; the row of the file has all of them."""
@@ -36,6 +37,8 @@ class Transfers(Subjects):
         Raises:
             KeyFileError: the key of the templates cannot be had.
         """
+        from kiosk.gallery_file import PortablePerson
+
         stored, _ = self.stored_templates()
         templates = defaultdict(list)
         for template in stored:
@@ -54,6 +57,8 @@ class Transfers(Subjects):
         Raises:
             KeyFileError: the key of the templates cannot be had.
         """
+        from kiosk.gallery_import import Resident
+
         stored, _ = self.stored_templates()
         readable, ids = defaultdict(list), defaultdict(list)
         for template in stored:
@@ -73,6 +78,8 @@ class Transfers(Subjects):
 
     def erasures(self) -> dict[SubjectId, Erasure]:
         """Who was erased here, and when last, as far as receipts and the audit log still tell."""
+        from kiosk.gallery_import import Erasure
+
         certain = {
             row.detail().get("receipt_id")
             for row in self.audit_rows()
@@ -153,6 +160,8 @@ class Transfers(Subjects):
 def _consent(subject: Subject) -> PortableConsent | None:
     if subject.consent_reference is None:
         return None
+    from kiosk.gallery_file import PortableConsent
+
     return PortableConsent.model_construct(
         reference=subject.consent_reference,
         given_at=subject.consent_at or "",

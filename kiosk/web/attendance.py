@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kiosk.biometrics import parse_subject_id
 from kiosk.commands.by_hand import Correction
 from kiosk.commands.corrections import add_entry, void_entry
 from kiosk.commands.events import COLUMNS, check_in_document, rejection_document
@@ -22,7 +23,6 @@ from kiosk.commands.stores import open_store
 from kiosk.commands.times import parse_period
 from kiosk.commands.why import decision_document
 from kiosk.config import Config
-from kiosk.enrollment import parse_subject_id
 from kiosk.events import EventType
 from kiosk.web.exports import send_file
 from kiosk.web.requests import Wish, beside, query, read_wish

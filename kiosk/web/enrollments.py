@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from kiosk.biometrics import SubjectId
+from kiosk.biometrics import SubjectId, parse_subject_id
 from kiosk.commands.enroll import Enroller, describe, embed, read_consent, site_today
 from kiosk.commands.stores import open_store
 from kiosk.config import Config
-from kiosk.enrollment import EnrolledPhoto, RejectedPhoto, check_same_person, parse_subject_id
+from kiosk.enrollment import EnrolledPhoto, RejectedPhoto, check_same_person
 from kiosk.errors import InputError, KioskError, UnavailableError
 from kiosk.guidance import Guide, Hint
 from kiosk.photo import Photo, parse_photo

@@ -15,6 +15,7 @@ from convert import gate, parity
 from convert.recipes import RECIPES, measured
 from kiosk.bundle import read_bundle
 from kiosk.embedder import TfliteEmbedder
+from kiosk.selftest import PEOPLE
 
 pytestmark = pytest.mark.convert
 
@@ -59,6 +60,10 @@ def test_bundle_is_complete_and_above_its_floor(
     assert judged["figures"]["undetected"] == 0
     assert abs(judged["figures"]["threshold_shift"]) < 0.02
     assert figures["crops"] == 100
+    # What the kiosk's self-test holds its own answers against.
+    assert [answer.photo for answer in manifest.known_answers] == [
+        name for photos in PEOPLE.values() for name in photos
+    ]
     assert manifest.source.licence == "CC0-1.0"
     assert manifest.accuracy == measured("dlib-resnet29", variant).accuracy
     assert [point.fmr for point in manifest.thresholds] == [1e-2, 1e-3, 1e-4, 1e-5, 1e-6]

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from broken_bundles import backwards
 from converter import Command
 
 from convert import pad_build, pad_evaluate
@@ -23,6 +24,7 @@ from convert.torch_pth import read_pth
 from kiosk.detector import BLAZEFACE
 from kiosk.errors import InputError, ModelError
 from kiosk.pad import TflitePad, read_pad_bundle
+from kiosk.selftest import examine_pad, find_samples
 
 pytestmark = pytest.mark.convert
 
@@ -207,6 +209,27 @@ def test_damaged_bundles_are_refused(bundle: Path) -> None:
     (bundle / "pad.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(ModelError, match=r"pad.json: networks.0.file"):
         read_pad_bundle(bundle)
+
+
+def test_the_self_test_knows_what_the_networks_said(bundle: Path) -> None:
+    samples = find_samples()
+    sound = read_pad_bundle(bundle)
+    assert len(sound.manifest.known_scores) == len(samples) + 1
+    examine_pad(sound, TflitePad(sound), samples)
+    path = bundle / "pad.json"
+    manifest = json.loads(path.read_text())
+    for network in manifest["networks"]:
+        content = backwards(bundle / network["file"], larger_than=5_000)
+        (bundle / network["file"]).write_bytes(content)
+        network["sha256"] = hashlib.sha256(content).hexdigest()
+    path.write_text(json.dumps(manifest))
+    spoilt = read_pad_bundle(bundle)
+    with pytest.raises(ModelError, match="gets other live scores than where the bundle was built"):
+        examine_pad(spoilt, TflitePad(spoilt), samples)
+    # A bundle of before such records runs, and more is not known of it.
+    path.write_text(json.dumps(manifest | {"known_scores": []}))
+    old = read_pad_bundle(bundle)
+    examine_pad(old, TflitePad(old), samples)
 
 
 def test_a_threshold_that_was_changed_makes_another_model(bundle: Path) -> None:

@@ -28,7 +28,7 @@ function describe({ running, fault, outbox, health, history, broker }) {
   return [
     ...(problems.length ? problems : [el("p", { class: "good" }, "All is well.")]),
     el("div", { class: "cards" },
-      card("Camera", [["state", health.camera.fault ?? "delivers pictures"], ["frames a second", health.frames.per_s], ["last usable picture", health.camera.last_frame_age_s === null ? null : `${health.camera.last_frame_age_s} s ago`], ["opened again", health.camera.reconnects], ["stalls", health.camera.stalls]]),
+      card("Camera", [["state", health.camera.fault ?? "delivers pictures"], ["frames a second", rate(health.frames)], ["last usable picture", health.camera.last_frame_age_s === null ? null : `${health.camera.last_frame_age_s} s ago`], ["opened again", health.camera.reconnects], ["stalls", health.camera.stalls]]),
       card("Recognition", [["median", ms(health.frames.p50_ms)], ["95 % within", ms(health.frames.p95_ms)], ["frames", health.frames.processed]]),
       card("Computer", [["temperature", health.temperature_c === null ? null : `${health.temperature_c.toFixed(1)} °C`], ["power", board.undervoltage === null ? null : board.undervoltage ? "too weak" : board.undervoltage_seen ? "was too weak" : "good"], ["slowed down", board.throttled === null ? null : board.throttled ? "yes" : "no"], ["disk errors", board.disk_errors], ["storage worn", board.wear_percent === null ? null : `${board.wear_percent} %`]]),
       card("Broker and outbox", [["broker", broker], ["waiting", health.outbox.pending], ["set aside", health.outbox.parked], ["oldest waiting", health.outbox.oldest_unsent_at ? time(health.outbox.oldest_unsent_at) : "none"], ["last error", outbox.last_error ?? "none"], ["last number", health.outbox.last_seq]]),
@@ -42,6 +42,8 @@ function card(title, pairs) {
   return el("section", { class: "card" }, el("h2", {}, title),
     el("dl", {}, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, `${value ?? "not known"}`)])));
 }
+
+function rate({ per_s, idle }) { return idle ? `${per_s ?? 0} (nobody is there: few are looked at)` : per_s; }
 
 function ms(value) { return value === null ? null : `${value} ms`; }
 
