@@ -105,6 +105,19 @@ def test_what_is_not_is_told(change: Callable[[dict[str, Any], dict[str, Any]], 
     assert any(told in problem for problem in problems), problems
 
 
+def test_without_xnnpack_the_old_runtime_may_differ_by_more() -> None:
+    """Integer kernels of tflite-runtime that are others on each processor, but not LiteRT's, which are the same."""
+    here, there = observation(), observation()
+    key = f"{PHOTO}/given/embedding/{BUNDLE}"
+    embedding = there.arrays[key] + np.float32(0.002) * (np.arange(128) % 2)
+    arrays = {**there.arrays, key: (embedding / np.linalg.norm(embedding)).astype(np.float32)}
+    assert compare(here, Observation(arrays, there.document))["problems"] != []
+    for document in (here.document, there.document):
+        document["machine"]["runtime"] = "tflite-runtime 2.14.0"
+        document["xnnpack_parts"][BUNDLE] = 0
+    assert compare(here, Observation(arrays, there.document))["problems"] == []
+
+
 def test_a_comparison_of_nothing_is_none() -> None:
     """Neither photos without a face nor a clip without a check-in say that two machines agree."""
     empty = observation()
