@@ -394,7 +394,8 @@ def _squares(image: Image) -> list[tuple[int, int, Image]]:
     side, length = min(height, width), max(height, width)
     if side < _INPUT_PX or side * _SQUARISH > length:
         return []
-    overlap = length * _SHOWN_WELL
+    # A panorama may be so low that a whole square would be shared.
+    overlap = min(length * _SHOWN_WELL, side / 2)
     count = math.ceil((length - overlap) / (side - overlap))
     offsets = [round(i * (length - side) / (count - 1)) for i in range(count)]
     if width > height:

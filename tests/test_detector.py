@@ -239,6 +239,10 @@ def test_who_has_left_from_close_by_is_not_followed() -> None:
     assert frames.detect(np.full_like(frame, 120)) == []
 
 
+def test_a_panorama_is_looked_at_whatever_its_sides() -> None:
+    assert FrameDetector(BlazeFaceDetector()).detect(np.full((160, 1280, 3), 120, np.uint8)) == []
+
+
 def test_a_nearly_square_frame_is_looked_at_once() -> None:
     detector_ = CountingDetector()
     FrameDetector(detector_).detect(np.full((480, 512, 3), 120, np.uint8))
