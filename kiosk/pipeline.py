@@ -309,7 +309,7 @@ def check_stand_in(config: Config, bundle: Bundle, asked: Bundle | None) -> None
     if not same:
         raise ConfigError(
             f"match.threshold: {config.match.threshold:g} is meant for another network's scores than those of "
-            f"{bundle.model_id}, which would stand in; set match.threshold to auto, install the one asked for"
+            f"{bundle.model_id}, which would stand in; set match.threshold: auto, or install the one asked for"
         )
 
 
