@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kiosk.biometrics import Face, FaceReport, Image, Verdict
-from kiosk.errors import OutputError, UsageError
+from kiosk.errors import OutputError, PermissionDeniedError, UsageError
 from kiosk.evidence import advise, describe_quality, explain_outcome, gather_evidence
 from kiosk.files import write_private
 from kiosk.opencv import cv2
@@ -138,11 +138,19 @@ def check_plot_path(path: Path | None, option: str = "--plot") -> None:
     Raises:
         UsageError: no image format OpenCV writes.
         OutputError: the folder is not there.
+        PermissionDeniedError: it may not be entered.
     """
     if path is None:
         return
     if path.suffix.lower() not in {".png", ".jpg", ".jpeg"}:
         raise UsageError(f"{option} {path}: the name must end in .png or .jpg")
+    try:
+        path.lstat()
+    except PermissionError as error:
+        message = f"{path}: this user may not enter that folder; choose another one, as in /tmp/{path.name}"
+        raise PermissionDeniedError(message) from error
+    except OSError:
+        pass
     if not path.parent.is_dir():
         raise OutputError(f"{path}: cannot be written: no folder {path.parent}")
 

@@ -584,6 +584,17 @@ def test_file_of_somebody_else(file: Path, unprivileged: Callable[[], None]) -> 
     assert caught.value.exit_code == 77
 
 
+def test_folder_that_may_not_be_entered_holds_no_local_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch, unprivileged: Callable[[], None]
+) -> None:
+    """`sudo -u kiosk kiosk check`, typed in somebody's home: what the machine has counts."""
+    monkeypatch.setattr("kiosk.config._loading._SYSTEM_FILE", Path("/nowhere/config.yaml"))
+    file.write_text("device: {id: local}")
+    file.absolute().parent.chmod(0)
+    unprivileged()
+    assert load(None, _NO_ENVIRONMENT).device.id == "door-1"
+
+
 @pytest.fixture
 def unprivileged() -> Iterator[Callable[[], None]]:
     """Root may read everything: be nobody from the call on."""

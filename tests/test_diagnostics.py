@@ -94,7 +94,7 @@ def test_nobody_is_in_it(planted: tuple[Kiosk, Canaries], capsys: pytest.Capture
     assert (config["mqtt"]["host"], config["mqtt"]["allow_plaintext"], config["mqtt"]["tls"]) == ("(set)", False, None)
     assert config["match"]["threshold"] == "auto"
     # Who looked would have found: the doctor names people and places.
-    said = " ".join(finding.message for finding in examine(load(kiosk.config, {})))
+    said = " ".join(finding.message for finding in examine(load(kiosk.config, {}), source=None))
     assert {"zqsubject", "zqcamhost", "zqbroker", "zqsite"} <= set(found_in(canaries, said.encode()))
     # Of which only what names nobody is passed on.
     states = {check["name"]: check for check in checks}

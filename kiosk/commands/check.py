@@ -28,7 +28,7 @@ from kiosk.commands.erasure import describe_due
 from kiosk.commands.options import common_options, count, json_option, load, print_json, some
 from kiosk.commands.stores import find_daemon, open_store
 from kiosk.commands.web_settings import bind, web_settings
-from kiosk.config import Config
+from kiosk.config import Config, find_file
 from kiosk.daemon import broker_settings, event_signer, open_configured_camera, store_limits
 from kiosk.errors import (
     BrokerError,
@@ -117,12 +117,14 @@ def _examine(config_path: Path | None, verbose: int) -> Iterator[Finding]:
         for problem in str(error).splitlines():
             yield Finding("config", Status.FAIL, problem, error.exit_code)
         return
-    yield from examine(config)
+    yield from examine(config, source=find_file(config_path, os.environ))
 
 
-def examine(config: Config) -> Iterator[Finding]:
-    """Everything that ``kiosk check`` tries with a configuration that can be read."""
-    yield Finding("config", Status.OK, f"{config.device.site}/{config.device.id}, time zone {config.device.timezone}")
+def examine(config: Config, *, source: Path | None) -> Iterator[Finding]:
+    """Everything that ``kiosk check`` tries with a configuration that can be read; ``source``: its file, if any."""
+    device = config.device
+    file = "no file, defaults" if source is None else source
+    yield Finding("config", Status.OK, f"{device.site}/{device.id}, time zone {device.timezone} ({file})")
     doctor = Doctor(config)
     for name, probe in doctor.probes().items():
         try:

@@ -30,7 +30,7 @@ from kiosk.commands.check import Status, examine
 from kiosk.commands.options import PATH, common_options, json_option, load, print_json
 from kiosk.commands.stores import open_store
 from kiosk.config import Config, Section
-from kiosk.errors import KioskError, OutputError, UsageError
+from kiosk.errors import KioskError, OutputError, PermissionDeniedError, UsageError
 from kiosk.files import write_private
 from kiosk.preview import PreviewClient, socket_path
 
@@ -67,10 +67,14 @@ def command(*, file: Path, as_json: bool, config_path: Path | None, verbose: int
     """
     if file.suffix != ".zip":
         raise UsageError(f"{file}: the file's name must end in .zip")
-    if file.exists():
-        raise OutputError(f"{file}: is there already; diagnostics are not written over a file")
-    if not file.absolute().parent.is_dir():
-        raise OutputError(f"{file}: there is no such folder; choose another one")
+    try:
+        if file.exists():
+            raise OutputError(f"{file}: is there already; diagnostics are not written over a file")
+        if not file.absolute().parent.is_dir():
+            raise OutputError(f"{file}: there is no such folder; choose another one")
+    except PermissionError as error:
+        message = f"{file}: this user may not enter that folder; choose another one, as in /tmp/{file.name}"
+        raise PermissionDeniedError(message) from error
     config = load(config_path, verbose)
     documents = dict(_collect(config))
     try:
@@ -151,7 +155,7 @@ def _check(config: Config) -> list[dict[str, Any]]:
             "message": finding.message if finding.name in _MESSAGES_OF and finding.status is not Status.FAIL else None,
             "exit_code": finding.exit_code,
         }
-        for finding in examine(config)
+        for finding in examine(config, source=None)
     ]
 
 

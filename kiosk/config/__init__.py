@@ -2,7 +2,7 @@
 
 from kiosk.config._fields import FieldGuide, field_guides, section_guides
 from kiosk.config._former import FORMER, Former
-from kiosk.config._loading import Loaded, Origin, load, load_traced
+from kiosk.config._loading import Loaded, Origin, find_file, load, load_traced
 from kiosk.config._migrating import Rewritten, rewrite
 from kiosk.config._models import (
     AttendanceSection,
@@ -47,6 +47,7 @@ __all__ = [
     "WebSection",
     "WebTlsSection",
     "field_guides",
+    "find_file",
     "load",
     "load_traced",
     "rewrite",
