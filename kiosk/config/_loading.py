@@ -72,7 +72,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         ConfigError: with every problem, one a line, each with its file and line or its variable.
         ConfigPermissionError: the file may not be read; nothing else is looked at.
     """
-    loading = _Loading(_find(path, environ))
+    loading = _Loading(find_file(path, environ))
     config = loading.run(environ)
     for text in loading.told:
         log.warning("%s", text)
