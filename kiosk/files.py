@@ -41,6 +41,8 @@ def replace_beside(path: Path, content: bytes) -> None:
                 owner = path.parent.stat()
                 os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         Path(draft).replace(path)
     except OSError:
         Path(draft).unlink(missing_ok=True)

@@ -19,7 +19,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Literal, cast
 
@@ -30,6 +29,7 @@ from kiosk.biometrics import Box, Face
 from kiosk.bundle import Bundle, read_bundle
 from kiosk.embedder import TfliteEmbedder
 from kiosk.errors import KioskError, ModelError
+from kiosk.files import replace_beside
 from kiosk.pad import PadBundle, TflitePad, read_pad_bundle
 from kiosk.selftest import examine_bundle, examine_pad, find_samples
 from kiosk.tflite import Runtime, runtime_version
@@ -125,13 +125,7 @@ def _read_verdicts(path: Path) -> list[str]:
 def _write_verdicts(path: Path, survived: list[str]) -> None:
     """Where this user may not write, the next start tries again."""
     with contextlib.suppress(OSError):
-        descriptor, draft = tempfile.mkstemp(prefix=".tried-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                json.dump(survived[-_MAX_VERDICTS:], file)
-            Path(draft).replace(path)
-        except OSError:
-            Path(draft).unlink(missing_ok=True)
+        replace_beside(path, json.dumps(survived[-_MAX_VERDICTS:]).encode())
 
 
 # In the child
