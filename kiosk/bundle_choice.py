@@ -110,9 +110,12 @@ class Notes(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The bundle in use. ``why``: where it is not the one asked for, the reason in words; ``by_hand``: somebody's."""
+    """The bundle in use. ``asked``: the one asked for, None where that cannot be read. ``why``: where these are not the
+    same, the reason in words; ``by_hand``: somebody's.
+    """
 
     bundle: Bundle
+    asked: Bundle | None
     why: str | None = None
     by_hand: bool = False
 
@@ -132,6 +135,7 @@ def choose_bundle(
     """
     noted = read_notes(models_folder) if notes is None else notes
     others: Iterator[Bundle] = iter(())
+    bundle: Bundle | None = None
     try:
         bundle = select_bundle(wanted, models_folder, changes)
     except ModelError as error:
@@ -139,7 +143,7 @@ def choose_bundle(
     else:
         refusal = noted.refused.get(bundle.fingerprint)
         if refusal is None:
-            return Choice(bundle)
+            return Choice(bundle, bundle)
         problem, by_hand = ModelError(describe_refusal(bundle.model_id, refusal)), refusal.by_hand
         others = (one for one in find_others(noted, models_folder, set()) if place(one.folder) not in changes)
     stand_in = None if noted.stand_in is None else find_build(noted.stand_in, models_folder)
@@ -147,7 +151,7 @@ def choose_bundle(
         stand_in = next(others, None)
     if stand_in is None:
         raise problem
-    return Choice(stand_in, str(problem), by_hand)
+    return Choice(stand_in, bundle, str(problem), by_hand)
 
 
 def describe_refusal(model_id: ModelId, refusal: Refusal) -> str:

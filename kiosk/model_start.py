@@ -110,17 +110,17 @@ def _settle(wanted: str, folder: Path, *, threads: int, runtime: Runtime, requir
     try:
         choice = choose_bundle(wanted, folder, notes=notes)
         if choice.unwanted:
-            require(choice.bundle, _asked(wanted, folder))
+            require(choice.bundle, choice.asked)
         if unfinished is not None:
             log.warning("the last start did not come to its end: %s is examined first", choice.bundle.model_id)
         _give_up_if_it_never_survives(choice.bundle, notes)
         try_model(choice.bundle, folder, threads=threads, runtime=runtime, again=unfinished is not None)
     except ModelError as error:
         failed = None if choice is None else choice.bundle
+        asked = None if choice is None else choice.asked
         going_back, other = _Retreat.of(failed, error), None
         # Who has never run is being set up, by somebody who should be told.
         if notes.good:
-            asked = _asked(wanted, folder)
             other = _find_one_that_does(
                 going_back, folder, notes, threads=threads, runtime=runtime, require=lambda one: require(one, asked)
             )
@@ -128,7 +128,7 @@ def _settle(wanted: str, folder: Path, *, threads: int, runtime: Runtime, requir
             _count_anew(folder)
             raise
         notes = going_back.applied(notes, other)
-        choice = Choice(other, _why(wanted, going_back, folder, notes))
+        choice = Choice(other, asked, _why(wanted, going_back, folder, notes))
     bundle, retreat = choice.bundle, going_back
     same = unfinished is not None and unfinished.fingerprint == bundle.fingerprint
     attempts = unfinished.attempts + 1 if unfinished is not None and same else 1
@@ -140,13 +140,6 @@ def _settle(wanted: str, folder: Path, *, threads: int, runtime: Runtime, requir
 
     note(folder, begun)
     return ModelStart(folder, choice, gone_back=retreat is not None, unfinished=unfinished is not None)
-
-
-def _asked(wanted: str, folder: Path) -> Bundle | None:
-    """The bundle that is asked for, whatever is noted of it; None: it cannot be read."""
-    with contextlib.suppress(ModelError):
-        return select_bundle(wanted, folder)
-    return None
 
 
 def _count_anew(folder: Path) -> None:

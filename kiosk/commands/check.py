@@ -51,6 +51,7 @@ from kiosk.pipeline import (
     build_detector,
     build_embedder,
     build_pad,
+    check_stand_in,
     check_threshold,
     describe_foreign,
     describe_kept,
@@ -163,7 +164,10 @@ class Doctor:
     def _check_model(self) -> Iterator[Finding]:
         choice = choose_bundle(self._config.model.bundle, models_folder(self._config))
         bundle = choice.bundle
-        check_threshold(self._config, bundle)
+        if choice.unwanted:
+            check_stand_in(self._config, bundle, choice.asked)
+        else:
+            check_threshold(self._config, bundle)
         self._model_id = build_embedder(self._config, bundle).model_id
         self._bundle = bundle
         measured = bundle.manifest.accuracy is not None and bool(bundle.manifest.thresholds)
