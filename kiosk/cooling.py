@@ -11,8 +11,9 @@ _STEPS = ("at full pace", "at half the pace", "at a third of the pace")
 # A step's effect on the temperature shows within some ten seconds; going back too early would only swing.
 _ANOTHER_STEP_S = 15.0
 _BACK_A_STEP_S = 60.0
-# A face that was not seen for a second is a new visit: its evidence must not be lost.
-_LONGEST_PAUSE_S = 0.9
+# A face that was not seen for a second is a new visit, and its evidence is lost; the picture after the pause may come a
+# quarter of a second later, from a camera in the dark.
+_LONGEST_PAUSE_S = 0.75
 # Where recognizing takes less, pictures are what it waits for.
 _LEAST_TOOK_S = 1 / 15
 

@@ -59,7 +59,7 @@ from kiosk.pipeline import (
     build_pipeline,
     build_recognizer,
     build_rule,
-    check_threshold,
+    check_stand_in,
     describe_foreign,
     describe_pad,
     explain_accuracy,
@@ -671,7 +671,7 @@ def _model_start(config: Config) -> Iterator[ModelStart]:
         models_folder(config),
         threads=config.model.threads,
         runtime=config.model.runtime,
-        require=lambda bundle: check_threshold(config, bundle),
+        require=lambda bundle, asked: check_stand_in(config, bundle, asked),
     ) as start:
         if start.unfinished:
             # The other models of the process, whatever they have survived: a broken guard is told, never left out.

@@ -75,9 +75,11 @@ class BlazeFaceDetector:
         return face if mirrored is None else _mean_face(face, mirrored)
 
     def look_again(self, image: Image, face: Face) -> Face | None:
-        """A face about there, placed well; None where there is none. One that fills the image is as good as it gets."""
-        if face.box.w > max(image.shape[:2]) / _SECOND_LOOK:
-            return face
+        """A face of this very image, placed well; None where there is none. One that fills it is as good as it gets."""
+        return face if face.box.w > max(image.shape[:2]) / _SECOND_LOOK else self.look_near(image, face)
+
+    def look_near(self, image: Image, face: Face) -> Face | None:
+        """A face about where one was in another image, placed well; None where there is none (any more)."""
         left, top, part = _surroundings(image, face.box)
         seen = [_moved(found, left, top) for found in self.look(part)]
         return _overlapping_most(seen, face)
@@ -142,7 +144,7 @@ class FrameDetector:
             self._size, self._followed = image.shape, []
         faces: list[Face] = []
         for seen in self._followed:
-            _add(faces, self._detector.look_again(image, seen))
+            _add(faces, self._detector.look_near(image, seen))
         for left, top, part in self._parts(image):
             # Squares also show backs of heads as faces, as the tiles of photos do.
             min_score = 0.0 if part is image else _MIN_EXTRA_SCORE
@@ -392,7 +394,8 @@ def _squares(image: Image) -> list[tuple[int, int, Image]]:
     side, length = min(height, width), max(height, width)
     if side < _INPUT_PX or side * _SQUARISH > length:
         return []
-    overlap = length * _SHOWN_WELL
+    # A panorama may be so low that a whole square would be shared.
+    overlap = min(length * _SHOWN_WELL, side / 2)
     count = math.ceil((length - overlap) / (side - overlap))
     offsets = [round(i * (length - side) / (count - 1)) for i in range(count)]
     if width > height:

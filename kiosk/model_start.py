@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 WORK_PREFIXES = (".install-", ".remove-")
 """Folders in which a change of the bundles is prepared; without their process they are leftovers."""
 
+Requirement = Callable[[Bundle, Bundle | None], None]
+"""Of a bundle that would stand in, for which one."""
+
 _MOST_ATTEMPTS = 3
 # So long a message may be that is kept and told again and again.
 _MAX_WHY = 300
@@ -81,13 +84,15 @@ def model_start(
     *,
     threads: int,
     runtime: Runtime,
-    require: Callable[[Bundle], None] = lambda _: None,
+    require: Requirement = lambda _bundle, _asked: None,
 ) -> Iterator[ModelStart]:
     """Settle on a bundle, and note for the length of the block that the kiosk is being started with it.
 
-    ``require``: raises ConfigError for a bundle that cannot stand in, whatever its models do.
+    ``require``: raises ConfigError for a bundle that cannot stand in, whatever its models do, for the one that is asked
+    for (None: that cannot be read).
 
     Raises:
+        ConfigError: what stands in since an earlier start cannot any more.
         ModelError: the bundle does not do, and there is none that did once and does now.
     """
     sweep(models_folder)
@@ -98,26 +103,29 @@ def model_start(
         start.end()
 
 
-def _settle(
-    wanted: str, folder: Path, *, threads: int, runtime: Runtime, require: Callable[[Bundle], None]
-) -> ModelStart:
+def _settle(wanted: str, folder: Path, *, threads: int, runtime: Runtime, require: Requirement) -> ModelStart:
     notes = read_notes(folder)
     unfinished, going_back = notes.starting, None
     choice: Choice | None = None
     try:
         choice = choose_bundle(wanted, folder, notes=notes)
+        if choice.unwanted:
+            require(choice.bundle, _asked(wanted, folder))
         if unfinished is not None:
             log.warning("the last start did not come to its end: %s is examined first", choice.bundle.model_id)
         _give_up_if_it_never_survives(choice.bundle, notes)
         try_model(choice.bundle, folder, threads=threads, runtime=runtime, again=unfinished is not None)
     except ModelError as error:
-        # Who has never run is being set up, by somebody who should be told.
-        if not notes.good:
-            raise
         failed = None if choice is None else choice.bundle
-        going_back = _Retreat.of(failed, error)
-        other = _find_one_that_does(going_back, folder, notes, threads=threads, runtime=runtime, require=require)
+        going_back, other = _Retreat.of(failed, error), None
+        # Who has never run is being set up, by somebody who should be told.
+        if notes.good:
+            asked = _asked(wanted, folder)
+            other = _find_one_that_does(
+                going_back, folder, notes, threads=threads, runtime=runtime, require=lambda one: require(one, asked)
+            )
         if other is None:
+            _count_anew(folder)
             raise
         notes = going_back.applied(notes, other)
         choice = Choice(other, _why(wanted, going_back, folder, notes))
@@ -134,12 +142,34 @@ def _settle(
     return ModelStart(folder, choice, gone_back=retreat is not None, unfinished=unfinished is not None)
 
 
+def _asked(wanted: str, folder: Path) -> Bundle | None:
+    """The bundle that is asked for, whatever is noted of it; None: it cannot be read."""
+    with contextlib.suppress(ModelError):
+        return select_bundle(wanted, folder)
+    return None
+
+
+def _count_anew(folder: Path) -> None:
+    """It has been told: what tore the kiosk down may be gone by the next start, and was perhaps no model at all."""
+
+    def forgotten(noted: Notes) -> Notes:
+        start = noted.starting
+        return (
+            noted if start is None else noted.model_copy(update={"starting": start.model_copy(update={"attempts": 0})})
+        )
+
+    note(folder, forgotten)
+
+
 def _give_up_if_it_never_survives(bundle: Bundle, notes: Notes) -> None:
     """A bundle that has carried a start before is not to blame: another one would not do better."""
     start = notes.starting
     tried = start is not None and start.fingerprint == bundle.fingerprint and start.attempts >= _MOST_ATTEMPTS
     if tried and bundle.fingerprint not in {mark.fingerprint for mark in notes.good}:
-        raise ModelError(f"{bundle.folder}: the kiosk did not survive {_MOST_ATTEMPTS} starts with this bundle")
+        raise ModelError(
+            f"{bundle.folder}: the kiosk did not survive {_MOST_ATTEMPTS} starts with this bundle; look for the reason "
+            "in the log, or set model.bundle to another one"
+        )
 
 
 @dataclass(frozen=True, slots=True)

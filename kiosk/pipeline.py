@@ -294,6 +294,25 @@ def check_threshold(config: Config, bundle: Bundle) -> None:
         )
 
 
+def check_stand_in(config: Config, bundle: Bundle, asked: Bundle | None) -> None:
+    """Raises ConfigError when a bundle cannot stand in for the one that is asked for (None: that cannot be read).
+
+    A threshold in numbers is meant for one network: on another's scale it may make everybody somebody.
+    """
+    check_threshold(config, bundle)
+    if config.match.threshold == "auto":
+        return
+    if asked is None:
+        same = bundle.manifest.name == config.model.bundle
+    else:
+        same = bundle.manifest.source.sha256 == asked.manifest.source.sha256
+    if not same:
+        raise ConfigError(
+            f"match.threshold: {config.match.threshold:g} is meant for another network's scores than those of "
+            f"{bundle.model_id}, which would stand in; set match.threshold: auto, or install the one asked for"
+        )
+
+
 def build_rule(config: Config, bundle: Bundle, gallery: Gallery) -> DecisionRule:
     """The threshold that is configured, or the one that keeps the configured FPIR with a gallery like this."""
     margin = bundle.margin(config.match.margin)

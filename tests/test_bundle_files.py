@@ -69,6 +69,15 @@ def test_a_damaged_build_is_not_kept_as_one_to_go_back_to(builds: list[Bundle], 
     assert read_bundle(models / FORMER / "mine").fingerprint == builds[0].fingerprint
 
 
+def test_what_else_lies_in_an_installed_bundle_is_in_nobodys_way(builds: list[Bundle], models: Path) -> None:
+    install(builds[0], models)
+    (models / "mine" / "notes").mkdir()
+    (models / "mine" / "link").symlink_to("/etc/passwd")
+    install(builds[1], models)
+    kept = {path.name for path in (models / FORMER / "mine").iterdir()}
+    assert kept == {"manifest.json", "model.tflite", "report.md"}
+
+
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
 def test_a_disk_that_cannot_exchange_is_served_as_well(
     builds: list[Bundle], models: Path, monkeypatch: pytest.MonkeyPatch, number: int

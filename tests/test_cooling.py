@@ -32,9 +32,9 @@ def test_steps_up_while_it_is_hot_and_back_by_itself(caplog: pytest.LogCaptureFi
         assert back_off.pause_s(0.01) == pytest.approx(2 / 15)
         now_s = follow(back_off, 100, from_s=now_s)
         assert "a third of the pace" in str(back_off.problem)
-        # However slow: a track outlives the pause.
+        # However slow: a track outlives the pause, also with a camera of few pictures a second.
         assert back_off.pause_s(0.2) == pytest.approx(0.6)
-        assert back_off.pause_s(5.0) < 1.0
+        assert back_off.pause_s(5.0) + 1 / 5 < 1.0
         reason[0] = None
         now_s = follow(back_off, 30, from_s=now_s)
         assert "a third of the pace" in str(back_off.problem)

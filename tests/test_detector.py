@@ -230,6 +230,19 @@ def test_who_has_left_is_not_followed() -> None:
     assert len(frames.detect(scene(640, 480, 140, 100, 100))) == 1
 
 
+def test_who_has_left_from_close_by_is_not_followed() -> None:
+    frame = scene(1700, 1700, 640, 0, 0)[:720, :1280]
+    frames = FrameDetector(BlazeFaceDetector())
+    for _ in range(3):
+        (face,) = frames.detect(frame)
+        assert face.box.w > 1280 / 2.4
+    assert frames.detect(np.full_like(frame, 120)) == []
+
+
+def test_a_panorama_is_looked_at_whatever_its_sides() -> None:
+    assert FrameDetector(BlazeFaceDetector()).detect(np.full((160, 1280, 3), 120, np.uint8)) == []
+
+
 def test_a_nearly_square_frame_is_looked_at_once() -> None:
     detector_ = CountingDetector()
     FrameDetector(detector_).detect(np.full((480, 512, 3), 120, np.uint8))

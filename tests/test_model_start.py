@@ -17,11 +17,13 @@ from runner import assert_one_line_error
 
 from kiosk.biometrics import Box
 from kiosk.bundle import BUILT_IN, BUILT_IN_BUNDLE, read_bundle
-from kiosk.bundle_choice import FORMER, NOTES, Refusal, choose_bundle, read_notes, update_notes
+from kiosk.bundle_choice import FORMER, NOTES, Refusal, Starting, choose_bundle, read_notes, update_notes
 from kiosk.clip import Person, Scene, Walk, write_clip
-from kiosk.errors import ModelError
-from kiosk.model_start import ModelStart, model_start
+from kiosk.config import Config
+from kiosk.errors import ConfigError, ModelError
+from kiosk.model_start import ModelStart, Requirement, model_start
 from kiosk.photo import read_photo
+from kiosk.pipeline import check_stand_in
 from kiosk.store import Store
 
 
@@ -32,9 +34,14 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
-def start(models: Path, *, ends: Literal["well", "in order", "killed"] = "well") -> ModelStart:
+def start(
+    models: Path,
+    *,
+    ends: Literal["well", "in order", "killed"] = "well",
+    require: Requirement = lambda _bundle, _asked: None,
+) -> ModelStart:
     """A start of the kiosk that ends well, in order before it was ready, or as a killed process does: not at all."""
-    block = model_start("auto", models, threads=1, runtime="auto")
+    block = model_start("auto", models, threads=1, runtime="auto", require=require)
     begun = block.__enter__()
     if ends == "well":
         begun.succeed()
@@ -140,6 +147,49 @@ def test_a_bundle_that_survives_no_start_is_given_up_though_it_passes(models: Pa
     gone = start(models)
     assert gone.bundle.built_in
     assert "did not survive 3 starts" in str(gone.why)
+
+
+@pytest.mark.usefixtures("quick")
+def test_where_nothing_else_has_run_giving_up_is_told_and_tried_again(models: Path) -> None:
+    make_bundle(models / "mine")
+    for _ in range(3):
+        start(models, ends="killed")
+    with pytest.raises(ModelError, match="did not survive 3 starts"):
+        start(models)
+    assert start(models).unfinished
+
+
+def with_threshold(threshold: float | None, bundle: str = "auto") -> Requirement:
+    settings = {"match": {} if threshold is None else {"threshold": threshold}, "model": {"bundle": bundle}}
+    config = Config.model_validate(settings)
+    return lambda other, asked: check_stand_in(config, other, asked)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_threshold_in_numbers_is_not_taken_to_another_network(models: Path) -> None:
+    assert start(models).bundle.built_in
+    source = read_bundle(BUILT_IN / BUILT_IN_BUNDLE).manifest.source.model_dump()
+    mine = make_bundle(models / "mine", source=source | {"sha256": "0" * 64})
+    for _ in range(3):
+        start(models, ends="killed")
+    with pytest.raises(ModelError, match="did not survive 3 starts"):
+        start(models, require=with_threshold(0.6))
+    assert read_notes(models).refused == {}
+    update_notes(
+        models, lambda notes: notes.model_copy(update={"starting": Starting(fingerprint=mine.fingerprint, attempts=3)})
+    )
+    assert start(models, require=with_threshold(None)).bundle.built_in
+    # Nor later, when another has come to stand in already.
+    with pytest.raises(ConfigError, match="another network's scores"):
+        start(models, require=with_threshold(0.6))
+
+
+def test_a_threshold_in_numbers_is_taken_to_another_build_of_the_network(tmp_path: Path) -> None:
+    mine, other = make_bundle(tmp_path / "mine"), read_bundle(BUILT_IN / BUILT_IN_BUNDLE)
+    with_threshold(0.9)(other, mine)
+    with_threshold(0.9, "mine")(mine, None)
+    with pytest.raises(ConfigError, match="another network's scores"):
+        with_threshold(0.9)(other, None)
 
 
 @pytest.mark.usefixtures("quick")

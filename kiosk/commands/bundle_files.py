@@ -114,9 +114,14 @@ def _worth_keeping(target: Path, new: Bundle) -> bool:
 
 
 def _duplicate(folder: Path, second: Path) -> None:
-    """The same files under another folder's name, which takes no space where the file system has second names."""
+    """The same files under another folder's name, which takes no space where the file system has second names.
+
+    Of whatever else lies there nothing is taken: a folder could not be, and a link might lead root anywhere.
+    """
     second.mkdir(mode=0o755)
-    for file in folder.iterdir():
+    for file in (folder / name for name in (*_FILES, *_OPTIONAL_FILES)):
+        if not file.is_file():
+            continue
         try:
             (second / file.name).hardlink_to(file)
         except OSError:

@@ -72,15 +72,18 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         ConfigError: with every problem, one a line, each with its file and line or its variable.
         ConfigPermissionError: the file may not be read; nothing else is looked at.
     """
-    loaded = load_traced(path, environ)
-    for text in loaded.former:
+    loading = _Loading(find_file(path, environ))
+    config = loading.run(environ)
+    for text in loading.told:
         log.warning("%s", text)
-    return loaded.config
+    return config
 
 
 def load_traced(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     """As :func:`load`, with the origin of every setting; of former ones it only tells."""
-    return _Loading(find_file(path, environ)).run(environ)
+    loading = _Loading(find_file(path, environ))
+    config = loading.run(environ)
+    return Loaded(config, loading.path, loading.document, loading.origins(), tuple(loading.told))
 
 
 def find_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -110,9 +113,9 @@ class _Loading:
     """One run: the values gathered so far, where each came from, and the problems found."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._told: list[str] = []
-        self._document = Document()
+        self.path = path
+        self.told: list[str] = []
+        self.document = Document()
         self._variables: dict[FieldPath, str] = {}
         self._sections = Config.model_fields
         self._problems: list[tuple[int, str]] = []
@@ -122,10 +125,10 @@ class _Loading:
         # Only variables and problems need them: a file without either is read sooner.
         return field_guides()
 
-    def run(self, environ: Mapping[str, str]) -> Loaded:
-        if self._path is not None:
-            self._read_file(self._path)
-        tree = self._document.tree
+    def run(self, environ: Mapping[str, str]) -> Config:
+        if self.path is not None:
+            self._read_file(self.path)
+        tree = self.document.tree
         # A section whose lines are all commented out is an empty one.
         for name in self._sections:
             if name in tree and tree[name] is None:
@@ -136,13 +139,13 @@ class _Loading:
         if config is None or self._problems:
             lines = [text for _, text in sorted(self._problems, key=lambda problem: problem[0])]
             raise ConfigError("\n".join(dict.fromkeys(lines)))
-        return Loaded(config, self._path, self._document, self._origins(), tuple(self._told))
+        return config
 
-    def _origins(self) -> dict[FieldPath, Origin]:
+    def origins(self) -> dict[FieldPath, Origin]:
         return {
             path: Origin(variable=self._variables[path])
             if path in self._variables
-            else Origin(line=self._document.lines.get(path))
+            else Origin(line=self.document.lines.get(path))
             for path in self._guides
         }
 
@@ -152,32 +155,32 @@ class _Loading:
             section = _section(tree, path)
             if path[-1] not in section:
                 continue
-            line, value = self._document.lines[path], section.pop(path[-1])
+            line, value = self.document.lines[path], section.pop(path[-1])
             if former.now is None:
-                self._told.append(f"{self._path}:{line}: {_dotted(path)}: is without effect now ({former.why})")
-            elif former.now in self._document.lines:
+                self.told.append(f"{self.path}:{line}: {_dotted(path)}: is without effect now ({former.why})")
+            elif former.now in self.document.lines:
                 self._complain_of_file(
                     line, f"{_dotted(path)}: is {_dotted(former.now)} now, which is set, too; delete this line"
                 )
             else:
                 _put(tree, former.now, value)
-                self._document.lines[former.now] = line
-                self._told.append(
-                    f"{self._path}:{line}: {_dotted(path)}: is {_dotted(former.now)} now; `kiosk config migrate` "
+                self.document.lines[former.now] = line
+                self.told.append(
+                    f"{self.path}:{line}: {_dotted(path)}: is {_dotted(former.now)} now; `kiosk config migrate` "
                     "rewrites the file"
                 )
 
     def _read_file(self, path: Path) -> None:
         try:
-            self._document = parse_document(_read(path))
+            self.document = parse_document(_read(path))
         except YamlProblem as problem:
             self._complain_of_file(problem.line, str(problem))
-        repeated = {key for key, _ in self._document.repeated}
-        for key, line in self._document.repeated[:_MAX_TOLD]:
+        repeated = {key for key, _ in self.document.repeated}
+        for key, line in self.document.repeated[:_MAX_TOLD]:
             # Of a section that stands there twice it is enough to say that.
             if any(key[:n] in repeated for n in range(1, len(key))):
                 continue
-            first = self._document.lines[key]
+            first = self.document.lines[key]
             self._complain_of_file(line, f"{_dotted(key)}: is set twice, first in line {first}; delete one")
 
     def _overlay(self, tree: Tree, environ: Mapping[str, str]) -> None:
@@ -191,7 +194,7 @@ class _Loading:
                 if former.now is not None:
                     path = former.now
                     what = f"is {self._guides[path].variable} now; rename it where it is set"
-                self._told.append(f"{name}: {what}")
+                self.told.append(f"{name}: {what}")
                 if former.now is None or self._guides[path].variable in environ:
                     continue
             guide = self._guides.get(path)
@@ -237,13 +240,13 @@ class _Loading:
         named = self._fields_named(path, problem) if about_several else []
         variables = [self._variables[field] for field in named if field in self._variables]
         told = f"{_dotted(path)}: {problem}"
-        if variables and path not in self._guides and not any(field in self._document.lines for field in named):
+        if variables and path not in self._guides and not any(field in self.document.lines for field in named):
             self._complain_of_variable(variables[0], told)
         elif variables:
             told += f" ({' and '.join(variables)} in the environment)"
-            self._complain_of_file(_nearest(path, self._document.lines), told)
+            self._complain_of_file(_nearest(path, self.document.lines), told)
         else:
-            self._complain_of_file(_nearest(path, self._document.lines), told)
+            self._complain_of_file(_nearest(path, self.document.lines), told)
 
     def _fields_named(self, path: FieldPath, problem: str) -> list[FieldPath]:
         """Fields that a message about ``path`` names: in full, or of its own section by the last part."""
@@ -296,7 +299,7 @@ class _Loading:
         return f"must be {wanted}{_contrast(detail['input'], guide)}"
 
     def _complain_of_file(self, line: int | None, problem: str) -> None:
-        place = "configuration" if self._path is None else str(self._path)
+        place = "configuration" if self.path is None else str(self.path)
         self._problems.append((line or 0, f"{place}: {problem}" if line is None else f"{place}:{line}: {problem}"))
 
     def _complain_of_variable(self, name: str, problem: str) -> None:
