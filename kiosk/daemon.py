@@ -943,6 +943,8 @@ def _open_book(
     def tell_rejected(event: RejectedEvent) -> None:
         preview.tell_outcome(event)
         score = "" if event.score is None else f", best score {event.score:.3f}"
+        if event.score is not None and event.threshold is not None and event.score < event.threshold:
+            score += f", {event.threshold:.3f} needed"
         extra = fields(event=event.event_type, event_id=event.event_id)
         log.info("no check-in: %s%s (event %s)", event.reason, score, event.event_id, extra=extra)
         if publisher is not None and config.mqtt.rejected_events:
