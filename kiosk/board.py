@@ -146,11 +146,6 @@ class Board:
                 problems.append(f"{describe_wear(one)}: copy the backups elsewhere and change it")
         return problems
 
-    def problems(self) -> list[str]:
-        """All of these."""
-        found = [self.power_problem(), self.heat_problem(), *self.storage_problems()]
-        return [problem for problem in found if problem is not None]
-
     def _look(self) -> None:
         now_s = time.monotonic()
         if now_s - self._looked_s < _LOOK_EVERY_S:

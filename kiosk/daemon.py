@@ -914,7 +914,7 @@ def _open_panel(stack: ExitStack, config: Config, watcher: GalleryWatcher) -> tu
     if relay is not None:
         log.log(logging.INFO if relay[0] else logging.WARNING, "%s", relay[1])
     feedback = Feedback(plan, guarded=guarded)
-    panel = Panel(plan, feedback.at)
+    panel = Panel(plan, feedback.at, on_return=feedback.forget_pulse)
     feedback.on_change = panel.wake
     panel.start()
     stack.callback(panel.stop)

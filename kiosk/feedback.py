@@ -116,6 +116,11 @@ class Feedback:
             self._wait(deciding=False)
         self.on_change()
 
+    def forget_pulse(self) -> None:
+        """What moves the relay could not: once it can again, somebody else may stand there."""
+        with self._lock:
+            self._relay_until_s = -math.inf
+
     def try_out(self, what: Sign | Output) -> None:
         """Show a sign, or move the relay, for whoever is wiring the box."""
         with self._lock:

@@ -98,12 +98,16 @@ class Pins:
 class Panel:
     """Drives the outputs as ``look`` says: what is to be on at a monotonic time, and until when.
 
-    Whatever the rest of the process does, a pulse of the relay ends in this thread.
+    Whatever the rest of the process does, a pulse of the relay ends in this thread. ``on_return``: called when pins that
+    could not be driven can be again, before anything is.
     """
 
-    def __init__(self, plan: Plan, look: Callable[[float], Picture]) -> None:
+    def __init__(
+        self, plan: Plan, look: Callable[[float], Picture], *, on_return: Callable[[], None] = lambda: None
+    ) -> None:
         self._plan = plan
         self._look = look
+        self._on_return = on_return
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="panel", daemon=True)
@@ -128,6 +132,8 @@ class Panel:
         while not self._stopping.is_set():
             try:
                 with closing(Pins(self._plan)) as pins:
+                    if self.fault is not None:
+                        self._on_return()
                     self._note_fault(None)
                     self._play(pins)
             except GpioError as error:

@@ -59,7 +59,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
     silent = Board(tmp_path)
-    assert (silent.model, silent.temperature_c, silent.too_hot(), silent.problems()) == (None, None, None, [])
+    assert (silent.model, silent.temperature_c, silent.too_hot(), silent.storage_problems()) == (None, None, None, [])
     assert (silent.condition(), silent.memories, silent.disk_errors) == (UNTOLD, [], {})
 
 
@@ -81,7 +81,7 @@ def test_a_raspberry_pi_that_is_well(tmp_path: Path) -> None:
         disk_errors=0,
         wear_percent=None,
     )
-    assert well.problems() == []
+    assert (well.power_problem(), well.heat_problem(), well.storage_problems()) == (None, None, [])
     assert [describe_wear(one) for one in well.memories] == ["mmcblk0: SD tells nothing of its wear"]
 
 
@@ -207,6 +207,6 @@ def test_disk_errors(tmp_path: Path, clock: list[float]) -> None:
     clock[0] += 30
     assert disk.condition().disk_errors == 0
     clock[0] += 31
-    (problem,) = disk.problems()
+    (problem,) = disk.storage_problems()
     assert problem.startswith("3 errors on the file system mmcblk0p2")
     assert disk.condition().disk_errors == 3

@@ -78,7 +78,7 @@ class Wired:
 
     def __init__(self, plan: Plan) -> None:
         self.feedback = Feedback(plan, guarded=True)
-        self.panel = Panel(plan, self.feedback.at)
+        self.panel = Panel(plan, self.feedback.at, on_return=self.feedback.forget_pulse)
         self.feedback.on_change = self.panel.wake
 
     def __enter__(self) -> Self:
@@ -217,17 +217,16 @@ def test_a_pin_that_is_taken_is_told_once_tried_again_and_disturbs_nothing(
 
 def test_a_pin_that_stops_obeying_is_a_fault_and_is_taken_back(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kiosk.gpio._RETRY_S", 0.05)
-    with Wired(plan_of(terms=RelayTerms(pulse_s=0.4))) as box:
+    with Wired(plan_of(terms=RelayTerms(pulse_s=30))) as box:
         wait_for(lambda: board.pin("GPIO25").function == "output", 5, what="the pins")
         with monkeypatch.context() as broken:
             broken.setattr(Recorder, "_set_state", _fail)
             box.feedback.accepted(event(), age_s=0.1)
             wait_for(lambda: box.panel.fault is not None, 5, what="the fault")
             assert "input/output error" in str(box.panel.fault).lower()
-            time.sleep(0.5)
         wait_for(lambda: box.panel.fault is None, 5, what="the pins")
         time.sleep(0.1)
-    # Its time had passed: the relay does not make up for it.
+    # Somebody else may stand there by now: the relay does not make up for it.
     assert board.changes("relay") == []
 
 

@@ -232,6 +232,15 @@ def test_a_threshold_of_ones_own_does_not_follow_the_model(home: Kiosk, other: P
     assert "match.threshold is a number and stays" in result.stdout
 
 
+def test_a_threshold_of_another_networks_scale_is_asked_about(home: Kiosk, tmp_path: Path) -> None:
+    home.configure(match={"threshold": 0.93})
+    source = json.loads((BUILT_IN / BUILT_IN_BUNDLE / "manifest.json").read_text())["source"]
+    foreign = _bundle(tmp_path / "foreign", OTHER, source=source | {"sha256": "0" * 64})
+    refused = home("model", "install", foreign)
+    assert refused.returncode == 64
+    assert "strangers may pass" in assert_one_line_error(refused.stderr)
+
+
 def test_a_bundle_that_would_not_run_is_said_to(home: Kiosk, tmp_path: Path) -> None:
     unmeasured = _bundle(tmp_path / "unmeasured", OTHER, thresholds=[])
     home.configure(model={"bundle": OTHER})

@@ -20,6 +20,7 @@ from kiosk.errors import ConfigError, InputError, ModelError, UsageError
 from kiosk.gallery import Gallery, Readiness
 from kiosk.pipeline import (
     build_rule,
+    check_stand_in,
     check_threshold,
     explain_accuracy,
     explain_threshold,
@@ -55,6 +56,8 @@ class ModelChange:
     """How many each subject has of each model."""
     threshold_follows: bool
     """``match.threshold`` is ``auto``."""
+    other_scale: bool
+    """``match.threshold`` is a number that was meant for another network."""
     daemon: RunningDaemon | None
 
     @property
@@ -104,11 +107,13 @@ def _plan(config: Config, changes: Changes, notes: Notes | None, store: Store | 
         return Use(bundle, Readiness.of(model_id, templates), threshold, words, choice.why)
 
     noted = read_notes(models_folder(config))
+    before, after = use(NO_CHANGES, noted), use(changes, noted if notes is None else notes)
     return ModelChange(
-        before=use(NO_CHANGES, noted),
-        after=use(changes, noted if notes is None else notes),
+        before=before,
+        after=after,
         templates=templates,
         threshold_follows=config.match.threshold == "auto",
+        other_scale=isinstance(before, Use) and isinstance(after, Use) and _is_other_scale(config, before, after),
         daemon=None if store is None else store.running_daemon(),
     )
 
@@ -150,22 +155,37 @@ def describe_way_back(change: ModelChange, target: Path, config: Config) -> str 
     return f"going back: `kiosk model rollback`, or model.bundle: {name} (this bundle and its templates stay)"
 
 
+def _is_other_scale(config: Config, before: Use, after: Use) -> bool:
+    try:
+        check_stand_in(config, after.bundle, before.bundle)
+    except ConfigError:
+        return True
+    return False
+
+
 def confirm_loss(
     change: ModelChange, what: str, *, yes: bool, option: str = "", spared: Collection[SubjectId] = ()
 ) -> None:
-    """Ask whether people may be lost, the ``spared`` aside. ``what``: ``install X``; ``option``: a way around it.
+    """Ask whether people may be lost, the ``spared`` aside, or strangers let in.
+
+    ``what``: ``install X``; ``option``: a way around the loss.
 
     Raises:
         InputError: the answer is no.
         UsageError: nobody is there to be asked.
     """
     lost = [subject for subject in change.lost if subject not in spared]
-    if yes or not lost:
+    risks = [f"{count(len(lost), 'subject')} would not be recognized any more ({some(lost)})"] if lost else []
+    if change.other_scale:
+        risks.append(
+            "match.threshold is a number meant for another network: strangers may pass, so set it to auto first"
+        )
+    if yes or not risks:
         return
-    who = f"{count(len(lost), 'subject')} would not be recognized any more ({some(lost)})"
+    told = "; ".join(risks)
     if not sys.stdin.isatty():
-        raise UsageError(f"{what}: {who}; --yes does it without asking{option}")
-    if not ask(f"{who}. {what[0].upper()}{what[1:]} all the same?"):
+        raise UsageError(f"{what}: {told}; --yes does it without asking{option if lost else ''}")
+    if not ask(f"{told}. {what[0].upper()}{what[1:]} all the same?"):
         raise InputError(f"{what}: not done (--yes does it without asking)")
 
 

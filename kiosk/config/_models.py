@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -93,6 +94,10 @@ class ListError(ValueError):
     def __init__(self, problems: list[tuple[int, str]]) -> None:
         super().__init__("; ".join(text for _, text in problems))
         self.problems = problems
+
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_STREAMS = ("rtsp", "rtsps", "http", "https")
 
 
 Text = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_single_line)]
@@ -220,6 +225,18 @@ class CameraSection(Section):
     picamera2: Picamera2Section = Field(
         default=Picamera2Section(), description="Section: focus and exposure of a camera of the Raspberry Pi."
     )
+
+    @field_validator("source")
+    @classmethod
+    def _can_be_meant(cls, source: int | str) -> int | str:
+        """A camera that is away may come; one that no kiosk knows will not."""
+        text = str(source)
+        scheme = _SCHEME.match(text)
+        if scheme is not None and scheme[1].lower() not in _STREAMS:
+            raise ValueError(f"{scheme[1]}:// is not supported; use rtsp:// or http:// (MJPEG)")
+        if text.startswith("picamera2:") and not text.removeprefix("picamera2:").isdecimal():
+            raise ValueError("use picamera2, or picamera2:1 for the second camera")
+        return source
 
 
 class FaceSection(Section):
