@@ -98,8 +98,8 @@ class Pins:
 class Panel:
     """Drives the outputs as ``look`` says: what is to be on at a monotonic time, and until when.
 
-    Whatever the rest of the process does, a pulse of the relay ends in this thread. ``on_return``: called when pins that
-    could not be driven can be again, before anything is.
+    Whatever the rest of the process does, a pulse of the relay ends in this thread. ``on_return``: called when pins
+    that could not be driven can be again, before anything is.
     """
 
     def __init__(
