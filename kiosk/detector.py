@@ -29,6 +29,9 @@ _INPUT_PX = 128
 _ANCHOR_GRIDS = ((16, 2), (8, 6))
 _MAX_LOGIT = 100.0
 _MERGE_IOU = 0.3
+# Instead of nothing, to divide by. Not asked of NumPy: with tflite-runtime loaded, ARM takes the smallest numbers for
+# zero, and NumPy would warn of that on stderr.
+_LEAST_AREA = np.float32(1e-30)
 # YuNet is made for faces of 10 to 300 pixels (OpenCV's documentation of FaceDetectorYN).
 _YUNET_LONGEST_PX = 640
 _YUNET_MIN_SCORE = 0.9
@@ -324,7 +327,7 @@ def _iou_with_first(rows: Array) -> Array:
     low, high = rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2
     shared = np.prod(np.clip(np.minimum(high, high[0]) - np.maximum(low, low[0]), 0, None), axis=1)
     areas = np.prod(high - low, axis=1)
-    overlap: Array = shared / np.maximum(areas + areas[0] - shared, np.finfo(np.float32).tiny)
+    overlap: Array = shared / np.maximum(areas + areas[0] - shared, _LEAST_AREA)
     return overlap
 
 

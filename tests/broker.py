@@ -28,6 +28,10 @@ _SEARCH_PATH = os.pathsep.join(
     [os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin"]
 )
 
+# Where every instruction is emulated, a process takes seconds to start: what is waited for may take so many times as
+# long (docs/arm64.md).
+_PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))
+
 
 def find_mosquitto() -> str:
     """The broker's program; without it the test is skipped, or fails where CI=true."""
@@ -49,7 +53,7 @@ def free_port() -> int:
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 10.0, *, what: str = "condition") -> None:
     """Poll until the condition is true; fails with AssertionError after ``timeout_s``."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * _PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"{what} not met within {timeout_s:g} s"
         time.sleep(0.01)
@@ -261,7 +265,7 @@ class Subscriber:
         return len(self.reasons) >= count
 
     def wait_subscribed(self, timeout_s: float = 10.0) -> None:
-        assert self._subscribed.wait(timeout_s), "the subscriber got no connection"
+        assert self._subscribed.wait(timeout_s * _PATIENCE), "the subscriber got no connection"
 
     def on(self, topic_end: str) -> list[Message]:
         """Messages so far whose topic ends so."""

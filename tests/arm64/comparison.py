@@ -189,6 +189,7 @@ def _decisions(here: dict[str, Any], there: dict[str, Any]) -> tuple[Row, list[s
         problems += _unlike(photo, a, b, "decision", "reason", "subject_id")
         scores += _apart(a["score"], b["score"])
     problems += _unlike("verify", here["verify"], there["verify"], "same")
+    problems += [f"on stderr, there only: {line}" for line in there["said"] if line not in here["said"]]
     scores += _apart(here["verify"]["score"], there["verify"]["score"])
     if len(here["events"]) != len(there["events"]):
         problems.append(f"run: {len(there['events'])} events there, {len(here['events'])} here")

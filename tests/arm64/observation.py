@@ -177,7 +177,8 @@ def live(clip: Path, runtime: str) -> dict[str, Any]:
             )
             _kiosk(folder, "run")
             events = [m.json() for end in ("event/attendance", "event/rejected") for m in subscriber.on(end)]
-    return {"identify": list(_by_photo(identified)), "verify": verified, "events": events}
+        said = (folder / "said").read_text(encoding="utf-8").replace(str(samples), "").replace(name, "")
+    return {"identify": list(_by_photo(identified)), "verify": verified, "events": events, "said": said.splitlines()}
 
 
 def _by_photo(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -192,6 +193,10 @@ def _kiosk(folder: Path, *arguments: str) -> str:
     result = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=folder, env=environ, check=False)
     if result.returncode:
         sys.exit(f"kiosk {arguments[0]}: exit code {result.returncode}: {result.stderr}")
+    if arguments[0] != "run":
+        # The daemon's log has times in it; what the others say is the same anywhere.
+        with (folder / "said").open("a", encoding="utf-8") as file:
+            file.write(result.stderr)
     return result.stdout
 
 
