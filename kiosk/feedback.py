@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 LATE_S = 5.0
 """A check-in that was stored so long after the person was seen moves no relay: somebody else may stand there by now."""
 DOOR_FAULTS = frozenset({"camera", "reader", "store"})
-"""Parts whose problems keep somebody from checking in. While the broker is away check-ins are stored as ever."""
+"""Parts whose problems keep somebody from checking in, or soon will. While the broker is away check-ins are stored."""
 
 _WAIT_S = 2.0
 # Between two signs of the same kind, so that the second is seen to be one.
