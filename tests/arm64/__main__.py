@@ -1,7 +1,7 @@
 """The kiosk on 64-bit ARM, under qemu: the same photos and the same clip there and here, and the tests of native code.
 
     python tests/arm64 [bookworm|trixie] [--cache FOLDER] [--photos FOLDER] [--bundle FOLDER] [--deb FILE]
-        [--runtime RUNTIME] [--only PART]
+        [--runtime RUNTIME] [--board pi4|pi5] [--only PART]
 
 Needs root, Debian's debootstrap and qemu-user-static, and the release's Python (3.11, 3.13) on this machine. The first
 run makes the root (12 minutes of an idle core); it is kept in --cache, which may be deleted at any time: nothing is
@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any
 
 from comparison import Observation, compare
-from root import PYTHONS, Root, RootError, enter_own_mounts, make_root, registered_qemu
+from root import BOARDS, PYTHONS, Root, RootError, enter_own_mounts, make_root, registered_qemu
 
 from kiosk.biometrics import Box
 from kiosk.clip import Person, Scene, Walk, write_clip
@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, action="append", default=[], help="a model beside the built-in one")
     parser.add_argument("--deb", type=Path, help="the arm64 package of this release, to be installed")
     parser.add_argument("--runtime", choices=list(EXTRAS), help="one of them; by default all that the release has")
+    parser.add_argument("--board", choices=list(BOARDS), default="pi4", help="whose processor: Cortex-A72 or A76")
     parser.add_argument("--only", choices=PARTS, action="append", help="not everything; may be repeated")
     options = parser.parse_args()
     for name, path in (
@@ -100,6 +101,7 @@ class Run:
         self._suite: str = options.suite
         self._python = PYTHONS[self._suite]
         self._cache: Path = options.cache.resolve()
+        self._base = Root(self._cache / self._suite, board=BOARDS[options.board])
         self._work = self._cache / f"{self._suite}-run"
         self._failed = False
 
@@ -110,7 +112,7 @@ class Run:
         shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir()
         if "package" in self._parts:
-            self._note("package", self._install_package())
+            self._note(self._key("package"), self._install_package())
         if {"compare", "tests"} & set(self._parts):
             self._note("root", {"made_s": made_s})
             self._lay_out()
@@ -123,9 +125,13 @@ class Run:
         host = self._host_environment(name)
         root = self._install(name, host)
         if "compare" in self._parts:
-            self._note(name, self._compare(name, host, root))
+            self._note(self._key(name), self._compare(name, host, root))
         if "tests" in self._parts:
-            self._note(f"{name} tests", self._test(name, root))
+            self._note(self._key(f"{name} tests"), self._test(name, root))
+
+    def _key(self, part: str) -> str:
+        """In the published document."""
+        return part if self._options.board == "pi4" else f"{part}, {self._options.board}"
 
     def _note(self, key: str, figures: Document) -> None:
         """Add to the published document, and say what is not as it should be."""
@@ -160,11 +166,10 @@ class Run:
         """A virtual environment in the root, with the packages for arm64, and the project on top."""
         pins = self._run([host / "bin/python", "-m", "pip", "freeze", "--exclude-editable"])
         layer = self._cache / f"{self._suite}-{name}"
-        base = Root(self._cache / self._suite)
-        root = Root(layer, (base.changes,))
+        root = Root(layer, (self._base.changes,), board=self._base.board)
         if not (layer / "pins").exists() or (layer / "pins").read_text(encoding="utf-8") != pins:
             say(f"{name}: installing the arm64 packages")
-            root = base.layer(layer)
+            root = self._base.layer(layer)
             root.run("python3", "-m", "venv", "--without-pip", "/venv")
             requirements = self._work / f"{name}.txt"
             requirements.write_text(pins, encoding="utf-8")
@@ -247,7 +252,7 @@ class Run:
         shown = self._work / "shown"
         shown.mkdir(exist_ok=True)
         package = Path(shutil.copy(self._options.deb, shown))
-        root = Root(self._cache / self._suite).layer(self._work / "package", shown=shown)
+        root = self._base.layer(self._work / "package", shown=shown)
         took, said, problems = {}, {}, []
         steps = {
             "update": ("apt-get", "-q", "update"),

@@ -19,9 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 QEMU = Path("/usr/bin/qemu-aarch64-static")
-CPU = "cortex-a72"
-"""The core of a Raspberry Pi 4: ARMv8.0, without the instructions that later ones have."""
-
 INCLUDED = ("ca-certificates", "mosquitto", "openssl", "python3", "python3-venv")
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 
@@ -39,15 +36,39 @@ _PREFIX = "kiosk-arm64-"
 _CORE = """\
 processor\t: {core}
 BogoMIPS\t: 108.00
-Features\t: fp asimd evtstrm crc32 cpuid
+Features\t: {features}
 CPU implementer\t: 0x41
 CPU architecture: 8
-CPU variant\t: 0x0
-CPU part\t: 0xd08
-CPU revision\t: 3
+CPU variant\t: {variant}
+CPU part\t: {part}
+CPU revision\t: {revision}
 
 """
-_CPUINFO = "".join(_CORE.format(core=core) for core in range(4)) + "Model\t\t: Raspberry Pi 4 Model B Rev 1.4\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A computer whose processor is emulated: qemu's name for its core, and what Linux says of it there."""
+
+    core: str
+    model: str
+    features: str
+    variant: str
+    part: str
+    revision: int
+
+    @property
+    def cpuinfo(self) -> str:
+        values = {"features": self.features, "variant": self.variant, "part": self.part, "revision": self.revision}
+        return "".join(_CORE.format(core=core, **values) for core in range(4)) + f"Model\t\t: {self.model}\n"
+
+
+_PI5 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+BOARDS = {
+    "pi4": Board("cortex-a72", "Raspberry Pi 4 Model B Rev 1.4", "fp asimd evtstrm crc32 cpuid", "0x0", "0xd08", 3),
+    "pi5": Board("cortex-a76", "Raspberry Pi 5 Model B Rev 1.0", _PI5, "0x4", "0xd0b", 1),
+}
+"""ARMv8.0, and ARMv8.2 with dot products, for which the model runtime has other kernels."""
 
 # $1: the folder the root is mounted on; $2: what it consists of, topmost first; $3: where changes go, or, without $2,
 # the root itself; $4: cpuinfo. Then pairs of a folder inside and the folder that is shown there, up to "--".
@@ -91,6 +112,7 @@ class Root:
     changes: Path
     below: tuple[Path, ...] = ()
     shown: Mapping[str, Path] = field(default_factory=dict)
+    board: Board = BOARDS["pi4"]
 
     def run(self, *command: str, log: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end; what it prints is returned, or added to ``log``.
@@ -101,7 +123,7 @@ class Root:
         with tempfile.TemporaryDirectory(prefix="kiosk-arm64-") as folder, contextlib.ExitStack() as stack:
             mount, cpuinfo = Path(folder, "root"), Path(folder, "cpuinfo")
             mount.mkdir()
-            cpuinfo.write_text(_CPUINFO, encoding="ascii")
+            cpuinfo.write_text(self.board.cpuinfo, encoding="ascii")
             output = subprocess.PIPE if log is None else stack.enter_context(log.open("a", encoding="utf-8"))
             result = subprocess.run(
                 [
@@ -112,7 +134,7 @@ class Root:
                     *(str(cpuinfo), *(str(part) for pair in self.shown.items() for part in pair), "--"),
                     *command,
                 ],
-                env=_environment(),
+                env=_environment(self.board),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.PIPE if log is None else subprocess.STDOUT,
@@ -136,10 +158,10 @@ class Root:
         for name in ("upper", "work"):
             (changes / name).mkdir(parents=True)
         content = self.path("/")
-        return Root(changes, (content, *self.below), {f"/{name}": path for name, path in shown.items()})
+        return Root(changes, (content, *self.below), {f"/{name}": path for name, path in shown.items()}, self.board)
 
 
-def _environment() -> dict[str, str]:
+def _environment(board: Board) -> dict[str, str]:
     """A fresh login's, with the way to the package servers that this machine has."""
     kept = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     return {
@@ -148,7 +170,7 @@ def _environment() -> dict[str, str]:
         "HOME": "/root",
         "LANG": "C.UTF-8",
         "DEBIAN_FRONTEND": "noninteractive",
-        "QEMU_CPU": CPU,
+        "QEMU_CPU": board.core,
     }
 
 
