@@ -65,7 +65,7 @@ def test_every_number_is_there() -> None:
         ("kiosk_broker_connected",): 1,
         **{
             ("kiosk_problems", part): 2 if part == "camera" else 0
-            for part in ("camera", "reader", "store", "outbox", "broker", "clock", "board")
+            for part in ("camera", "reader", "store", "outbox", "broker", "clock", "feedback", "board", "model")
         },
         ("kiosk_decisions_total", "accepted"): 3,
         ("kiosk_decisions_total", "check_ins"): 2,
