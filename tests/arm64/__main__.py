@@ -86,6 +86,8 @@ def main() -> int:
             return Run(options, parts).do()
     except RootError as error:
         sys.exit(f"arm64: {error}")
+    except KeyboardInterrupt:
+        return 130
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:
@@ -226,18 +228,8 @@ class Run:
         say(f"{name}: the tests of {', '.join(chosen)} on arm64")
         log = self._work / f"{name}-tests.log"
         watch = Watch()
-        command = [
-            "env",
-            f"TEST_PATIENCE={PATIENCE}",
-            "/venv/bin/python",
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-q",
-            "--numprocesses",
-            "2",
-        ]
+        command = ["env", f"TEST_PATIENCE={PATIENCE}", "/venv/bin/python", "-m", "pytest", "-q"]
+        command += ["-p", "no:cacheprovider", "--numprocesses", "2"]
         command += ["--runtime", name, "--durations", "20", "-m", "not (convert or faults)"]
         command += ["-k", f"not ({' or '.join(LEFT_OUT)})", *(f"/repo/tests/test_{part}.py" for part in chosen)]
         problems = []

@@ -210,7 +210,7 @@ def registered_qemu() -> Iterator[None]:
 
 def _check_rights() -> None:
     if os.geteuid() != 0:
-        raise RootError("an arm64 root needs root's rights; type: sudo just arm64")
+        raise RootError("an arm64 root needs root's rights; type: sudo .venv/bin/just arm64")
 
 
 def _remove_stale() -> None:

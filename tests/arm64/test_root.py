@@ -36,7 +36,7 @@ def test_what_cannot_be_meant_is_refused(
 
 def test_without_rights_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(RootError, match="sudo just arm64"), root.registered_qemu():
+    with pytest.raises(RootError, match=r"sudo \.venv/bin/just arm64"), root.registered_qemu():
         pass
 
 
