@@ -155,14 +155,14 @@ class Appliance:
         shutil.rmtree(self._root, ignore_errors=True)
         _output("cp", "-a", "--reflink=auto", base, self._root)
         for package in packages:
-            shutil.copy(package, self._root / "root")
+            shutil.copy(package, self._root / "srv")
         # An installer writes these.
         (self._root / "etc/hostname").write_text("door-1\n", encoding="ascii")
         (self._root / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 door-1\n", encoding="ascii")
         with self._step("download what it needs from Debian"):
             apt = ["chroot", self._root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
             _output(*apt, "update")
-            _output(*apt, "install", "--download-only", "-y", f"/root/{packages[0].name}", *BESIDE)
+            _output(*apt, "install", "--download-only", "-y", f"/srv/{packages[0].name}", *BESIDE)
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -196,7 +196,7 @@ class Appliance:
 
     def _install(self, package: Path) -> None:
         with self._step("apt install"):
-            said = self._apt("install", f"/root/{package.name}", *BESIDE)
+            said = self._apt("install", f"/srv/{package.name}", *BESIDE)
         assert "sudo systemctl enable --now kiosk" in said, said
         version = self._in("kiosk", "--version")
         assert re.search(r"commit [0-9a-f]{7,}.*Debian package \S+~deb1[23], Python", version), version
@@ -256,7 +256,7 @@ class Appliance:
         before = self._in("kiosk", "--version")
         with self._subscriber():
             with self._step("apt install of the higher version"):
-                self._apt("install", f"/root/{package.name}")
+                self._apt("install", f"/srv/{package.name}")
             after = self._in("kiosk", "--version")
             assert after != before
             assert self._in("dpkg-query", "--show", "--showformat", "${Version}", PACKAGE) in after, after
@@ -268,7 +268,7 @@ class Appliance:
         good = path.read_text(encoding="utf-8")
         path.write_text(good + "camra: {}\n", encoding="utf-8")
         with self._step("an upgrade after which it does not start: told"):
-            said = self._apt("install", "--reinstall", f"/root/{package.name}")
+            said = self._apt("install", "--reinstall", f"/srv/{package.name}")
         assert "THE KIOSK IS NOT RUNNING" in said, said
         path.write_text(good, encoding="utf-8")
         self._in("systemctl", "restart", "kiosk")
@@ -282,7 +282,7 @@ class Appliance:
             assert not os.path.lexists(self._root / gone), gone
         assert self._ask("systemctl", "is-active", "kiosk") == "inactive"
         with self._step("apt install again"):
-            self._apt("install", f"/root/{package.name}")
+            self._apt("install", f"/srv/{package.name}")
         assert self._subjects() == set(PEOPLE)
         with self._subscriber():
             self._await_check_ins(len(self._check_ins()) + 1)
@@ -294,13 +294,13 @@ class Appliance:
         assert "erasing /var/lib/kiosk" in said, said
         found = self._in("find", "/", "-xdev", "-iname", "*kiosk*").split()
         # What this test has put there, and what apt and systemd remember of the past.
-        known = ("/root", "/srv", "/var/cache/apt", "/var/lib/apt", "/var/log")
+        known = ("/srv", "/var/cache/apt", "/var/lib/apt", "/var/log")
         left = [path for path in found if not path.startswith(known)]
         assert not left, left
 
     def _over_an_installation_by_hand(self, package: Path) -> None:
         """As docs/install.md does it, but with the package's own venv, not one that pip fills: there is no network."""
-        self._in("dpkg-deb", "-x", f"/root/{package.name}", "/srv/unpacked")
+        self._in("dpkg-deb", "-x", f"/srv/{package.name}", "/srv/unpacked")
         (self._root / "etc/kiosk").mkdir()
         shutil.copy(REPO / "config.yaml", self._root / "etc/kiosk")
         shutil.copy(REPO / "systemd/kiosk.service", self._root / "etc/systemd/system")
@@ -319,7 +319,7 @@ class Appliance:
             self._in("systemctl", "enable", "--now", "kiosk")
             self._await_check_ins(1)
             with self._step("apt install over an installation by hand"):
-                said = self._apt("install", "-o", "Dpkg::Options::=--force-confold", f"/root/{package.name}")
+                said = self._apt("install", "-o", "Dpkg::Options::=--force-confold", f"/srv/{package.name}")
             assert f"/{VENV} was installed by hand: it is now /{VENV}.by-hand" in said, said
             assert self._subjects() == set(PEOPLE)
             assert self._show("FragmentPath").endswith("lib/systemd/system/kiosk.service")
